@@ -1,0 +1,130 @@
+"""Puts the parts together: the routes, and the one table from error to status."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+import peewee
+
+from pytail import errors
+from pytail.catalog import Catalog
+from pytail.downloads import Downloads
+from pytail.index import Index
+from pytail.pages import Pages
+from pytail.resources.files import DistributionFile
+from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
+from pytail.resources.problems import send_problem
+from pytail.settings import Settings
+from pytail.store import Store
+from pytail.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+#: The most specific class decides. Never 504, which pip does not retry, nor 401, 403 and 410, on
+#: which uv stops looking; and never 404 for trouble: another index could be asked instead.
+STATUSES: dict[type[Exception], str] = {
+    errors.ProjectNotFound: falcon.HTTP_404,
+    errors.ProjectNameInvalid: falcon.HTTP_404,
+    errors.FileNotListed: falcon.HTTP_404,
+    errors.FileGone: falcon.HTTP_404,
+    errors.NotAcceptable: falcon.HTTP_406,
+    errors.UpstreamUnreachable: falcon.HTTP_503,
+    errors.UpstreamError: falcon.HTTP_502,
+    errors.DigestMismatch: falcon.HTTP_502,
+    errors.TransferCut: falcon.HTTP_502,
+}
+#: Seconds; pip retries some statuses only when it is told after how long.
+RETRY_AFTER = 5
+
+_METHODS = ["GET", "HEAD"]
+_UPLOADS = "pytail is a read-only cache of another index: uploads are not offered here"
+
+
+class Application(falcon.App):  # type: ignore[type-arg]
+    """The WSGI application; `close` frees what it holds."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._parts = contextlib.ExitStack()
+        store, catalog = _opened(settings)
+        upstream = Upstream(settings.upstream_base_url, settings.request_timeout_secs)
+        self._parts.callback(catalog.close)
+        self._parts.callback(upstream.close)
+        index = Index(catalog, store, upstream, settings.project_cache_ttl_secs, clock)
+        pages, downloads = Pages(), Downloads(store, upstream)
+
+        self.add_route("/", Redirect("simple/"))
+        # The second is what users of devpi have configured; a link leads to the same files.
+        for mount, files in (
+            ("/simple", "../../root/pypi/+f/"),
+            ("/root/pypi/+simple", "../../+f/"),
+        ):
+            self.add_route(mount, Redirect(f"{mount.rpartition('/')[2]}/"))
+            self.add_route(f"{mount}/", ProjectList(index, pages))
+            self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
+            self.add_route(f"{mount}/{{project}}/", Project(index, pages, files))
+        self.add_route(
+            "/root/pypi/+f/{first}/{rest}/{filename}", DistributionFile(index, downloads)
+        )
+        self.add_sink(_no_route, "/")
+        for kind in (Exception, falcon.HTTPError):
+            self.add_error_handler(kind, _on_error)
+
+    def close(self) -> None:
+        """Finish what is being written and close the catalog and the connections."""
+        self._parts.close()
+
+
+def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Application:
+    """The application for `settings`; `clock` gives seconds since the epoch.
+
+    Raises SettingError where the cache directory cannot be used.
+    """
+    return Application(settings, clock)
+
+
+def _opened(settings: Settings) -> tuple[Store, Catalog]:
+    directory = settings.cache_dir
+    try:
+        return Store(directory), Catalog(directory / "index.sqlite3")
+    except (OSError, peewee.PeeweeException, sqlite3.Error) as error:
+        remedy = f"cannot be written ({error}); name another directory or change its owner"
+        raise errors.SettingError("cache directory", directory, remedy) from error
+
+
+def _no_route(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
+    if req.method not in _METHODS:
+        raise falcon.HTTPMethodNotAllowed(_METHODS)
+    raise falcon.HTTPNotFound(description=f"there is nothing at {req.path[:200]!r}; see /simple/")
+
+
+def _on_error(req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
+    if isinstance(error, falcon.HTTPError):
+        resp.set_headers(error.headers or {})
+        description = error.description or ""
+        if isinstance(error, falcon.HTTPMethodNotAllowed):
+            resp.set_header("Allow", ", ".join(_METHODS))
+            description = _UPLOADS
+        send_problem(req, resp, str(error.status), description)
+        return
+    status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
+    if status is None:
+        log.error("%s %s failed", req.method, req.path, exc_info=error)
+        send_problem(req, resp, falcon.HTTP_500, "pytail has a fault; its log says more")
+        return
+    retry_after = None
+    if isinstance(error, errors.UpstreamRefused) and error.status == 429:
+        status, retry_after = falcon.HTTP_503, error.retry_after or RETRY_AFTER
+    elif status == falcon.HTTP_503:
+        retry_after = RETRY_AFTER
+    send_problem(req, resp, status, str(error))
+    if retry_after is not None:
+        resp.set_header("Retry-After", str(retry_after))

@@ -1,0 +1,262 @@
+"""Files on their way in: one fetch, many readers at its tail.
+
+Whoever asks for a file that is arriving reads what has been written so far and waits where a plain
+file would end. A fetch outlives its readers; however it ends, they learn of it. The last piece is
+let out only when size and digest agree, so that a wrong file can never be a complete response.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import gevent
+from gevent.event import Event
+
+from pytail.errors import DigestMismatch, FileGone, TransferCut, UpstreamRefused
+from pytail.model import DIGEST_LENGTHS, File
+from pytail.singleflight import SingleFlight
+from pytail.store import Partial, Store
+from pytail.threads import off_hub
+from pytail.upstream import Transfer, Upstream
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+#: Bytes at the end of a file that are let out only after the whole was verified.
+HELD_BACK = 1024
+#: Seconds between looks at a file that another process is writing.
+_POLL = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file to read from, held or arriving; closing `stream` is the caller's."""
+
+    stream: io.FileIO | Tail
+    #: Bytes of the whole file.
+    size: int
+
+
+class Tail:
+    """A reader of an arriving file: where a plain one would end, it waits for more."""
+
+    def __init__(self, arrival: _Arrival) -> None:
+        self._arrival: _Arrival | None = arrival
+        self._position = 0
+
+    def seek(self, position: int) -> int:
+        """Read on from `position`, in bytes from the start, arrived or not."""
+        self._position = position
+        return position
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, as soon as there is one; empty at the end of the file.
+
+        Raises TransferCut when the fetch ends before that.
+        """
+        if self._arrival is None:
+            raise ValueError("read of a closed file")
+        data = self._arrival.read(self._position, size)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Stop reading; the fetch goes on."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.leave()
+
+
+class _Arrival:
+    """One fetch and what it has brought so far."""
+
+    def __init__(self, file: File, partial: Partial, transfer: Transfer) -> None:
+        self._file, self._partial, self._transfer = file, partial, transfer
+        #: Bytes of the whole file, None until its end where nobody says.
+        self.size = file.size if file.size is not None else transfer.size
+        self._written, self._is_verified = 0, False
+        self._error: BaseException | None = None
+        self._moved = Event()
+        # The fetch itself and each reader; the last one closes the file.
+        self._users = 1
+
+    def join(self) -> Tail | None:
+        """A reader from the start, None when the arrival is over and the file is held.
+
+        Raises the error that the fetch ended with.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._users == 0:
+            return None
+        self._users += 1
+        return Tail(self)
+
+    def leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._partial.close()
+
+    def wait(self) -> None:
+        """Wait for the end of the fetch; raises the error it ended with."""
+        while not self._is_verified and self._error is None:
+            self._moved.wait()
+        if self._error is not None:
+            raise self._error
+
+    def read(self, position: int, size: int) -> bytes:
+        while True:
+            if self._error is not None:
+                raise TransferCut(self._file.filename, str(self._error)) from self._error
+            moved, available = self._moved, self._released() - position
+            if available > 0:
+                data = os.pread(self._partial.descriptor, min(size, available), position)
+                if not data:
+                    raise TransferCut(self._file.filename, "the partial file was truncated")
+                return data
+            if self._is_verified:
+                return b""
+            moved.wait()
+
+    def run(self) -> None:
+        """Fetch, verify, commit; never raises."""
+        started = time.monotonic()
+        try:
+            self._receive()
+            off_hub(self._partial.commit)
+            self._is_verified = True
+            seconds = time.monotonic() - started
+            log.info("kept %s, %d bytes in %.2f s", self._file.location, self._written, seconds)
+        except BaseException as error:  # noqa: BLE001
+            # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
+            self._error = error
+            self._partial.discard()
+            log.error("nothing kept of %s: %s", self._file.location, error or repr(error))
+        finally:
+            self._transfer.close()
+            self._move()
+            self.leave()
+
+    def _released(self) -> int:
+        if self._is_verified or self.size is None:
+            return self._written
+        return min(self._written, max(0, self.size - HELD_BACK))
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, Event()
+        moved.set()
+
+    def _receive(self) -> None:
+        kind = next((name for name in DIGEST_LENGTHS if name in self._file.hashes), None)
+        digest = None if kind is None else hashlib.new(kind, usedforsecurity=False)
+
+        def keep() -> None:
+            self._partial.write(data)
+            if digest is not None:
+                digest.update(data)
+
+        while data := self._transfer.read():
+            off_hub(keep)
+            self._written += len(data)
+            if self.size is not None and self._written > self.size:
+                break
+            self._move()
+        if self.size is None and self._written > 0:
+            self.size = self._written
+        if self._written != self.size:
+            raise _wrong_size(self._file, self.size, self._written)
+        if kind is not None and digest is not None:
+            expected, found = self._file.hashes[kind], digest.hexdigest()
+            if found != expected:
+                raise DigestMismatch(self._file.filename, kind, expected, found)
+
+
+class Downloads:
+    """The files that can be had: held ones from the store, others from upstream."""
+
+    def __init__(self, store: Store, upstream: Upstream) -> None:
+        self._store, self._upstream = store, upstream
+        self._arrivals: dict[str, _Arrival] = {}
+        self._starts: SingleFlight[_Arrival | None] = SingleFlight()
+
+    def open(self, file: File) -> Opened:
+        """`file` from its start. Raises FileGone, DigestMismatch or an UpstreamError."""
+        while True:
+            held = self._store.open(file)
+            if held is not None:
+                return Opened(held, os.fstat(held.fileno()).st_size)
+            arrival = self._arrivals.get(file.location)
+            if arrival is None:
+                arrival = self._starts.run(file.location, lambda: self._start(file))
+            tail = None if arrival is None else arrival.join()
+            if tail is not None and arrival is not None and arrival.size is not None:
+                return Opened(tail, arrival.size)
+
+    def size(self, file: File) -> int | None:
+        """The size of `file` in bytes without fetching it, None when nobody says.
+
+        Raises FileGone or an UpstreamError.
+        """
+        held = self._store.size(file)
+        if held is not None:
+            return held
+        arrival = self._arrivals.get(file.location)
+        if arrival is not None and arrival.size is not None:
+            return arrival.size
+        if file.is_beside_another:
+            # Fetching it costs no more than asking, and tells that it is right.
+            opened = self.open(file)
+            opened.stream.close()
+            return opened.size
+        if file.size is not None:
+            return file.size
+        return _or_gone(file, lambda: self._upstream.size(file.url))
+
+    def _start(self, file: File) -> _Arrival | None:
+        """A fetch of `file` that has its first answer, None when another process made it held."""
+        while (partial := self._store.partial(file)) is None:
+            gevent.sleep(_POLL)
+        with contextlib.ExitStack() as unneeded:
+            unneeded.callback(partial.close)
+            unneeded.callback(partial.discard)
+            if self._store.holds(file):
+                return None
+            transfer = _or_gone(file, lambda: self._upstream.file(file.url))
+            unneeded.callback(transfer.close)
+            if None not in (file.size, transfer.size) and file.size != transfer.size:
+                raise _wrong_size(file, file.size, transfer.size)
+            unneeded.pop_all()
+        return self._receive(file, partial, transfer)
+
+    def _receive(self, file: File, partial: Partial, transfer: Transfer) -> _Arrival:
+        arrival = _Arrival(file, partial, transfer)
+        self._arrivals[file.location] = arrival
+        greenlet = gevent.spawn(arrival.run)
+        greenlet.link(lambda _: self._arrivals.pop(file.location))
+        if arrival.size is None or file.is_beside_another:
+            # The length must be known up front, and a wrong small file is better an error than a
+            # connection cut short.
+            arrival.wait()
+        return arrival
+
+
+def _wrong_size(file: File, expected: int | None, found: int | None) -> DigestMismatch:
+    return DigestMismatch(file.filename, "bytes", str(expected), str(found))
+
+
+def _or_gone(file: File, ask: Callable[[], Answer]) -> Answer:
+    try:
+        return ask()
+    except UpstreamRefused as error:
+        if error.status in (404, 410):
+            raise FileGone(file.filename) from error
+        raise

@@ -1,0 +1,54 @@
+"""Conditional and range requests (RFC 9110 sections 13 and 14): pure functions over headers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ETAG = re.compile(r'(?:W/)?("[^"]*")')
+_RANGE = re.compile(r"\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a file: bytes from `start` up to but not including `stop`."""
+
+    start: int
+    stop: int
+
+
+class Unsatisfiable(Exception):
+    """A range that begins behind the end of the file."""
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether a client's If-None-Match names `etag`: a list, weak comparison, or ``*``."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
+
+
+def span(range_: str | None, if_range: str | None, etag: str, size: int) -> Span | None:
+    """The part that a Range header asks of a file of `size` bytes; None: answer with the whole.
+
+    Everything but one well-formed range of bytes is ignored, as the RFC allows, and so is a range
+    of another version than `etag` by If-Range. Raises Unsatisfiable.
+    """
+    unit, separator, ranges = (range_ or "").partition("=")
+    match = _RANGE.fullmatch(ranges)
+    if not separator or unit.strip().lower() != "bytes" or match is None:
+        return None
+    if if_range is not None and if_range.strip() != etag:
+        return None
+    first, last = match.groups()
+    if first:
+        start, stop = int(first), int(last) + 1 if last else size
+        if last and stop <= start:
+            return None
+    elif last:
+        start, stop = max(0, size - int(last)), size
+    else:
+        return None
+    if start >= size:
+        raise Unsatisfiable
+    return Span(start, min(stop, size))

@@ -1,0 +1,113 @@
+"""The project list and the project pages, below ``/simple/`` and below ``/root/pypi/+simple/``."""
+
+from __future__ import annotations
+
+import falcon
+
+from pytail.errors import ProjectNameInvalid
+from pytail.index import Index
+from pytail.pages import Body, Pages
+from pytail.resources.conditions import matches
+from pytail.simple.names import is_project_name, normalized
+from pytail.simple.negotiation import Coding, Form, coding_for, form_for
+
+#: Seconds; what a client may reuse a page for at most, and a list that changes with each question.
+LONGEST_REUSE, LIST_REUSE = 600, 10
+#: Seconds for a copy that upstream could not confirm.
+STALE_REUSE = 10
+
+
+class Redirect:
+    """Sends clients on to `target`, relative, so that it holds behind any prefix."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        redirect(req, resp, self._target)
+
+    on_head = on_get
+
+
+class ProjectList:
+    """``/simple/``: the projects asked for and found."""
+
+    def __init__(self, index: Index, pages: Pages) -> None:
+        self._index, self._pages = index, pages
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        form, coding = _wanted(req)
+        names, last_serial = self._index.projects()
+        body = self._pages.projects(names, last_serial, form, coding)
+        _send(req, resp, body, LIST_REUSE, last_serial)
+
+    on_head = on_get
+
+
+class Project:
+    """``/simple/{project}/``: its page; `files` is where its links lead, relative to it."""
+
+    def __init__(self, index: Index, pages: Pages, files: str) -> None:
+        self._index, self._pages, self._files = index, pages, files
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, project: str) -> None:
+        if not is_project_name(project):
+            raise ProjectNameInvalid(project)
+        if project != normalized(project):
+            redirect(req, resp, f"../{normalized(project)}/")
+            return
+        form, coding = _wanted(req)
+        answer = self._index.page(project)
+        body = self._pages.project(
+            answer.entry.revision, lambda: self._index.contents(answer), self._files, form, coding
+        )
+        reuse = min(int(answer.fresh_for) or STALE_REUSE, LONGEST_REUSE)
+        _send(req, resp, body, reuse, answer.entry.last_serial)
+
+    on_head = on_get
+
+
+class ProjectWithoutSlash:
+    """``/simple/{project}``: the slash is missing."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, project: str) -> None:
+        if not is_project_name(project):
+            raise ProjectNameInvalid(project)
+        redirect(req, resp, f"{normalized(project)}/")
+
+    on_head = on_get
+
+
+def redirect(req: falcon.Request, resp: falcon.Response, target: str) -> None:
+    """Answer 302 to `target`. Never 301: pip keeps those for ever."""
+    resp.status = falcon.HTTP_302
+    resp.location = f"{target}?{req.query_string}" if req.query_string else target
+    resp.cache_control = ["no-store"]
+    resp.content_type = falcon.MEDIA_TEXT
+    resp.text = ""
+
+
+def _wanted(req: falcon.Request) -> tuple[Form, Coding]:
+    wanted = req.get_param("format")
+    return form_for(req.get_header("Accept"), wanted), coding_for(req.get_header("Accept-Encoding"))
+
+
+def _send(
+    req: falcon.Request, resp: falcon.Response, body: Body, reuse: int, last_serial: int | None
+) -> None:
+    resp.set_headers(
+        {
+            "Cache-Control": f"max-age={reuse}, public",
+            "ETag": body.etag,
+            "Vary": "Accept, Accept-Encoding",
+        }
+    )
+    resp.content_type = body.form.value
+    if last_serial is not None:
+        resp.set_header("X-PyPI-Last-Serial", str(last_serial))
+    if matches(req.get_header("If-None-Match"), body.etag):
+        resp.status = falcon.HTTP_304
+        return
+    if body.coding is not Coding.IDENTITY:
+        resp.set_header("Content-Encoding", body.coding.value)
+    resp.data = body.data

@@ -1,0 +1,180 @@
+"""The embedded gevent pywsgi server: bind, serve, drain on SIGTERM.
+
+The first signal stops accepting and lets the responses under way end; a second one stops at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from pytail.app import create_app
+from pytail.errors import SettingError
+from pytail.settings import Bind, Settings, masked
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which the responses under way may go on after the first signal.
+GRACE = 30.0
+_BACKLOG = 1024
+
+
+class Handler(WSGIHandler):
+    """One connection; it knows whether it is between requests, where it can be closed."""
+
+    is_idle = False
+
+    def read_requestline(self) -> Any:
+        if self.server.is_draining:
+            return None
+        self.is_idle = True
+        try:
+            return super().read_requestline()
+        finally:
+            self.is_idle = False
+
+    def handle(self) -> None:
+        self.server.handlers.add(self)
+        try:
+            super().handle()
+        finally:
+            self.server.handlers.discard(self)
+
+    def log_request(self) -> None:
+        log.debug("%s", self.format_request())
+
+
+class Server(WSGIServer):
+    """A pywsgi server that can drain."""
+
+    handler_class = Handler
+
+    def __init__(self, listener: socket.socket, application: Any) -> None:
+        # With a pool, stopping waits for the connections.
+        super().__init__(listener, application, spawn=Pool(), log=None, error_log=log)
+        self.handlers: set[Handler] = set()
+        self.is_draining = False
+
+    def drain(self, grace: float) -> None:
+        """Stop accepting, let the responses under way end within `grace` seconds, stop."""
+        self.is_draining = True
+        self.close()
+        for handler in list(self.handlers):
+            if handler.is_idle:
+                # Its wait for a next request ends as if the client had gone.
+                with contextlib.suppress(OSError):
+                    handler.socket.shutdown(socket.SHUT_RD)
+        self.stop(timeout=grace)
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until a signal. Raises SettingError where the address or the cache cannot be used."""
+    with _listening(settings.bind) as listener:
+        application = create_app(settings)
+        with contextlib.closing(application):
+            server = Server(listener, application)
+            server.start()
+            _announce(settings, listener, announce)
+            _serve(server)
+
+
+def _serve(server: Server) -> None:
+    stop = Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("stopping at once")
+            os._exit(1)
+        stop.set()
+
+    signals = [
+        gevent.signal_handler(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    ]
+    stop.wait()
+    log.info("stopping: letting %d connections end", len(server.handlers))
+    server.drain(GRACE)
+    for watcher in signals:
+        watcher.cancel()
+
+
+def _announce(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
+    bind = settings.bind
+    if bind.path is None:
+        bind = Bind(bind.host, listener.getsockname()[1])
+    url = f"--index-url http://{bind}/simple/" if bind.path is None else "through its proxy"
+    upstream = masked(settings.upstream_base_url)
+    announce(f"pytail listens on {bind}, caches {upstream} in {settings.cache_dir}")
+    announce(f"use it with: {url}")
+
+
+@contextlib.contextmanager
+def _listening(bind: Bind) -> Iterator[socket.socket]:
+    try:
+        listener = _unix(bind.path) if bind.path is not None else _tcp(bind)
+    except OSError as error:
+        remedies = {
+            errno.EADDRINUSE: "is in use; stop what listens there or choose another address",
+            errno.EACCES: "is not permitted; choose a port above 1023 or another path",
+        }
+        remedy = remedies.get(error.errno or 0, f"cannot be listened on: {error.strerror or error}")
+        raise SettingError("bind address", bind, remedy) from error
+    with listener:
+        yield listener
+    if bind.path is not None:
+        with contextlib.suppress(OSError):
+            Path(bind.path).unlink()
+
+
+def _tcp(bind: Bind) -> socket.socket:
+    info = socket.getaddrinfo(
+        bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, address = info[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it; without it a small answer waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_abandoned(path):
+            Path(path).unlink()
+        listener.bind(path)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether `path` is a socket that nobody listens on, left by a process that was killed."""
+    if not Path(path).is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+    return False

@@ -1,0 +1,155 @@
+"""What an operator can choose: each setting defined once, for flags and ``PYTAIL_*`` variables.
+
+A `Settings` is checked when it is made; whoever holds one may trust it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pytail.errors import SettingError
+
+#: The public index. It stands here and nowhere else in the code.
+PUBLIC_INDEX = "https://pypi.org"
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bind:
+    """Where to listen: a TCP `host` and `port`, or the `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    #: None for TCP.
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def bind(value: str) -> Bind:
+    """``host:port``, ``[::1]:port`` or ``unix:/path``; ValueError with the remedy otherwise."""
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ValueError("name the socket: unix:/path")
+        return Bind(path=path)
+    host, _, port = value.rpartition(":")
+    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("give host:port, [ipv6]:port or unix:/path, with a port from 0 to 65535")
+    return Bind(host=host.strip("[]"), port=int(port))
+
+
+def upstream_base_url(value: str) -> str:
+    """The URL above ``/simple/``, without trailing slash; ValueError with the remedy otherwise."""
+    value = value.strip()
+    try:
+        parts = urlsplit(value)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_usable = is_usable and parts.port != 0 and not re.search(r"[\x00-\x20\x7f\\]", value)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("give an http or https URL, such as https://index.example.org")
+    if parts.query or parts.fragment:
+        raise ValueError("give the URL without ? and #")
+    path = re.sub(r"//+", "/", parts.path).rstrip("/")
+    path = path.removesuffix("/simple").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def directory(value: str) -> Path:
+    """A directory, which need not exist yet; ValueError with the remedy otherwise."""
+    if not value.strip() or "\0" in value:
+        raise ValueError("name a directory")
+    return Path(value).expanduser()
+
+
+def seconds(value: str) -> float:
+    """A number of seconds, zero or more; ValueError with the remedy otherwise."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 10**9:
+        raise ValueError("give a number of seconds, zero or more")
+    return number
+
+
+def timeout(value: str) -> float:
+    """A number of seconds above zero; ValueError with the remedy otherwise."""
+    number = seconds(value)
+    if number == 0:
+        raise ValueError("give a number of seconds above zero")
+    return number
+
+
+def _setting(parse: Callable[[str], Any], default: str, meaning: str) -> Any:
+    metadata = {"parse": parse, "default": default, "meaning": meaning}
+    return dataclasses.field(default_factory=lambda: parse(default), metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything an operator can choose, parsed; the fields' metadata make the command line."""
+
+    bind: Bind = _setting(
+        bind, "127.0.0.1:3141", "listen address: host:port, [ipv6]:port or unix:/path"
+    )
+    upstream_base_url: str = _setting(
+        upstream_base_url, PUBLIC_INDEX, "upstream index, with or without /simple"
+    )
+    cache_dir: Path = _setting(directory, ".cache/pytail", "cache directory")
+    project_cache_ttl_secs: float = _setting(
+        seconds, "900", "age in seconds after which a cached page is revalidated"
+    )
+    request_timeout_secs: float = _setting(
+        timeout, "15", "upstream connect and read timeout in seconds"
+    )
+
+    @classmethod
+    def of(cls, given: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:
+        """The settings for the strings `given` by field name, None and "" meaning the default.
+
+        `spell` gives a field's name as the operator knows it. Raises SettingError.
+        """
+        parsed = {}
+        for field in dataclasses.fields(cls):
+            value = given.get(field.name)
+            if value:
+                try:
+                    parsed[field.name] = field.metadata["parse"](value)
+                except ValueError as error:
+                    shown = masked(value) if "url" in field.name else value
+                    raise SettingError(spell(field.name), shown, str(error)) from None
+        return cls(**parsed)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings of the ``PYTAIL_*`` variables. Raises SettingError."""
+        names = {field.name: variable(field.name) for field in dataclasses.fields(cls)}
+        return cls.of({name: environ.get(names[name]) for name in names}, variable)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"PYTAIL_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    """The command-line option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def masked(url: str) -> str:
+    """`url` with credentials replaced, as it may be shown and logged."""
+    return re.sub(r"(?<=//)[^/@]*(?:@[^/@]*)*@", "***@", url)

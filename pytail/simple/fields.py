@@ -1,0 +1,190 @@
+"""The fields of a page, each made right or dropped: upstream may say anything.
+
+Each function takes whatever stood there and gives a value that every released client can read, or
+None. One bad field never loses the file, and one bad file never loses the page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from packaging.version import InvalidVersion, Version
+
+from pytail.model import DIGEST_LENGTHS, File
+from pytail.simple import names
+
+STATUSES = frozenset({"active", "archived", "deprecated", "quarantined"})
+
+_HEX = re.compile(r"[0-9a-f]+")
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+)
+_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+#: Most links are these, which need no taking apart.
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+
+
+def text(value: object) -> str | None:
+    """A string with something in it, else None."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def size(value: object) -> int | None:
+    """A number of bytes."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def hashes(value: object) -> dict[str, str]:
+    """Algorithm to lower-case digest, of the algorithms that clients know, of the right length.
+
+    Anything else is left out: pip refuses a file with one hash name it does not know.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    found = {}
+    for key, given in value.items():
+        if isinstance(key, str) and isinstance(given, str):
+            name, digest = key.lower(), given.lower()
+            if len(digest) == DIGEST_LENGTHS.get(name) and _HEX.fullmatch(digest):
+                found[name] = digest
+    return found
+
+
+def hash_in(expression: str) -> dict[str, str]:
+    """The hash of a URL fragment or of an attribute, ``sha256=<hex>``; empty when there is none."""
+    for part in expression.split("&"):
+        name, _, digest = part.partition("=")
+        found = hashes({name.strip(): digest.strip()})
+        if found:
+            return found
+    return {}
+
+
+def upload_time(value: object) -> str | None:
+    """The same instant as ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700), None when it is not one.
+
+    A time without a zone is no instant, and clients fail on a page with one.
+    """
+    match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    day, clock, fraction, sign, hours, minutes = match.groups()
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}")
+        if sign:
+            offset = timedelta(hours=int(hours), minutes=int(minutes))
+            moment += offset if sign == "-" else -offset
+        moment.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    tail = f".{fraction[:6]:0<6}" if fraction else ""
+    return f"{moment.isoformat()}{tail}Z"
+
+
+def yanked(value: object) -> bool | str:
+    """True or a reason when yanked. An empty reason in JSON is an index saying "not yanked"."""
+    if isinstance(value, str):
+        return value if value.strip() else False
+    return value is True
+
+
+def core_metadata(value: object) -> dict[str, str] | bool | None:
+    """The hashes, True where there is a metadata file of unknown hash, None where there is none."""
+    if isinstance(value, Mapping):
+        return hashes(value) or True
+    return True if value is True else None
+
+
+def status(value: object) -> str | None:
+    """One of the project statuses of PEP 792."""
+    return value if isinstance(value, str) and value in STATUSES else None
+
+
+def versions(value: object) -> tuple[str, ...] | None:
+    """All version strings once each, in upstream's order; None when upstream gives no list."""
+    if not isinstance(value, list):
+        return None
+    return tuple(dict.fromkeys(version for version in value if text(version)))
+
+
+def serial(value: object) -> int | None:
+    """A last serial, from a header or from JSON."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:18])
+    return size(value)
+
+
+def provenance(value: object, base: str) -> str | None:
+    """The absolute URL of a provenance document; relative ones are meant against the page."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    url = http_url(value, base)
+    is_relative = url is not None and not urlsplit(value.strip()).scheme
+    return url if url is not None and (is_relative or url.startswith("https:")) else None
+
+
+def http_url(value: object, base: str) -> str | None:
+    """`value` made absolute against `base`; None unless it is http or https.
+
+    Without fragment, and without credentials: those of the upstream URL are added where they are
+    used, and stand nowhere else.
+    """
+    if not isinstance(value, str):
+        return None
+    if _PLAIN_URL.fullmatch(value):
+        return value
+    try:
+        joined = urlsplit(urljoin(base, value.strip()))
+        is_usable = joined.scheme in ("http", "https") and bool(joined.hostname)
+        is_usable = is_usable and (joined.port is None or joined.port > 0)
+    except ValueError:
+        return None
+    if not is_usable:
+        return None
+    url = joined._replace(fragment="", netloc=joined.netloc.rpartition("@")[2]).geturl()
+    # A path with a raw space is common and harmless once quoted; other controls are neither.
+    url = url.replace(" ", "%20")
+    return None if _UNSAFE_IN_URL.search(url) else url
+
+
+def filename_in(url: str) -> str:
+    """The last component of the path of `url`, decoded once."""
+    parts: SplitResult = urlsplit(url)
+    return unquote(parts.path.rpartition("/")[2])
+
+
+def one_of_each(files: Iterable[File]) -> tuple[File, ...]:
+    """`files` with one of each filename, preferring the one that has a hash, order kept."""
+    found: dict[str, File] = {}
+    for file in files:
+        known = found.get(file.filename)
+        if known is None or (file.hashes and not known.hashes):
+            found[file.filename] = file
+    return tuple(found.values())
+
+
+def complete_versions(
+    versions: tuple[str, ...] | None, files: Iterable[File], project: str
+) -> tuple[str, ...] | None:
+    """`versions` and those of `files` that it lacks, which the standard wants in it (PEP 700)."""
+    if versions is None:
+        return None
+    known = set(versions)
+    spelled = {names.version_text(file.filename, project) for file in files} - known - {None}
+    if not spelled:
+        return versions
+
+    # Spelled otherwise in a filename (1.0_1, 1_0) is the same version, not a further one.
+    def key(version: str) -> object:
+        try:
+            return Version(version.replace("_", "-"))
+        except InvalidVersion:
+            return version
+
+    same = {key(version) for version in versions}
+    more = {version: key(version) for version in spelled if version is not None}
+    added = [version for version in sorted(more) if more[version] not in same]
+    return versions + tuple(added)

@@ -1,0 +1,168 @@
+"""The HTML form of the Simple API (PEP 503, 592, 658, 714, 740, 792): parse and render."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+
+from lxml import etree
+
+from pytail.errors import PageUnreadable
+from pytail.model import File, ProjectPage, shelf_of
+from pytail.simple import fields, names
+
+#: PEP 833 freezes the HTML form here.
+REPOSITORY_VERSION = "1.4"
+
+#: A fragment names one hash; the order is by what clients can read, uv above all.
+_FRAGMENT_HASHES = ("sha256", "sha512", "sha384", "md5", "sha1")
+
+
+def parse(body: bytes, url: str, project: str, charset: str | None = None) -> ProjectPage:
+    """The page of `project` (normalized) that `body` is.
+
+    `url` is where it was found, which relative links are meant against (and against ``<base>``);
+    `charset` is that of the Content-Type, None leaves it to the document, then to UTF-8. Raises
+    PageUnreadable when it does not look like a project page: a captive portal is one page for all.
+    """
+    root = _document(body, charset)
+    metas = {
+        str(meta.get("name", "")).lower(): str(meta.get("content", ""))
+        for meta in root.iter("meta")
+    }
+    version = metas.get("pypi:repository-version", "1.0")
+    if version.partition(".")[0] != "1":
+        raise PageUnreadable(f"its repository version is {version[:20]!r}, which is not 1.x")
+    base = next((element.get("href") for element in root.iter("base")), None)
+    base = (fields.http_url(base, url) if base else None) or url
+    found = (_file(anchor.attrib, base, project) for anchor in root.iter("a"))
+    files = fields.one_of_each(file for file in found if file is not None)
+    if not files and "pypi:repository-version" not in metas and not _is_empty(root, project):
+        raise PageUnreadable(f"the HTML lists no file of {project!r} and is not an empty listing")
+    status = fields.status(metas.get("pypi:project-status"))
+    reason = fields.text(metas.get("pypi:project-status-reason"))
+    return ProjectPage(
+        name=project,
+        files=() if status == "quarantined" else files,
+        status=status,
+        status_reason=reason if status else None,
+    )
+
+
+def _document(body: bytes, charset: str | None) -> etree._Element:
+    lowered = body.lower()
+    if b"<html" in lowered and b"</html" not in lowered:
+        raise PageUnreadable("the HTML is cut off: it opens <html> and does not close it")
+    if charset is None and b"charset" not in lowered[:2048]:
+        charset = "utf-8"
+    try:
+        parser = etree.HTMLParser(encoding=charset, no_network=True, remove_comments=True)
+    except LookupError:
+        parser = etree.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True)
+    try:
+        root = etree.fromstring(body, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise PageUnreadable(f"the HTML is broken: {error}") from None
+    if root is None:
+        raise PageUnreadable("the HTML is empty")
+    return root
+
+
+def _is_empty(root: etree._Element, project: str) -> bool:
+    # An index names the project in the title or heading of an empty listing, or writes nothing.
+    if next(root.iter("form", "script", "iframe", "input"), None) is not None:
+        return False
+    headings = " ".join("".join(element.itertext()) for element in root.iter("title", "h1"))
+    if project in map(names.normalized, re.split(r"[\s/]+", headings)):
+        return True
+    return not "".join(root.itertext()).strip() and next(root.iter("a"), None) is None
+
+
+def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None:
+    href = attributes.get("href", "")
+    url = fields.http_url(href, base)
+    if url is None:
+        return None
+    filename = fields.filename_in(url)
+    is_ours = names.is_distribution(filename) and names.is_of_project(filename, project)
+    if not is_ours or not names.is_filename(filename):
+        return None
+    hashes = fields.hash_in(href.partition("#")[2])
+    signed = attributes.get("data-gpg-sig")
+    return File(
+        filename=filename,
+        url=url,
+        shelf=shelf_of(hashes, url),
+        hashes=hashes,
+        requires_python=fields.text(attributes.get("data-requires-python")),
+        yanked=attributes["data-yanked"].strip() or True if "data-yanked" in attributes else False,
+        core_metadata=_core_metadata(
+            attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
+        ),
+        gpg_sig=signed.lower() == "true" if signed else None,
+        provenance=fields.provenance(attributes.get("data-provenance"), base),
+    )
+
+
+def _core_metadata(value: str) -> dict[str, str] | bool | None:
+    if value.strip().lower() in ("", "false"):
+        return None
+    return fields.hash_in(value) or True
+
+
+def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
+    """The body for `page`, its files under the URLs that `href` gives."""
+    head = ""
+    if page.status is not None:
+        head = _meta("pypi:project-status", page.status)
+        if page.status_reason is not None:
+            head += _meta("pypi:project-status-reason", page.status_reason)
+    lines = [_anchor(file, href(file)) for file in page.files]
+    return _page(f"Links for {page.name}", head, lines)
+
+
+def render_projects(projects: Iterable[str]) -> bytes:
+    """The body of the project list; the links are relative to it."""
+    lines = [f'<a href="{escape(name)}/">{escape(name)}</a><br>' for name in projects]
+    return _page("Simple index", "", lines)
+
+
+def _page(title: str, head: str, lines: Iterable[str]) -> bytes:
+    # pip 22.0 wants exactly this doctype; no <base>, a relative one breaks every client.
+    opening = (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{_meta('pypi:repository-version', REPOSITORY_VERSION)}{head}"
+        f"<title>{escape(title)}</title>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+    )
+    return "\n".join([opening, *lines, "</body>\n</html>\n"]).encode()
+
+
+def _meta(name: str, content: str) -> str:
+    return f'<meta name="{name}" content="{escape(content)}">\n'
+
+
+def _anchor(file: File, url: str) -> str:
+    fragment = _expression(file.hashes)
+    attributes = [("href", f"{url}#{fragment}" if fragment else url)]
+    if file.requires_python is not None:
+        attributes.append(("data-requires-python", file.requires_python))
+    if file.core_metadata:
+        known = file.core_metadata if isinstance(file.core_metadata, Mapping) else {}
+        value = _expression(known) or "true"
+        attributes += [("data-dist-info-metadata", value), ("data-core-metadata", value)]
+    if file.yanked:
+        attributes.append(("data-yanked", file.yanked if isinstance(file.yanked, str) else ""))
+    if file.gpg_sig is not None:
+        attributes.append(("data-gpg-sig", "true" if file.gpg_sig else "false"))
+    if file.provenance is not None:
+        attributes.append(("data-provenance", file.provenance))
+    written = " ".join(f'{name}="{escape(value)}"' for name, value in attributes)
+    return f"<a {written}>{escape(file.filename)}</a><br>"
+
+
+def _expression(hashes: Mapping[str, str]) -> str:
+    for name in _FRAGMENT_HASHES:
+        if name in hashes:
+            return f"{name}={hashes[name]}"
+    return ""

@@ -1,0 +1,142 @@
+"""The JSON form of the Simple API (PEP 691, 700, 714, 740, 792): parse and render."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from pytail.errors import PageUnreadable
+from pytail.model import File, ProjectPage, shelf_of
+from pytail.simple import fields, names
+
+#: The newest version pytail speaks, and the one for pages that lack what 1.1 made mandatory.
+API_VERSION, API_VERSION_WITHOUT_SIZES = "1.4", "1.0"
+
+_PAGE_KEYS = frozenset(
+    {"meta", "name", "files", "versions", "project-status", "project-status-reason"}
+    # Never passed on: rejected (PEP 708), or promising endpoints that pytail lacks (PEP 752).
+    | {"tracks", "alternate-locations", "namespaces"}
+)
+_FILE_KEYS = frozenset(
+    {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
+    | {"core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata"}
+    | {"gpg-sig", "provenance"}
+)
+
+
+def parse(body: bytes, url: str, project: str) -> ProjectPage:
+    """The page of `project` (normalized) that `body` is.
+
+    `url` is where it was found, which relative links are meant against. Raises PageUnreadable when
+    it is not a page of a version this program knows (1.x), or is another project's.
+    """
+    try:
+        data = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError as error:
+        raise PageUnreadable(f"the JSON is broken: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("files"), list):
+        raise PageUnreadable("the JSON is not a project page: it has no list of files")
+    meta = data["meta"] if isinstance(data.get("meta"), dict) else {}
+    _check_version(meta.get("api-version", "1.0"))
+    name = data.get("name", project)
+    if not isinstance(name, str) or names.normalized(name) != project:
+        raise PageUnreadable(f"the page is for {str(name)[:80]!r}, not for {project!r}")
+    found = (_file(entry, url) for entry in data["files"] if isinstance(entry, dict))
+    files = fields.one_of_each(file for file in found if file is not None)
+    status, reason = _status(data, meta)
+    return ProjectPage(
+        name=project,
+        files=() if status == "quarantined" else files,
+        versions=fields.complete_versions(fields.versions(data.get("versions")), files, project),
+        status=status,
+        status_reason=reason,
+        last_serial=fields.serial(meta.get("_last-serial")),
+        other={key: value for key, value in data.items() if key not in _PAGE_KEYS},
+    )
+
+
+def _check_version(version: object) -> None:
+    major = str(version).partition(".")[0]
+    if major != "1":
+        raise PageUnreadable(f"its api-version is {str(version)[:20]!r}, which is not 1.x")
+
+
+def _status(data: dict[str, Any], meta: dict[str, Any]) -> tuple[str | None, str | None]:
+    # PEP 792 has an object at the top; its own example shows it in meta, and old drafts a string.
+    given = data.get("project-status", meta.get("project-status"))
+    if isinstance(given, dict):
+        status, reason = given.get("status"), given.get("reason")
+    else:
+        status, reason = given, meta.get("project-status-reason")
+    known = fields.status(status)
+    return known, fields.text(reason) if known else None
+
+
+def _file(entry: dict[str, Any], base: str) -> File | None:
+    filename, url = entry.get("filename"), fields.http_url(entry.get("url"), base)
+    if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
+        return None
+    hashes = fields.hashes(entry.get("hashes"))
+    metadata = entry.get("core-metadata")
+    if metadata is None:
+        metadata = entry.get("dist-info-metadata", entry.get("data-dist-info-metadata"))
+    signed = entry.get("gpg-sig")
+    return File(
+        filename=filename,
+        url=url,
+        shelf=shelf_of(hashes, url),
+        hashes=hashes,
+        size=fields.size(entry.get("size")),
+        upload_time=fields.upload_time(entry.get("upload-time")),
+        requires_python=fields.text(entry.get("requires-python")),
+        yanked=fields.yanked(entry.get("yanked")),
+        core_metadata=fields.core_metadata(metadata),
+        gpg_sig=signed if isinstance(signed, bool) else None,
+        provenance=fields.provenance(entry.get("provenance"), base),
+        other={key: value for key, value in entry.items() if key not in _FILE_KEYS},
+    )
+
+
+def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
+    """The body for `page`, its files under the URLs that `href` gives."""
+    is_complete = page.versions is not None and all(file.size is not None for file in page.files)
+    meta: dict[str, Any] = {
+        "api-version": API_VERSION if is_complete else API_VERSION_WITHOUT_SIZES
+    }
+    if page.last_serial is not None:
+        meta["_last-serial"] = page.last_serial
+    data: dict[str, Any] = {"meta": meta, "name": page.name}
+    if page.status is not None:
+        data["project-status"] = {"status": page.status}
+        if page.status_reason is not None:
+            data["project-status"]["reason"] = page.status_reason
+    if page.versions is not None:
+        data["versions"] = page.versions
+    data["files"] = [_entry(file, href(file)) for file in page.files]
+    return orjson.dumps(data | dict(page.other))
+
+
+def _entry(file: File, url: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"filename": file.filename, "url": url, "hashes": file.hashes}
+    optional: Mapping[str, object] = {
+        "size": file.size,
+        "upload-time": file.upload_time,
+        "requires-python": file.requires_python,
+        "core-metadata": file.core_metadata,
+        "gpg-sig": file.gpg_sig,
+        "provenance": file.provenance,
+    }
+    # Absent, never null: uv gives up a whole page for one null size, upload-time or yanked.
+    entry.update((key, value) for key, value in optional.items() if value is not None)
+    entry["yanked"] = file.yanked
+    return {**file.other, **entry}
+
+
+def render_projects(projects: Iterable[str], last_serial: int | None) -> bytes:
+    """The body of the project list."""
+    meta: dict[str, Any] = {"api-version": API_VERSION}
+    if last_serial is not None:
+        meta["_last-serial"] = last_serial
+    return orjson.dumps({"meta": meta, "projects": [{"name": name} for name in projects]})

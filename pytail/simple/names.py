@@ -1,0 +1,85 @@
+"""Names of projects and files: which are real, and which project a filename belongs to.
+
+Every name that comes in, from a client or from upstream, is checked here before it becomes part of
+a path, a URL or a header.
+"""
+
+from __future__ import annotations
+
+import re
+
+from packaging.utils import canonicalize_name
+
+#: https://packaging.python.org/en/latest/specifications/name-normalization/
+_PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | re.ASCII)
+#: Longer names would not fit a filename, and no index has them.
+_PROJECT_LENGTH = 200
+#: Bytes; leaves room for ``.metadata`` in the 255 that file systems allow.
+_FILENAME_LENGTH = 240
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff\u2028\u2029]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_SDIST = re.compile(r"\.(?:tar\.gz|tar\.bz2|tar\.xz|tar\.Z|tgz|tbz|tar|zip)$", re.IGNORECASE)
+_VERSION_START = re.compile(r"v?[0-9]", re.IGNORECASE)
+_BUILT = re.compile(r"\.(?:whl|egg|exe|msi|rpm|deb|dmg)$", re.IGNORECASE)
+
+
+def is_project_name(name: str) -> bool:
+    """Whether `name` can name a project, normalized or not."""
+    return len(name) <= _PROJECT_LENGTH and _PROJECT.fullmatch(name) is not None
+
+
+def normalized(name: str) -> str:
+    """The one spelling of a project's name that is asked for and kept (PEP 503)."""
+    return canonicalize_name(name)
+
+
+def is_filename(name: str) -> bool:
+    """Whether `name` is safe as the last part of a path and of a URL, on every system."""
+    return (
+        name not in ("", ".", "..")
+        and _UNSAFE.search(name) is None
+        and _DRIVE.match(name) is None
+        and len(name.encode("utf-8", "replace")) <= _FILENAME_LENGTH
+    )
+
+
+def is_distribution(filename: str) -> bool:
+    """Whether a link to `filename` is one to a wheel, an sdist or an older kind of distribution."""
+    return bool(_SDIST.search(filename) or _BUILT.search(filename))
+
+
+def projects_of(filename: str) -> list[str]:
+    """The projects that `filename` may belong to, normalized, the likeliest first.
+
+    A wheel names its project before the first dash. An sdist's project and version may both hold
+    dashes (``python-dateutil-2.8.2``, ``foo-1.0-2``), so each way of splitting it is a candidate,
+    first those whose rest begins like a version.
+    """
+    return list(dict.fromkeys(normalized(head) for head, _ in _splits(filename)))
+
+
+def is_of_project(filename: str, project: str) -> bool:
+    """Whether `filename` can be one of `project` (normalized), going by its likeliest readings."""
+    splits = _splits(filename)
+    likely = [head for head, version in splits if _VERSION_START.match(version)]
+    return project in map(normalized, likely or [head for head, _ in splits])
+
+
+def version_text(filename: str, project: str) -> str | None:
+    """The version of `project` (normalized) as `filename` spells it, None when it has none."""
+    for head, version in _splits(filename):
+        if normalized(head) == project:
+            return version or None
+    return None
+
+
+def _splits(filename: str) -> list[tuple[str, str]]:
+    stem = _SDIST.sub("", filename)
+    if stem == filename:
+        head, _, rest = _BUILT.sub("", filename).partition("-")
+        splits = [(head, rest.partition("-")[0])]
+    else:
+        cuts = [match.start() for match in re.finditer("-", stem)]
+        splits = [(stem[:cut], stem[cut + 1 :]) for cut in reversed(cuts)]
+        splits.sort(key=lambda split: _VERSION_START.match(split[1]) is None)
+    return [(head, version) for head, version in splits if is_project_name(head)]

@@ -1,0 +1,30 @@
+"""Work off the gevent hub: parsing, rendering, compressing, hashing and waiting for the disk.
+
+While such work runs in a thread, the greenlet that wants it waits and all others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+from gevent.threadpool import ThreadPool
+
+Result = TypeVar("Result")
+
+
+def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
+    """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
+    error, result = (pool or gevent.get_hub().threadpool).apply(_outcome, (work,))
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:
+    # Raised in the thread, gevent would also print it.
+    try:
+        return None, work()
+    except BaseException as error:  # noqa: BLE001
+        return error, None

@@ -1,0 +1,269 @@
+"""The index we follow; the only room that talks to another host.
+
+Nothing from out there is trusted: redirects stay on http and https and never lead from https down
+to http, bodies are bounded in size and time, only the types of the Simple API are parsed, and the
+credentials of the upstream URL go to that origin only and into no message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+import urllib3
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import DecodeError, HTTPError, ProtocolError
+
+from pytail import __version__
+from pytail.errors import (
+    PageUnreadable,
+    ProjectNotFound,
+    UpstreamGarbled,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from pytail.model import ProjectPage
+from pytail.settings import masked
+from pytail.simple import fields, html, json
+from pytail.threads import off_hub
+
+log = logging.getLogger(__name__)
+
+#: JSON first: HTML loses size, upload-time and versions.
+ACCEPT = (
+    "application/vnd.pypi.simple.v1+json,"
+    " application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+)
+_JSON = ("application/vnd.pypi.simple.v1+json", "application/json")
+_HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
+
+#: Bytes of a page, decompressed; the largest real ones are near 20 MiB.
+LARGEST_PAGE = 64 * 1024 * 1024
+#: Bytes of a page up to which parsing is too short to be worth a thread.
+_SMALL_PAGE = 16 * 1024
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PageFound:
+    """A page as upstream has it now."""
+
+    page: ProjectPage
+    #: The validator to revalidate it with, verbatim; None when upstream gave none.
+    etag: str | None
+    #: Changes whenever the page's content does: a digest of the bytes it came as.
+    revision: str
+
+
+class Transfer:
+    """The body of a file on its way: raw bytes, never decoded."""
+
+    def __init__(self, response: BaseHTTPResponse, url: str) -> None:
+        self._response, self._url = response, masked(url)
+        #: Bytes of the whole file; None when upstream does not say.
+        self.size = fields.serial(response.headers.get("Content-Length"))
+
+    def read(self) -> bytes:
+        """The bytes that have arrived, up to 64 KiB, waiting for the first; empty at the end.
+
+        Raises UpstreamUnreachable when the connection breaks or falls silent.
+        """
+        try:
+            return self._response.read1(_PIECE, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise UpstreamUnreachable(self._url, _reason(error)) from error
+
+    def close(self) -> None:
+        """Drop the connection, unless the body was read to its end and it is in the pool again."""
+        self._response.close()
+
+
+class Upstream:
+    """An index to ask for pages and files."""
+
+    def __init__(
+        self, base_url: str, timeout: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read."""
+        parts = urlsplit(base_url)
+        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._credentials = _credentials(parts)
+        self._timeout, self._clock = timeout, clock
+        self._pool = urllib3.PoolManager(
+            num_pools=16,
+            maxsize=64,
+            retries=False,
+            timeout=urllib3.Timeout(connect=timeout, read=timeout),
+            headers={"User-Agent": f"pytail/{__version__}"},
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL above ``/simple/`` without credentials."""
+        return self._base
+
+    def page(self, project: str, etag: str | None = None) -> PageFound | None:
+        """The page of `project` (normalized), or None when it is still the one with `etag`.
+
+        Raises ProjectNotFound, or an UpstreamError.
+        """
+        url = f"{self._base}/simple/{project}/"
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        response, final_url = self._get(url, headers)
+        try:
+            if response.status in (404, 410):
+                raise ProjectNotFound(project, self._base)
+            if response.status == 304 and etag is not None:
+                return None
+            if response.status != 200:
+                raise UpstreamRefused(masked(url), response.status, _retry_after(response))
+            body = self._body(response, final_url)
+            page = self._parse(response, body, final_url, project)
+        finally:
+            _let_go(response)
+        revision = off_hub(lambda: hashlib.sha256(final_url.encode() + b"\n" + body).hexdigest())
+        return PageFound(page, response.headers.get("ETag"), revision)
+
+    def file(self, url: str) -> Transfer:
+        """The file at `url`, byte for byte as it lies there. Raises an UpstreamError."""
+        response, _ = self._get(url, {"Accept-Encoding": "identity"})
+        return Transfer(_successful(response, url), url)
+
+    def size(self, url: str) -> int | None:
+        """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
+        headers = {"Accept-Encoding": "identity"}
+        response, _ = self._get(url, headers, method="HEAD")
+        if response.status in (405, 501):
+            # The head of a GET says the same; its body is not waited for.
+            _let_go(response)
+            response, _ = self._get(url, headers)
+        transfer = Transfer(_successful(response, url), url)
+        transfer.close()
+        return transfer.size
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.clear()
+
+    def _get(
+        self, url: str, headers: Mapping[str, str], method: str = "GET"
+    ) -> tuple[BaseHTTPResponse, str]:
+        """The response and the URL it came from, redirects followed."""
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._request(method, url, headers)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                return response, url
+            _let_go(response)
+            target = urljoin(url, location)
+            is_safe = fields.http_url(target, url) is not None
+            if not is_safe or (url.startswith("https:") and not target.startswith("https:")):
+                raise UpstreamGarbled(masked(url), f"redirects to {masked(target)[:200]!r}")
+            url = target.partition("#")[0]
+        raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        all_headers = {**self._pool.headers, **headers}
+        if self._credentials and _origin(url) == _origin(self._base):
+            all_headers.update(self._credentials)
+        started = self._clock()
+
+        def ask() -> BaseHTTPResponse:
+            return self._pool.request(
+                method, url, headers=all_headers, redirect=False, preload_content=False
+            )
+
+        try:
+            try:
+                response = ask()
+            except ProtocolError:
+                # A pooled connection that upstream closed in the meantime: ask on a new one.
+                response = ask()
+        except (HTTPError, OSError) as error:
+            raise UpstreamUnreachable(masked(url), _reason(error)) from error
+        milliseconds = (self._clock() - started) * 1000
+        log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, milliseconds)
+        return response
+
+    def _body(self, response: BaseHTTPResponse, url: str) -> bytes:
+        deadline = self._clock() + 4 * self._timeout
+        pieces, size = [], 0
+        try:
+            while piece := response.read(_PIECE, decode_content=True):
+                pieces.append(piece)
+                size += len(piece)
+                if size > LARGEST_PAGE:
+                    raise UpstreamGarbled(masked(url), f"the page is over {LARGEST_PAGE} bytes")
+                if self._clock() > deadline:
+                    raise UpstreamUnreachable(masked(url), "the page does not come to an end")
+        except DecodeError as error:
+            raise UpstreamGarbled(masked(url), _reason(error)) from error
+        except (HTTPError, OSError) as error:
+            raise UpstreamUnreachable(masked(url), _reason(error)) from error
+        return b"".join(pieces)
+
+    def _parse(
+        self, response: BaseHTTPResponse, body: bytes, url: str, project: str
+    ) -> ProjectPage:
+        kind = Message()
+        kind["Content-Type"] = response.headers.get("Content-Type", "none/none")
+        charset = kind.get_content_charset()
+
+        def parse() -> ProjectPage:
+            if kind.get_content_type() in _JSON:
+                return json.parse(body, url, project)
+            if kind.get_content_type() in _HTML:
+                return html.parse(body, url, project, charset)
+            raise PageUnreadable(f"the type {kind['Content-Type'][:80]!r} is not a page's")
+
+        try:
+            page = parse() if len(body) <= _SMALL_PAGE else off_hub(parse)
+        except PageUnreadable as error:
+            raise UpstreamGarbled(masked(url), str(error)) from error
+        serial = fields.serial(response.headers.get("X-PyPI-Last-Serial"))
+        return page.with_serial(serial) if page.last_serial is None else page
+
+
+def _successful(response: BaseHTTPResponse, url: str) -> BaseHTTPResponse:
+    if response.status != 200:
+        _let_go(response)
+        raise UpstreamRefused(masked(url), response.status, _retry_after(response))
+    return response
+
+
+def _let_go(response: BaseHTTPResponse) -> None:
+    # A short rest is read, so that the connection can serve again; a long one is not waited for.
+    length = fields.serial(response.headers.get("Content-Length"))
+    if response.status == 304 or (length is not None and length <= _PIECE):
+        response.drain_conn()
+    response.close()
+
+
+def _retry_after(response: BaseHTTPResponse) -> int | None:
+    return fields.serial(response.headers.get("Retry-After", "").strip())
+
+
+def _credentials(parts: SplitResult) -> dict[str, str]:
+    if parts.username is None and parts.password is None:
+        return {}
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return urllib3.make_headers(basic_auth=pair)
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(masked(str(error)).split())
+    return text[:300] or type(error).__name__

@@ -1,0 +1,44 @@
+"""``application``, for ``gunicorn -k gevent pytail.wsgi``, with settings from the environment.
+
+It is made when this module is loaded, in the worker, and only where gevent has patched the standard
+library before: under another kind of worker each wait would stop all clients.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from gevent import monkey
+
+#: The exit code by which gunicorn knows not to start the worker again.
+_CANNOT_BOOT = 3
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"pytail: {message}\n")
+    raise SystemExit(_CANNOT_BOOT)
+
+
+if not monkey.is_module_patched("socket"):
+    _refuse(
+        "pytail.wsgi needs a worker that gevent has patched: start it with"
+        " 'gunicorn -k gevent pytail.wsgi', without --preload"
+    )
+
+from pytail.app import create_app  # noqa: E402
+from pytail.cli import configure_logging  # noqa: E402
+from pytail.errors import SettingError  # noqa: E402
+from pytail.settings import Settings, masked  # noqa: E402
+
+configure_logging(os.environ.get("PYTAIL_VERBOSE", "").lower() in ("1", "true", "yes", "on"))
+try:
+    _settings = Settings.from_environment(os.environ)
+    application = create_app(_settings)
+except SettingError as error:
+    _refuse(str(error))
+logging.getLogger("pytail").info(
+    "cache in %s, upstream %s", _settings.cache_dir, masked(_settings.upstream_base_url)
+)

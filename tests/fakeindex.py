@@ -1,0 +1,228 @@
+"""An upstream index on loopback: real sockets, real wheels, and whatever faults a test wants."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from gevent.pywsgi import WSGIServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+JSON = "application/vnd.pypi.simple.v1+json"
+HTML = "application/vnd.pypi.simple.v1+html"
+
+WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+@dataclasses.dataclass
+class Dist:
+    """A file of a project, with what its page says of it beyond name, URL and hashes."""
+
+    project: str
+    filename: str
+    data: bytes
+    metadata: bytes | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def path(self) -> str:
+        """Where the index has it."""
+        return f"/packages/{self.sha256[:8]}/{quote(self.filename)}"
+
+    @property
+    def location(self) -> str:
+        """Where pytail has it, below ``+f``."""
+        return f"{self.sha256[:3]}/{self.sha256[3:16]}/{self.filename}"
+
+    def entry(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "filename": self.filename,
+            "url": f"../..{self.path}",
+            "hashes": {"sha256": self.sha256},
+            "size": len(self.data),
+            "upload-time": "2024-05-06T07:08:09.123456Z",
+            "yanked": False,
+        }
+        if self.metadata is not None:
+            entry["core-metadata"] = {"sha256": hashlib.sha256(self.metadata).hexdigest()}
+        return entry | self.extra
+
+    def anchor(self) -> str:
+        entry = self.entry()
+        hashes = "".join(f"#{name}={value}" for name, value in list(entry["hashes"].items())[:1])
+        metadata = entry.get("core-metadata")
+        attribute = f' data-core-metadata="sha256={metadata["sha256"]}"' if metadata else ""
+        return f'<a href="{entry["url"]}{hashes}"{attribute}>{self.filename}</a><br>'
+
+
+def wheel(
+    project: str,
+    version: str = "1.0",
+    requires: Iterable[str] = (),
+    payload: bytes = b"",
+    tag: str = "py3-none-any",
+    **extra: Any,
+) -> Dist:
+    """A wheel that pip and uv install: a package of one module that holds its version."""
+    name = project.replace("-", "_")
+    info = f"{name}-{version}.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {project}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+    members = {
+        f"{name}/__init__.py": f"__version__ = {version!r}\n".encode(),
+        f"{info}/METADATA": "\n".join([*lines, "", ""]).encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
+    }
+    if payload:
+        members[f"{name}/payload.bin"] = payload
+    record = "".join(
+        f"{path},sha256={_urlsafe(data)},{len(data)}\n" for path, data in members.items()
+    )
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for path, data in {
+            **members,
+            f"{info}/RECORD": f"{record}{info}/RECORD,,\n".encode(),
+        }.items():
+            archive.writestr(zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0)), data)
+    metadata = members[f"{info}/METADATA"]
+    return Dist(project, f"{name}-{version}-{tag}.whl", out.getvalue(), metadata, extra)
+
+
+def sdist(project: str, version: str = "1.0", **extra: Any) -> Dist:
+    """A source distribution; nothing builds it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
+        data = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n".encode()
+        member = tarfile.TarInfo(f"{project}-{version}/PKG-INFO")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return Dist(project, f"{project}-{version}.tar.gz", out.getvalue(), None, extra)
+
+
+def _urlsafe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+@dataclasses.dataclass
+class Seen:
+    """A request that reached the index."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class FakeIndex:
+    """A running index. `answers` replaces what it says at a path; `seen` is its log."""
+
+    def __init__(self, *, html_only: bool = False) -> None:
+        self.html_only = html_only
+        self.dists: list[Dist] = []
+        self.page_extra: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, WSGI] = {}
+        self.seen: list[Seen] = []
+        self._server = WSGIServer(("127.0.0.1", 0), self._application, log=None)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        if not self._server.started:
+            self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(timeout=0)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def add(self, *dists: Dist) -> None:
+        self.dists += dists
+
+    def count(self, path: str, method: str = "GET") -> int:
+        """How many requests asked for `path`."""
+        return sum(seen.path == path and seen.method == method for seen in self.seen)
+
+    def page_count(self, project: str) -> int:
+        return self.count(f"/simple/{project}/")
+
+    def page(self, project: str) -> dict[str, Any]:
+        dists = [dist for dist in self.dists if dist.project == project]
+        return {
+            "meta": {"api-version": "1.4"},
+            "name": project,
+            "versions": sorted(
+                {dist.filename.split("-")[1].removesuffix(".tar.gz") for dist in dists}
+            ),
+            "files": [dist.entry() for dist in dists],
+        } | self.page_extra.get(project, {})
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        headers = {key[5:]: value for key, value in environ.items() if key.startswith("HTTP_")}
+        self.seen.append(Seen(environ["REQUEST_METHOD"], path, headers))
+        answer = self.answers.get(path, self._answer)
+        return answer(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path.startswith("/simple/"):
+            return self._page(path.split("/")[2], environ, start_response)
+        for dist in self.dists:
+            for suffix, data in (("", dist.data), (".metadata", dist.metadata)):
+                if path == unquote(dist.path) + suffix and data is not None:
+                    return reply(data, "application/octet-stream")(environ, start_response)
+        return reply(b"not here", "text/plain", "404 Not Found")(environ, start_response)
+
+    def _page(self, project: str, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        page = self.page(project)
+        if not page["files"] and project not in self.page_extra:
+            return reply(b"not here", "text/plain", "404 Not Found")(environ, start_response)
+        if self.html_only or JSON not in environ.get("HTTP_ACCEPT", ""):
+            anchors = "\n".join(dist.anchor() for dist in self.dists if dist.project == project)
+            body = f"<!DOCTYPE html>\n<html><body>\n{anchors}\n</body></html>\n".encode()
+            kind = HTML
+        else:
+            body, kind = json.dumps(page).encode(), JSON
+        etag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+        return reply(body, kind, etag=etag)(environ, start_response)
+
+
+def reply(
+    body: bytes, kind: str | None, status: str = "200 OK", etag: str | None = None, **headers: str
+) -> WSGI:
+    """A WSGI application that gives one answer, conditional where it has an ETag."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        given = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        if kind is not None:
+            given.append(("Content-Type", kind))
+        if etag is not None:
+            given.append(("ETag", etag))
+            if environ.get("HTTP_IF_NONE_MATCH") == etag:
+                start_response("304 Not Modified", given)
+                return []
+        start_response(status, [*given, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return application
