@@ -105,7 +105,11 @@ _ENTRY_COLUMNS = (
     "status",
 )  # fmt: skip
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
-_SELECT_FILE = f"SELECT {', '.join(_FILE_COLUMNS)} FROM file WHERE shelf = ? AND filename = ?"
+_SELECT_FILE = (
+    f"SELECT {', '.join(f'file.{column}' for column in _FILE_COLUMNS)}"
+    " FROM file JOIN project ON project.name = file.project"
+    " WHERE shelf = ? AND filename = ? AND upstream = ?"
+)
 _SELECT_FILES = f"SELECT {', '.join(_FILE_COLUMNS)} FROM file WHERE project = ? ORDER BY position"
 _INSERT_FILE = (
     f"INSERT INTO file (project, position, {', '.join(_FILE_COLUMNS)})"
@@ -148,19 +152,20 @@ class Catalog:
         with _only_process(path.with_name(f"{path.name}.lock")):
             if path.exists() and (flaw := _flaw(path)):
                 _set_aside(path, flaw)
-            self._inline = _database(path, patience=_INLINE_PATIENCE)
-            _create(self._inline)
-        self._reads, self._reader = ThreadPool(1), _database(path)
-        self._writes, self._writer = ThreadPool(1), _database(path)
+            _create(path)
+        self._inline = _database(path, _INLINE_PATIENCE)
+        self._reads, self._reader = ThreadPool(1), _database(path, _LOCK_PATIENCE)
+        self._writes, self._writer = ThreadPool(1), _database(path, _LOCK_PATIENCE)
+        self._patience = _LOCK_PATIENCE
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
         row = self._one(_SELECT_ENTRY, name)
         return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
 
-    def file(self, shelf: str, filename: str) -> File | None:
-        """The file listed under that URL, None when no page we know lists one."""
-        row = self._one(_SELECT_FILE, shelf, filename)
+    def file(self, shelf: str, filename: str, upstream: str) -> File | None:
+        """The file listed under that URL, None when no page of `upstream` that we know lists one."""
+        row = self._one(_SELECT_FILE, shelf, filename, upstream)
         return None if row is None else _file(row)
 
     def page(self, name: str) -> ProjectPage | None:
@@ -175,18 +180,19 @@ class Catalog:
 
         return self._try("read", lambda: off_hub(read, self._reads))
 
-    def projects(self) -> list[str]:
-        """The names of all projects that upstream has, of those asked for, sorted."""
+    def projects(self, upstream: str) -> list[str]:
+        """The names of all projects that `upstream` has, of those asked for, sorted."""
 
         def read() -> list[str]:
-            query = Project.select(Project.name).where(Project.found).order_by(Project.name)
+            query = Project.select(Project.name).order_by(Project.name)
+            query = query.where(Project.found, Project.upstream == upstream)
             return [name for (name,) in query.tuples().execute(self._reader)]
 
         return self._try("read", lambda: off_hub(read, self._reads)) or []
 
-    def last_serial(self) -> int | None:
-        """The highest serial of any page we know, None when upstream gives none."""
-        row = self._one("SELECT max(last_serial) FROM project")
+    def last_serial(self, upstream: str) -> int | None:
+        """The highest serial of any page of `upstream` that we know, None when it gives none."""
+        row = self._one("SELECT max(last_serial) FROM project WHERE upstream = ?", upstream)
         return None if row is None else row[0]
 
     def remember(self, entry: Entry, page: ProjectPage) -> None:
@@ -245,8 +251,13 @@ class Catalog:
 
     def _write(self, write: Callable[[], object]) -> None:
         def transaction() -> None:
+            # Enough for another process's write. Whoever has the lock for longer is waited for
+            # once, not by one write after the other with a client behind each.
+            patience, self._patience = self._patience, 0.0
+            self._writer.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             with self._writer.atomic():
                 write()
+            self._patience = _LOCK_PATIENCE
 
         self._try("write", lambda: off_hub(transaction, self._writes))
 
@@ -258,7 +269,7 @@ class Catalog:
             return None
 
 
-def _database(path: Path, patience: float = _LOCK_PATIENCE) -> peewee.SqliteDatabase:
+def _database(path: Path, patience: float) -> peewee.SqliteDatabase:
     # Each is used by one thread at a time, and inline without yielding: no state for each greenlet.
     return peewee.SqliteDatabase(
         str(path),
@@ -270,18 +281,25 @@ def _database(path: Path, patience: float = _LOCK_PATIENCE) -> peewee.SqliteData
     )
 
 
-def _create(database: peewee.SqliteDatabase) -> None:
-    # Sidesteps Model.bind: a model belongs to no database, each query names its own.
-    with database.atomic():
-        for model in (Project, ListedFile):
-            peewee.SchemaManager(model, database).create_all()
-        database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def _create(path: Path) -> None:
+    database = _database(path, _LOCK_PATIENCE)
+    with contextlib.closing(database):
+        # Nothing is written where there is nothing to make: another process may have the lock.
+        if database.get_tables():
+            return
+        # Sidesteps Model.bind: a model belongs to no database, each query names its own.
+        with database.atomic():
+            for model in (Project, ListedFile):
+                peewee.SchemaManager(model, database).create_all()
+            database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _flaw(path: Path) -> str | None:
     """Why the file at `path` cannot be used, None when it can."""
-    with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_PATIENCE)) as connection:
+    # Looked at only, also its -wal: closing one opened for writing would merge or delete that.
+    url = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(url, timeout=_LOCK_PATIENCE, uri=True)) as connection:
         deadline = time.monotonic() + _LONGEST_CHECK
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -300,8 +318,10 @@ def _flaw(path: Path) -> str | None:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
-            # Locked, out of time or not to be opened: no word about what is in the file.
-            return str(error) if "unsupported file format" in str(error) else None
+            # Locked, out of time or not to be opened: no word about what is in the file. But none
+            # of ours has a journal to be rolled back, which cannot be done by looking.
+            telling = ("unsupported file format", "readonly database")
+            return str(error) if any(word in str(error) for word in telling) else None
         except sqlite3.DatabaseError as error:
             return str(error)
     return None if verdict == "ok" else str(verdict)
@@ -310,7 +330,7 @@ def _flaw(path: Path) -> str | None:
 def _set_aside(path: Path, flaw: str) -> None:
     aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}")
     log.warning("%s cannot be used: %s; set aside as %s and begun anew", path, flaw, aside.name)
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in ("-journal", "-wal", "-shm", ""):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 

@@ -36,7 +36,14 @@ def setting_options(command: Command) -> Command:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @setting_options
-@click.option("-v", "--verbose", envvar="PYTAIL_VERBOSE", is_flag=True, help="log each decision")
+@click.option(
+    "-v",
+    "--verbose",
+    envvar="PYTAIL_VERBOSE",
+    show_envvar=True,
+    is_flag=True,
+    help="log each decision",
+)
 @click.version_option(__version__, prog_name="pytail", message="%(prog)s %(version)s")
 def pytail(verbose: bool, **given: str | None) -> None:
     """Serve an incremental cache of a Python package index."""
@@ -54,7 +61,7 @@ def configure_logging(verbose: bool) -> None:
 def main() -> NoReturn:
     """Run the command and exit."""
     try:
-        sys.exit(pytail.main(standalone_mode=False) or 0)
+        sys.exit(pytail.main(prog_name="pytail", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

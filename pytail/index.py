@@ -91,7 +91,8 @@ class Index:
 
     def projects(self) -> tuple[list[str], int | None]:
         """The names of the projects asked for and found, sorted, and the highest serial."""
-        return self._catalog.projects(), self._catalog.last_serial()
+        upstream = self._upstream.url
+        return self._catalog.projects(upstream), self._catalog.last_serial(upstream)
 
     def file(self, shelf: str, filename: str) -> File:
         """The file whose URL has that `shelf` and `filename`.
@@ -115,7 +116,7 @@ class Index:
 
     def _file(self, shelf: str, filename: str, main: str) -> File:
         """The file `main`, or `filename` itself where it is held and no page lists `main`."""
-        listed = self._catalog.file(shelf, main)
+        listed = self._catalog.file(shelf, main, self._upstream.url)
         if listed is not None:
             return listed
         candidates = list(itertools.islice(names.projects_of(main), _MOST_CANDIDATES))

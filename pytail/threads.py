@@ -16,7 +16,9 @@ Result = TypeVar("Result")
 
 def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
     """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
-    error, result = (pool or gevent.get_hub().threadpool).apply(_outcome, (work,))
+    # Not `pool or`: a pool with nothing to do is false.
+    threads = gevent.get_hub().threadpool if pool is None else pool
+    error, result = threads.apply(_outcome, (work,))
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]

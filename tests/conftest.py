@@ -4,3 +4,31 @@
 from gevent import monkey
 
 monkey.patch_all()
+
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests.fakeindex import FakeIndex  # noqa: E402
+from tests.running import Client, Clock, serving  # noqa: E402
+
+
+@pytest.fixture
+def index() -> Iterator[FakeIndex]:
+    """An upstream index, running."""
+    with FakeIndex() as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time that pytail sees."""
+    return Clock()
+
+
+@pytest.fixture
+def pytail(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Client]:
+    """A client of a pytail that follows `index`."""
+    with serving(tmp_path / "cache", index.url, clock) as client:
+        yield client

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class FakeIndex:
         self.page_extra: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, WSGI] = {}
         self.seen: list[Seen] = []
-        self._server = WSGIServer(("127.0.0.1", 0), self._application, log=None)
+        # With a pool, stopping ends the connections that pytail keeps open too.
+        self._server = WSGIServer(("127.0.0.1", 0), self._application, spawn=Pool(), log=None)
 
     def __enter__(self) -> Self:
         self.start()

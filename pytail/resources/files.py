@@ -13,6 +13,7 @@ import falcon
 import gevent
 
 from pytail.downloads import Downloads, Opened
+from pytail.errors import TransferCut
 from pytail.index import Index
 from pytail.model import File
 from pytail.resources.conditions import Span, Unsatisfiable, matches, span
@@ -33,7 +34,7 @@ class DistributionFile:
         if _head(req, resp, file):
             return
         opened = self._downloads.open(file)
-        body = Body(opened)
+        body = Body(file.filename, opened)
         try:
             part = _part(req, resp, opened.size)
             # The first bytes before the head: an error is still an answer until then.
@@ -57,8 +58,8 @@ class DistributionFile:
 class Body:
     """A part of an opened file as a WSGI body; closing it closes the file."""
 
-    def __init__(self, opened: Opened) -> None:
-        self._stream = opened.stream
+    def __init__(self, filename: str, opened: Opened) -> None:
+        self._filename, self._stream = filename, opened.stream
         self._left, self._ready = 0, b""
 
     def start(self, part: Span) -> None:
@@ -82,7 +83,12 @@ class Body:
         self._stream.close()
 
     def _read(self) -> bytes:
+        if self._left == 0:
+            return b""
         piece = self._stream.read(min(_PIECE, self._left))
+        if not piece:
+            # The head promised more: only a closed connection tells the client.
+            raise TransferCut(self._filename, "the held file was truncated while it was sent")
         self._left -= len(piece)
         return piece
 

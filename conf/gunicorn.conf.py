@@ -1,0 +1,35 @@
+"""pytail under gunicorn: ``gunicorn -c gunicorn.conf.py``.
+
+pytail takes its own settings from the ``PYTAIL_*`` variables; see the table in the README.
+"""
+
+import os
+
+wsgi_app = "pytail.wsgi"
+
+#: pytail waits for upstream and for slow clients in greenlets; it refuses any other class.
+worker_class = "gevent"
+
+#: Workers share one cache directory: what one has fetched, all serve. One for each core will do.
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+
+#: Clients at the same time, of each worker.
+worker_connections = 1000
+
+bind = os.environ.get("PYTAIL_BIND", "127.0.0.1:3141")
+backlog = 1024
+
+#: Each worker opens the cache itself; a connection to it must not be shared by a fork.
+preload_app = False
+
+#: A gevent worker that copies a large file is not hung: this is for one that really is.
+timeout = 120
+
+#: Downloads under way get this long to end when gunicorn stops or reloads.
+graceful_timeout = 30
+
+#: Index clients keep their connections open between requests.
+keepalive = 75
+
+#: pytail is operated by signals and files alone.
+control_socket_disable = True

@@ -1,0 +1,133 @@
+"""The arrows between the rooms, and which third-party package lives in which room."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytail
+from pytail.settings import PUBLIC_INDEX
+
+ROOT = Path(pytail.__file__).parent
+
+WORDS = {"errors", "model", "settings", "__init__"}
+WIRE = {"simple.names", "simple.fields", "simple.json", "simple.html", "simple.negotiation"}
+
+#: Who may import whom, beside the words, which everyone may.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "model": set(),
+    "settings": set(),
+    "threads": set(),
+    "singleflight": set(),
+    "simple.__init__": set(),
+    "simple.names": set(),
+    "simple.fields": {"simple.names"},
+    "simple.json": {"simple.names", "simple.fields"},
+    "simple.html": {"simple.names", "simple.fields"},
+    "simple.negotiation": set(),
+    "catalog": {"threads"},
+    "store": {"simple.names"},
+    "upstream": {"threads", "simple.fields", "simple.json", "simple.html"},
+    "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
+    "index": {"catalog", "store", "upstream", "singleflight", "simple.names"},
+    "downloads": {"store", "upstream", "singleflight", "threads"},
+    "resources.__init__": set(),
+    "resources.conditions": set(),
+    "resources.problems": {"simple.negotiation"},
+    "resources.pages": {
+        "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
+    },
+    "resources.files": {"index", "downloads", "resources.conditions"},
+    "app": {
+        "catalog", "downloads", "index", "pages", "store", "upstream",
+        "resources.files", "resources.pages", "resources.problems",
+    },
+    "server": {"app"},
+    "cli": {"server"},
+    "wsgi": {"app", "cli"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+#: Which room each third-party package lives in.
+LIVES_IN = {
+    "click": {"cli"},
+    "falcon": {"app", "resources.pages", "resources.files", "resources.problems"},
+    "lxml": {"simple.html"},
+    "orjson": {"simple.json", "catalog", "resources.problems"},
+    "packaging": {"simple.names", "simple.fields"},
+    "peewee": {"catalog", "app"},
+    "urllib3": {"upstream"},
+    "gevent": {
+        "__main__", "wsgi", "server", "singleflight", "threads", "catalog", "downloads",
+        "resources.files",
+    },
+}  # fmt: skip
+
+
+def rooms() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that `path` imports, at the top or deeper in."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            module = node.module or ""
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            is_package = (ROOT.parent / module.replace(".", "/")).is_dir()
+            found |= names if is_package and module.startswith("pytail") else {module}
+    return found
+
+
+def own(path: Path) -> set[str]:
+    names = {name.removeprefix("pytail.") for name in imports(path) if name.startswith("pytail.")}
+    return {"__init__" if name.startswith("__version__") else name for name in names}
+
+
+def test_every_room_is_on_the_plan():
+    assert rooms().keys() == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_arrows_run_one_way(room: str):
+    allowed = MAY_IMPORT[room] | (WORDS if room not in WORDS else WORDS - {"settings"})
+    assert own(rooms()[room]) <= allowed
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_third_party_packages_stay_in_their_rooms(room: str):
+    tops = {name.partition(".")[0] for name in imports(rooms()[room])} - {"pytail"}
+    third_party = tops - set(sys.stdlib_module_names)
+    assert third_party == {package for package, homes in LIVES_IN.items() if room in homes}
+
+
+def test_package_imports_nothing():
+    assert imports(ROOT / "__init__.py") == set()
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT.keys() - {"wsgi"})
+def test_module_level_holds_only_constants_types_and_loggers(room: str):
+    targets = [
+        ast.unparse(target)
+        for node in ast.parse(rooms()[room].read_text()).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    names = {name.lstrip("_") for name in targets} - {"log", "version__"}
+    assert all(name.isupper() or name.istitle() for name in names), names
+
+
+def test_the_public_index_stands_once():
+    host = PUBLIC_INDEX.partition("//")[2]
+    assert [room for room, path in rooms().items() if host in path.read_text()] == ["settings"]
