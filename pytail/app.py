@@ -17,6 +17,7 @@ from pytail.catalog import Catalog
 from pytail.downloads import Downloads
 from pytail.index import Index
 from pytail.pages import Pages
+from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
@@ -42,7 +43,6 @@ STATUSES: dict[type[Exception], str] = {
 #: Seconds; pip retries some statuses only when it is told after how long.
 RETRY_AFTER = 5
 
-_METHODS = ["GET", "HEAD"]
 _UPLOADS = "pytail is a read-only cache of another index: uploads are not offered here"
 
 
@@ -52,7 +52,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
     __slots__ = ("_parts",)
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        super().__init__()
+        super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
         store, catalog = _opened(settings)
         upstream = Upstream(settings.upstream_base_url, settings.request_timeout_secs)
@@ -101,8 +101,8 @@ def _opened(settings: Settings) -> tuple[Store, Catalog]:
 
 
 def _no_route(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
-    if req.method not in _METHODS:
-        raise falcon.HTTPMethodNotAllowed(_METHODS)
+    if req.method not in METHODS:
+        raise falcon.HTTPMethodNotAllowed([])
     raise falcon.HTTPNotFound(description=f"there is nothing at {req.path[:200]!r}; see /simple/")
 
 
@@ -111,7 +111,7 @@ def _on_error(req: falcon.Request, resp: falcon.Response, error: Exception, para
         resp.set_headers(error.headers or {})
         description = error.description or ""
         if isinstance(error, falcon.HTTPMethodNotAllowed):
-            resp.set_header("Allow", ", ".join(_METHODS))
+            resp.set_header("Allow", ALLOW)
             description = _UPLOADS
         send_problem(req, resp, str(error.status), description)
         return

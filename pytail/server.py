@@ -53,7 +53,8 @@ class Handler(WSGIHandler):
             self.server.handlers.discard(self)
 
     def log_request(self) -> None:
-        log.debug("%s", self.format_request())
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s", self.format_request())
 
 
 class Server(WSGIServer):

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import socket
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -83,6 +84,8 @@ def wheel(
     info = f"{name}-{version}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {project}", f"Version: {version}"]
     lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+    if "requires-python" in extra:
+        lines.append(f"Requires-Python: {extra['requires-python']}")
     members = {
         f"{name}/__init__.py": f"__version__ = {version!r}\n".encode(),
         f"{info}/METADATA": "\n".join([*lines, "", ""]).encode(),
@@ -137,8 +140,10 @@ class FakeIndex:
         self.page_extra: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, WSGI] = {}
         self.seen: list[Seen] = []
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # With a pool, stopping ends the connections that pytail keeps open too.
-        self._server = WSGIServer(("127.0.0.1", 0), self._application, spawn=Pool(), log=None)
+        self._server = WSGIServer(listener, self._application, spawn=Pool(), log=None)
 
     def __enter__(self) -> Self:
         self.start()

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "downloads": {"store", "upstream", "singleflight", "threads"},
     "resources.__init__": set(),
     "resources.conditions": set(),
+    "resources.common": set(),
     "resources.problems": {"simple.negotiation"},
     "resources.pages": {
         "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
@@ -45,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.files": {"index", "downloads", "resources.conditions"},
     "app": {
         "catalog", "downloads", "index", "pages", "store", "upstream",
-        "resources.files", "resources.pages", "resources.problems",
+        "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
     "server": {"app"},
     "cli": {"server"},
@@ -56,7 +57,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: Which room each third-party package lives in.
 LIVES_IN = {
     "click": {"cli"},
-    "falcon": {"app", "resources.pages", "resources.files", "resources.problems"},
+    "falcon": {
+        "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
+    },
     "lxml": {"simple.html"},
     "orjson": {"simple.json", "catalog", "resources.problems"},
     "packaging": {"simple.names", "simple.fields"},

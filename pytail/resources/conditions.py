@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
-_RANGE = re.compile(r"\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII)
+#: With room for what clients take for "to the end", but not for numbers that are work to read.
+_RANGE = re.compile(r"\s*(\d{0,99})\s*-\s*(\d{0,99})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

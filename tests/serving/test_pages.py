@@ -160,7 +160,7 @@ def test_uploads_are_refused_with_a_word(pytail: Client, demo: FakeIndex, path: 
     for method in ("POST", "PUT", "DELETE"):
         answer = pytail.request(method, path, body=b"x")
         assert answer.status == 405
-        assert answer.headers["Allow"] == "GET, HEAD"  # item 121
+        assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"  # item 121
         assert "uploads are not offered" in answer.json()["detail"]
 
 

@@ -1,0 +1,121 @@
+"""poetry, pdm, pipenv and pip-tools lock and install through pytail."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import INSTALLED, Machine
+from tests.fakeindex import FakeIndex
+from tests.running import embedded
+
+pytestmark = pytest.mark.clients
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PROJECT = f"""\
+[project]
+name = "mine"
+version = "0"
+requires-python = "=={PYTHON}.*"
+dependencies = ["web-app"]
+"""
+
+
+@dataclasses.dataclass
+class Tool:
+    """A package manager: what installs it, what a project says, what locks and installs."""
+
+    requirements: list[str]
+    files: dict[str, str]
+    commands: list[list[str]]
+    lock: str
+    environ: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+TOOLS = {
+    "poetry": Tool(
+        ["poetry==2.*"],
+        {
+            "pyproject.toml": f"{PROJECT}[tool.poetry]\npackage-mode = false\n"
+            '[[tool.poetry.source]]\nname = "pytail"\nurl = "ROOT"\npriority = "primary"\n'
+        },
+        [["poetry", "lock"], ["poetry", "install"]],
+        "poetry.lock",
+        {"POETRY_VIRTUALENVS_IN_PROJECT": "true"},
+    ),
+    "pdm": Tool(
+        # With these two newer, this pdm stops before it asks any index.
+        ["pdm==2.26.9", "hishel<2", "unearth<0.18"],
+        {
+            "pyproject.toml": f"{PROJECT}[tool.pdm]\ndistribution = false\n"
+            '[[tool.pdm.source]]\nname = "pypi"\nurl = "ROOT"\n'
+        },
+        [["pdm", "lock"], ["pdm", "sync"]],
+        "pdm.lock",
+        {"PDM_CHECK_UPDATE": "false"},
+    ),
+    "pipenv": Tool(
+        ["pipenv>=2026"],
+        {
+            "Pipfile": '[[source]]\nname = "pytail"\nurl = "ROOT"\nverify_ssl = false\n'
+            '[packages]\nweb-app = "*"\n'
+        },
+        [["pipenv", "lock"], ["pipenv", "sync"]],
+        "Pipfile.lock",
+        {"PIPENV_VENV_IN_PROJECT": "1"},
+    ),
+    "pip-tools": Tool(
+        ["pip-tools==7.*"],
+        {"requirements.in": "web-app\n"},
+        [
+            ["pip-compile", "-q", "--generate-hashes", "--no-strip-extras", "-i", "ROOT"],
+            ["python", "-m", "venv", ".venv"],
+            ["pip-sync", "-q", "-i", "ROOT", "--python-executable", ".venv/bin/python"],
+        ],
+        "requirements.txt",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def tool_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Installs a tool into an environment of its own, once; this alone needs a registry."""
+
+    def install(name: str) -> Path:
+        home = tmp_path_factory.mktemp(name)
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        pip = [home / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, *TOOLS[name].requirements], check=True)
+        return home / "bin"
+
+    return install
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tool_locks_and_installs(
+    name: str,
+    tool_dir: Callable[[str], Path],
+    machine: Callable[[], Machine],
+    tmp_path: Path,
+    world: FakeIndex,
+):
+    tool, client = TOOLS[name], machine()
+    path = f"{tool_dir(name)}:/usr/bin:/bin"
+    with embedded(tmp_path / "cache", world.url, tmp_path / "log") as running:
+        root = f"{running.client.url}/simple/"
+        for filename, text in tool.files.items():
+            (client.home / filename).write_text(text.replace("ROOT", root))
+        for command in tool.commands:
+            given = [word.replace("ROOT", root) for word in command]
+            client.run(*given, PATH=path, LANG="C.UTF-8", **tool.environ)
+    client.site = next((client.home / ".venv" / "lib").glob("python*/site-packages"))
+    assert INSTALLED.items() <= client.installed().items()
+    lock = (client.home / tool.lock).read_text()
+    for dist in world.dists:
+        if dist.filename.split("-")[1] == INSTALLED[dist.project]:
+            assert f"sha256:{dist.sha256}" in lock

@@ -1,0 +1,70 @@
+"""What is true of every response."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakeindex import FakeIndex, wheel
+from tests.running import Client
+
+PATHS = ["/", "/simple/", "/simple/demo/", "/simple/nope/", "/simple/Demo", "/nothing"]
+
+
+@pytest.fixture
+def paths(index: FakeIndex) -> list[str]:
+    dist = wheel("demo")
+    index.add(dist)
+    file = f"/root/pypi/+f/{dist.location}"
+    return [*PATHS, file, f"{file}.metadata"]
+
+
+def test_every_response_may_be_read_by_a_page_elsewhere_and_runs_nothing(
+    pytail: Client, paths: list[str]
+):
+    for path in paths:
+        headers = pytail.get(path).headers
+        assert headers["Access-Control-Allow-Origin"] == "*"  # item 145
+        assert "Content-Range" in headers["Access-Control-Expose-Headers"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "sandbox" in headers["Content-Security-Policy"]
+        assert len(headers.get_all("Date")) == 1  # item 99
+
+
+def test_preflight_allows_ranges_on_any_path(pytail: Client, index: FakeIndex, paths: list[str]):
+    for path in paths:
+        answer = pytail.request("OPTIONS", path)
+        assert (answer.status, answer.data) == (204, b"")  # item 145
+        assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+        assert "Range" in answer.headers["Access-Control-Allow-Headers"]
+    assert index.seen == []
+
+
+@pytest.mark.parametrize("fragment", ["#sha256=0", "#"])
+def test_raw_fragment_is_no_part_of_the_path(pytail: Client, paths: list[str], fragment: str):
+    for path in (paths[-1], paths[-2], "/simple/demo/"):
+        assert pytail.get(path + fragment).status == 200  # item 55
+
+
+def test_host_and_forwarded_headers_shape_nothing(pytail: Client, paths: list[str]):
+    evil = {
+        "Host": "evil.example.org",
+        "X-Forwarded-Host": "evil.example.org",
+        "X-Forwarded-Proto": "gopher",
+        "Forwarded": "host=evil.example.org",
+    }
+    for path in paths:
+        plain = pytail.get(path)
+        answer = pytail.request("GET", path, evil)
+        assert answer.data == plain.data  # item 142
+        assert "evil" not in str(answer.headers)
+
+
+def test_header_injection_is_not_possible(pytail: Client):
+    for path in (
+        "/simple/a%0d%0aX-Evil:%201/",
+        "/simple/a%0d%0aX-Evil:%201",
+        "/simple?x=%0d%0aX:1",
+    ):
+        answer = pytail.get(path)
+        assert answer.status in (302, 404)  # item 143
+        assert "X-Evil" not in answer.headers
