@@ -16,6 +16,7 @@ from pytail import errors
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads
 from pytail.index import Index
+from pytail.metadata import Metadata
 from pytail.pages import Pages
 from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
@@ -38,6 +39,7 @@ STATUSES: dict[type[Exception], str] = {
     errors.UpstreamUnreachable: falcon.HTTP_503,
     errors.UpstreamError: falcon.HTTP_502,
     errors.DigestMismatch: falcon.HTTP_502,
+    errors.WheelUnreadable: falcon.HTTP_502,
     errors.TransferCut: falcon.HTTP_502,
 }
 #: Seconds; pip retries some statuses only when it is told after how long.
@@ -58,8 +60,16 @@ class Application(falcon.App):  # type: ignore[type-arg]
         upstream = Upstream(settings.upstream_base_url, settings.request_timeout_secs)
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
-        index = Index(catalog, store, upstream, settings.project_cache_ttl_secs, clock)
-        pages, downloads = Pages(), Downloads(store, upstream)
+        index = Index(
+            catalog,
+            store,
+            upstream,
+            settings.project_cache_ttl_secs,
+            clock,
+            reads_wheels=settings.core_metadata_from_wheels,
+        )
+        metadata = Metadata(catalog, store, upstream)
+        pages, downloads = Pages(), Downloads(store, upstream, metadata)
 
         self.add_route("/", Redirect("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.

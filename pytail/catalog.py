@@ -222,6 +222,23 @@ class Catalog:
         query = Project.update(checked_at=checked_at).where(Project.name == name)
         self._write(lambda: query.execute(self._writer))
 
+    def learn_metadata(self, wheel: File, sha256: str | None) -> None:
+        """Note the digest of the core metadata of `wheel`, None that there is none to be had."""
+        learnt = {"sha256": sha256} if sha256 is not None else False
+        if learnt == wheel.core_metadata:
+            return
+
+        def write() -> None:
+            ours = (ListedFile.shelf == wheel.shelf) & (ListedFile.filename == wheel.filename)
+            change = ListedFile.update(core_metadata=orjson.dumps(learnt)).where(ours)
+            change.execute(self._writer)
+            projects = ListedFile.select(ListedFile.project).where(ours)
+            revision = peewee.fn.lower(peewee.fn.hex(peewee.fn.randomblob(16)))
+            changed = Project.update(revision=revision).where(Project.name.in_(projects))
+            changed.execute(self._writer)
+
+        self._write(write)
+
     def close(self) -> None:
         """Finish the writes under way and close the file."""
         for lane, database in ((self._reads, self._reader), (self._writes, self._writer)):
@@ -324,7 +341,7 @@ def _flaw(path: Path) -> str | None:
             return str(error) if any(word in str(error) for word in telling) else None
         except sqlite3.DatabaseError as error:
             return str(error)
-    return None if verdict == "ok" else str(verdict)
+    return None if verdict == "ok" else " ".join(str(verdict).split())
 
 
 def _set_aside(path: Path, flaw: str) -> None:

@@ -20,7 +20,8 @@ from typing import TypeVar
 import gevent
 from gevent.event import Event
 
-from pytail.errors import DigestMismatch, FileGone, TransferCut, UpstreamRefused
+from pytail.errors import DigestMismatch, FileGone, PytailError, TransferCut, UpstreamRefused
+from pytail.metadata import Extracted, Metadata
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.singleflight import SingleFlight
 from pytail.store import Partial, Store
@@ -65,6 +66,8 @@ class Tail:
         """
         if self._arrival is None:
             raise ValueError("read of a closed file")
+        if size == 0:
+            return b""
         data = self._arrival.read(self._position, size)
         self._position += len(data)
         return data
@@ -79,7 +82,7 @@ class Tail:
 class _Arrival:
     """One fetch and what it has brought so far."""
 
-    def __init__(self, file: File, partial: Partial, transfer: Transfer) -> None:
+    def __init__(self, file: File, partial: Partial, transfer: Transfer | Extracted) -> None:
         self._file, self._partial, self._transfer = file, partial, transfer
         #: Bytes of the whole file, None until its end where nobody says.
         self.size = file.size if file.size is not None else transfer.size
@@ -89,34 +92,38 @@ class _Arrival:
         # The fetch itself and each reader; the last one closes the file.
         self._users = 1
 
-    def join(self) -> Tail | None:
-        """A reader from the start, None when the arrival is over and the file is held.
+    def join(self) -> Opened | None:
+        """The file from its start, None when the arrival is over and the file is held.
 
         Raises the error that the fetch ended with.
         """
-        if self._error is not None:
+        if self.size is None or self._file.is_beside_another:
+            # The length must be known up front, and a wrong small file is better an error than a
+            # connection cut short.
+            self._wait()
+        if isinstance(self._error, PytailError):
             raise self._error
+        if self._error is not None:
+            raise TransferCut(self._file.filename, _reason(self._error)) from self._error
         if self._users == 0:
             return None
+        assert self.size is not None, "the end of a fetch tells the size"
         self._users += 1
-        return Tail(self)
+        return Opened(Tail(self), self.size)
 
     def leave(self) -> None:
         self._users -= 1
         if self._users == 0:
             self._partial.close()
 
-    def wait(self) -> None:
-        """Wait for the end of the fetch; raises the error it ended with."""
+    def _wait(self) -> None:
         while not self._is_verified and self._error is None:
             self._moved.wait()
-        if self._error is not None:
-            raise self._error
 
     def read(self, position: int, size: int) -> bytes:
         while True:
             if self._error is not None:
-                raise TransferCut(self._file.filename, str(self._error)) from self._error
+                raise TransferCut(self._file.filename, _reason(self._error)) from self._error
             moved, available = self._moved, self._released() - position
             if available > 0:
                 data = os.pread(self._partial.descriptor, min(size, available), position)
@@ -140,7 +147,7 @@ class _Arrival:
             # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
             self._error = error
             self._partial.discard()
-            log.error("nothing kept of %s: %s", self._file.location, error or repr(error))
+            log.error("nothing kept of %s: %s", self._file.location, _reason(error))
         finally:
             self._transfer.close()
             self._move()
@@ -170,7 +177,9 @@ class _Arrival:
             if self.size is not None and self._written > self.size:
                 break
             self._move()
-        if self.size is None and self._written > 0:
+        if self._written == 0 and self._file.size != 0:
+            raise TransferCut(self._file.filename, "upstream sent nothing")
+        if self.size is None:
             self.size = self._written
         if self._written != self.size:
             raise _wrong_size(self._file, self.size, self._written)
@@ -183,8 +192,8 @@ class _Arrival:
 class Downloads:
     """The files that can be had: held ones from the store, others from upstream."""
 
-    def __init__(self, store: Store, upstream: Upstream) -> None:
-        self._store, self._upstream = store, upstream
+    def __init__(self, store: Store, upstream: Upstream, metadata: Metadata) -> None:
+        self._store, self._upstream, self._metadata = store, upstream, metadata
         self._arrivals: dict[str, _Arrival] = {}
         self._starts: SingleFlight[_Arrival | None] = SingleFlight()
 
@@ -197,9 +206,9 @@ class Downloads:
             arrival = self._arrivals.get(file.location)
             if arrival is None:
                 arrival = self._starts.run(file.location, lambda: self._start(file))
-            tail = None if arrival is None else arrival.join()
-            if tail is not None and arrival is not None and arrival.size is not None:
-                return Opened(tail, arrival.size)
+            opened = None if arrival is None else arrival.join()
+            if opened is not None:
+                return opened
 
     def size(self, file: File) -> int | None:
         """The size of `file` in bytes without fetching it, None when nobody says.
@@ -230,27 +239,44 @@ class Downloads:
             unneeded.callback(partial.discard)
             if self._store.holds(file):
                 return None
-            transfer = _or_gone(file, lambda: self._upstream.file(file.url))
+            transfer = self._transfer(file)
             unneeded.callback(transfer.close)
             if None not in (file.size, transfer.size) and file.size != transfer.size:
                 raise _wrong_size(file, file.size, transfer.size)
             unneeded.pop_all()
         return self._receive(file, partial, transfer)
 
-    def _receive(self, file: File, partial: Partial, transfer: Transfer) -> _Arrival:
-        arrival = _Arrival(file, partial, transfer)
-        self._arrivals[file.location] = arrival
-        greenlet = gevent.spawn(arrival.run)
-        greenlet.link(lambda _: self._arrivals.pop(file.location))
-        if arrival.size is None or file.is_beside_another:
-            # The length must be known up front, and a wrong small file is better an error than a
-            # connection cut short.
-            arrival.wait()
+    def _transfer(self, file: File) -> Transfer | Extracted:
+        try:
+            if file.url:
+                return _or_gone(file, lambda: self._upstream.file(file.url))
+        except FileGone:
+            if file.wheel is None:
+                raise
+        if file.wheel is None:
+            raise FileGone(file.filename)
+        return self._metadata.of(file.wheel)
+
+    def _receive(self, file: File, partial: Partial, transfer: Transfer | Extracted) -> _Arrival:
+        arrival = self._arrivals[file.location] = _Arrival(file, partial, transfer)
+
+        def run() -> None:
+            try:
+                arrival.run()
+            finally:
+                # Before any other greenlet runs: whoever asks next must not find what is over.
+                del self._arrivals[file.location]
+
+        gevent.spawn(run)
         return arrival
 
 
 def _wrong_size(file: File, expected: int | None, found: int | None) -> DigestMismatch:
     return DigestMismatch(file.filename, "bytes", str(expected), str(found))
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or repr(error)
 
 
 def _or_gone(file: File, ask: Callable[[], Answer]) -> Answer:

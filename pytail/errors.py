@@ -8,6 +8,7 @@
     ├── ProjectNameInvalid      what was asked for cannot be a project's name
     ├── FileNotListed           no page lists a file of that name and digest
     ├── FileGone                a page lists the file, but upstream does not have it
+    ├── WheelUnreadable         a wheel out of which no core metadata can be read
     ├── NotAcceptable           no form of a page that the client would take
     ├── PageUnreadable          bytes that are not a project page
     ├── DigestMismatch          bytes that are not the file they claim to be
@@ -86,6 +87,17 @@ class FileGone(PytailError):
 
     def __str__(self) -> str:
         return f"the upstream index lists {self.filename} but does not have it"
+
+
+class WheelUnreadable(PytailError):
+    """No core metadata can be read out of the wheel `filename`, for the `reason` given."""
+
+    def __init__(self, filename: str, reason: str) -> None:
+        super().__init__(filename, reason)
+        self.filename, self.reason = filename, reason
+
+    def __str__(self) -> str:
+        return f"no core metadata can be read out of {self.filename}: {self.reason}"
 
 
 class NotAcceptable(PytailError):

@@ -60,8 +60,14 @@ class Index:
         upstream: Upstream,
         ttl: float,
         clock: Callable[[], float] = time.time,
+        *,
+        reads_wheels: bool = False,
     ) -> None:
-        """`ttl` is in seconds; `clock` gives seconds since the epoch."""
+        """`ttl` is in seconds; `clock` gives seconds since the epoch.
+
+        `reads_wheels` is whether to promise core metadata of wheels where upstream has none.
+        """
+        self._reads_wheels = reads_wheels
         self._catalog, self._store, self._upstream = catalog, store, upstream
         self._ttl, self._clock = ttl, clock
         self._flights: SingleFlight[Answer] = SingleFlight()
@@ -87,6 +93,8 @@ class Index:
                 raise ProjectNotFound(name, self._upstream.url)
             page = anew.page
         assert page is not None, "what was asked for without a validator comes whole"
+        if self._reads_wheels:
+            page = replace(page, files=tuple(map(self._promising, page.files)))
         return page
 
     def projects(self) -> tuple[list[str], int | None]:
@@ -105,7 +113,7 @@ class Index:
             raise FileNotListed(filename)
         for suffix in (METADATA_SUFFIX, SIGNATURE_SUFFIX):
             if filename.endswith(suffix):
-                listed = self._file(shelf, filename, filename.removesuffix(suffix))
+                listed = self._promising(self._file(shelf, filename, filename.removesuffix(suffix)))
                 beside = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
                 if beside is not None:
                     return beside
@@ -113,6 +121,12 @@ class Index:
                     return listed
                 raise FileNotListed(filename)
         return self._file(shelf, filename, filename)
+
+    def _promising(self, file: File) -> File:
+        """`file`, with core metadata promised where it is a wheel to read them out of."""
+        if self._reads_wheels and file.is_wheel and file.core_metadata is None:
+            return replace(file, core_metadata=True)
+        return file
 
     def _file(self, shelf: str, filename: str, main: str) -> File:
         """The file `main`, or `filename` itself where it is held and no page lists `main`."""
@@ -137,6 +151,9 @@ class Index:
                 continue
             except UpstreamError as error:
                 trouble = trouble or error
+                if isinstance(error, UpstreamUnreachable):
+                    # Another wait as long as this one is more than a client has.
+                    break
                 continue
             for file in page.files:
                 if file.shelf == shelf and file.filename == filename:

@@ -52,7 +52,7 @@ class File:
     """One wheel or sdist (or a file beside one) as its project page lists it."""
 
     filename: str
-    #: Absolute upstream URL, without fragment.
+    #: Absolute upstream URL, without fragment; empty for what upstream does not have.
     url: str
     #: Directory under ``+f``, see `shelf_of`.
     shelf: str
@@ -67,7 +67,7 @@ class File:
     #: True or the reason (never empty) when yanked (PEP 592).
     yanked: bool | str = False
     #: Hashes of the ``.metadata`` beside it, True when there is one without a hash, None when
-    #: upstream does not say that there is one (PEP 658, PEP 714).
+    #: upstream does not say that there is one (PEP 658, PEP 714), False when there is none.
     core_metadata: Mapping[str, str] | bool | None = None
     #: Whether a detached signature lies beside it; None when upstream does not say.
     gpg_sig: bool | None = None
@@ -75,6 +75,8 @@ class File:
     provenance: str | None = None
     #: Keys of the JSON page that no standard names yet, as they came.
     other: Mapping[str, Any] = field(default_factory=dict)
+    #: The wheel that this file, being core metadata, can be read out of; None for other files.
+    wheel: File | None = None
 
     @property
     def location(self) -> str:
@@ -92,7 +94,13 @@ class File:
         if not self.core_metadata:
             return None
         hashes = self.core_metadata if isinstance(self.core_metadata, Mapping) else {}
-        return self._beside(METADATA_SUFFIX, hashes)
+        wheel = self if self.is_wheel else None
+        return replace(self._beside(METADATA_SUFFIX, hashes), wheel=wheel)
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether it is one by its name."""
+        return self.filename.endswith(".whl")
 
     @property
     def signature(self) -> File | None:

@@ -80,8 +80,12 @@ class Pages:
         return off_hub(make)
 
     def _keep(self, key: Hashable, body: Body) -> Body:
+        cost = len(body.data) + _OVERHEAD
+        if cost > self._limit:
+            # It would not stay, and all others would go.
+            return body
         self._ready[key] = body
-        self._size += len(body.data) + _OVERHEAD
+        self._size += cost
         while self._size > self._limit:
             _, dropped = self._ready.popitem(last=False)
             self._size -= len(dropped.data) + _OVERHEAD

@@ -19,6 +19,9 @@ from pytail.errors import SettingError
 PUBLIC_INDEX = "https://pypi.org"
 
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
+_PORT = re.compile(r"[0-9]{1,5}")
+#: What is no URL may hold credentials anywhere, so all that could be is taken for them.
+_BEFORE_LAST_AT = re.compile(r"^([a-z]+://)?.*@", re.IGNORECASE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def bind(value: str) -> Bind:
             raise ValueError("name the socket: unix:/path")
         return Bind(path=path)
     host, _, port = value.rpartition(":")
-    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError("give host:port, [ipv6]:port or unix:/path, with a port from 0 to 65535")
     return Bind(host=host.strip("[]"), port=int(port))
 
@@ -71,7 +74,10 @@ def directory(value: str) -> Path:
     """A directory, which need not exist yet; ValueError with the remedy otherwise."""
     if not value.strip() or "\0" in value:
         raise ValueError("name a directory")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("name a directory, not one of a user who has none") from None
 
 
 def seconds(value: str) -> float:
@@ -91,6 +97,15 @@ def timeout(value: str) -> float:
     if number == 0:
         raise ValueError("give a number of seconds above zero")
     return number
+
+
+def switch(value: str) -> bool:
+    """Yes or no; ValueError with the remedy otherwise."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in words:
+        raise ValueError("give yes or no")
+    return words[value.strip().lower()]
 
 
 def _setting(parse: Callable[[str], Any], default: str, meaning: str) -> Any:
@@ -116,6 +131,10 @@ class Settings:
         timeout, "15", "upstream connect and read timeout in seconds"
     )
 
+    core_metadata_from_wheels: bool = _setting(
+        switch, "no", "promise core metadata of wheels where upstream has none, and read it out"
+    )
+
     @classmethod
     def of(cls, given: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:
         """The settings for the strings `given` by field name, None and "" meaning the default.
@@ -129,7 +148,7 @@ class Settings:
                 try:
                     parsed[field.name] = field.metadata["parse"](value)
                 except ValueError as error:
-                    shown = masked(value) if "url" in field.name else value
+                    shown = _BEFORE_LAST_AT.sub(r"\1***@", value) if "url" in field.name else value
                     raise SettingError(spell(field.name), shown, str(error)) from None
         return cls(**parsed)
 

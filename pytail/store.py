@@ -111,12 +111,15 @@ class Store:
 
         Raises OSError when the disk does not let it.
         """
+        final = self._path(file)
         path = self._partials / hashlib.sha256(file.location.encode()).hexdigest()
+        # Someone may have emptied the cache directory.
+        self._partials.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path)
         if descriptor is None:
             return None
         os.ftruncate(descriptor, 0)
-        return Partial(descriptor, path, self._path(file))
+        return Partial(descriptor, path, final)
 
     def _path(self, file: File) -> Path:
         if not is_shelf(file.shelf) or not is_filename(file.filename):

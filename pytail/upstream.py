@@ -7,13 +7,15 @@ credentials of the upstream URL go to that origin only and into no message.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import urllib3
 from urllib3 import BaseHTTPResponse
@@ -49,6 +51,8 @@ _SMALL_PAGE = 16 * 1024
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE = 64 * 1024
+#: Bytes of a file up to which an upstream that sends it whole, when asked for a part, is listened to.
+_SMALL_FILE = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,9 @@ class Upstream:
             page = self._parse(response, body, final_url, project)
         finally:
             _let_go(response)
-        revision = off_hub(lambda: hashlib.sha256(final_url.encode() + b"\n" + body).hexdigest())
+        # One body can be the page of several projects: an HTML listing may be one for all.
+        source = f"{project}\n{final_url}\n".encode()
+        revision = off_hub(lambda: hashlib.sha256(source + body).hexdigest())
         return PageFound(page, response.headers.get("ETag"), revision)
 
     def file(self, url: str) -> Transfer:
@@ -150,6 +156,31 @@ class Upstream:
         transfer.close()
         return transfer.size
 
+    def stretch(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
+        """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
+
+        Returns where they start and the bytes: an upstream that does not answer ranges sends the
+        whole, which is read if it is small. Raises an UpstreamError.
+        """
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+        response, _ = self._get(url, headers)
+        try:
+            wanted = f"bytes {start}-{stop - 1}/{size}"
+            if response.status == 200 and size <= _SMALL_FILE:
+                start, stop = 0, size
+            elif response.status == 200:
+                raise UpstreamGarbled(masked(url), "does not answer ranges")
+            elif response.status != 206:
+                raise UpstreamRefused(masked(url), response.status, _retry_after(response))
+            elif response.headers.get("Content-Range", "").strip() != wanted:
+                raise UpstreamGarbled(masked(url), "answers with another range than asked for")
+            data = self._body(response, url, decode=False)
+        finally:
+            response.close()
+        if len(data) != stop - start:
+            raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {stop - start}")
+        return start, data
+
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()
@@ -164,11 +195,10 @@ class Upstream:
             if response.status not in _REDIRECTS or not location:
                 return response, url
             _let_go(response)
-            target = urljoin(url, location)
-            is_safe = fields.http_url(target, url) is not None
-            if not is_safe or (url.startswith("https:") and not target.startswith("https:")):
-                raise UpstreamGarbled(masked(url), f"redirects to {masked(target)[:200]!r}")
-            url = target.partition("#")[0]
+            target = fields.http_url(location, url)
+            if target is None or (url.startswith("https:") and not target.startswith("https:")):
+                raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
+            url = target
         raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
@@ -194,11 +224,12 @@ class Upstream:
         log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, milliseconds)
         return response
 
-    def _body(self, response: BaseHTTPResponse, url: str) -> bytes:
+    def _body(self, response: BaseHTTPResponse, url: str, *, decode: bool = True) -> bytes:
         deadline = self._clock() + 4 * self._timeout
         pieces, size = [], 0
         try:
-            while piece := response.read(_PIECE, decode_content=True):
+            # Not `read`, which waits for a whole piece, however slowly it comes.
+            while piece := response.read1(_PIECE, decode_content=decode):
                 pieces.append(piece)
                 size += len(piece)
                 if size > LARGEST_PAGE:
@@ -241,10 +272,12 @@ def _successful(response: BaseHTTPResponse, url: str) -> BaseHTTPResponse:
 
 
 def _let_go(response: BaseHTTPResponse) -> None:
-    # A short rest is read, so that the connection can serve again; a long one is not waited for.
+    # A short rest that has come is read, so that the connection can serve again; nothing else is
+    # waited for.
     length = fields.serial(response.headers.get("Content-Length"))
     if response.status == 304 or (length is not None and length <= _PIECE):
-        response.drain_conn()
+        with contextlib.suppress(HTTPError, OSError):
+            response.read1(_PIECE)
     response.close()
 
 
@@ -256,7 +289,8 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
     if parts.username is None and parts.password is None:
         return {}
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return urllib3.make_headers(basic_auth=pair)
+    # Not urllib3's make_headers, which knows latin-1 only.
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _origin(url: str) -> tuple[str, str | None, int]:

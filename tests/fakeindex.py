@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
+from gevent.server import StreamServer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -233,3 +236,75 @@ def reply(
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return application
+
+
+class Gated:
+    """An answer in pieces, each sent when its gate opens; chunked where its `size` is not told."""
+
+    def __init__(self, *pieces: bytes, size: int | None = None, **headers: str) -> None:
+        self.asked = Event()
+        self.gates = [Event() for _ in pieces]
+        self._pieces, self._size, self._headers = pieces, size, headers
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self.asked.set()
+        given = [(name.replace("_", "-"), value) for name, value in self._headers.items()]
+        if self._size is not None:
+            given.append(("Content-Length", str(self._size)))
+        start_response("200 OK", given)
+        for gate, piece in zip(self.gates, self._pieces, strict=True):
+            gate.wait()
+            yield piece
+
+    def open(self, count: int = 1) -> None:
+        """Open the next `count` gates."""
+        shut = [gate for gate in self.gates if not gate.is_set()]
+        for gate in shut[:count]:
+            gate.set()
+
+
+class RawServer:
+    """A server whose `script` says over each connection what it likes."""
+
+    def __init__(self, script: Callable[[RawConnection], None]) -> None:
+        self._script = script
+        self.connections = 0
+        self._server = StreamServer(("127.0.0.1", 0), self._handle, spawn=Pool())
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(timeout=0)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def _handle(self, connection: socket.socket, _: object) -> None:
+        self.connections += 1
+        with connection, contextlib.suppress(OSError):
+            self._script(RawConnection(connection))
+
+
+class RawConnection:
+    """One connection to a `RawServer`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def request(self) -> bytes:
+        """The head of the next request, empty when there is none."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            data = self._socket.recv(1)
+            if not data:
+                return b""
+            head += data
+        return head
+
+    def send(self, *lines: str, body: bytes = b"") -> None:
+        """Send a head of `lines`, if any, and `body`."""
+        head = "".join(f"{line}\r\n" for line in [*lines, ""]) if lines else ""
+        self._socket.sendall(head.encode() + body)

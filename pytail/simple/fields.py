@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from packaging.version import InvalidVersion, Version
@@ -20,7 +20,9 @@ STATUSES = frozenset({"active", "archived", "deprecated", "quarantined"})
 
 _HEX = re.compile(r"[0-9a-f]+")
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?"
+    r"(?:[Zz]|([+-])([01]\d|2[0-3]):?([0-5]\d))",
+    re.ASCII,
 )
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 #: Most links are these, which need no taking apart.
@@ -77,7 +79,6 @@ def upload_time(value: object) -> str | None:
         if sign:
             offset = timedelta(hours=int(hours), minutes=int(minutes))
             moment += offset if sign == "-" else -offset
-        moment.replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
         return None
     tail = f".{fraction[:6]:0<6}" if fraction else ""
@@ -112,18 +113,18 @@ def versions(value: object) -> tuple[str, ...] | None:
 
 def serial(value: object) -> int | None:
     """A last serial, from a header or from JSON."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:18])
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
+        value = int(value)
     return size(value)
 
 
 def provenance(value: object, base: str) -> str | None:
     """The absolute URL of a provenance document; relative ones are meant against the page."""
-    if not isinstance(value, str) or not value.strip():
-        return None
     url = http_url(value, base)
-    is_relative = url is not None and not urlsplit(value.strip()).scheme
-    return url if url is not None and (is_relative or url.startswith("https:")) else None
+    if url is None or url.startswith("https:"):
+        return url
+    is_relative = isinstance(value, str) and not urlsplit(value.strip()).scheme
+    return url if is_relative else None
 
 
 def http_url(value: object, base: str) -> str | None:
@@ -132,7 +133,7 @@ def http_url(value: object, base: str) -> str | None:
     Without fragment, and without credentials: those of the upstream URL are added where they are
     used, and stand nowhere else.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         return None
     if _PLAIN_URL.fullmatch(value):
         return value
@@ -140,6 +141,7 @@ def http_url(value: object, base: str) -> str | None:
         joined = urlsplit(urljoin(base, value.strip()))
         is_usable = joined.scheme in ("http", "https") and bool(joined.hostname)
         is_usable = is_usable and (joined.port is None or joined.port > 0)
+        is_usable = is_usable and _UNSAFE_IN_URL.search(joined.netloc) is None
     except ValueError:
         return None
     if not is_usable:
@@ -172,19 +174,20 @@ def complete_versions(
     """`versions` and those of `files` that it lacks, which the standard wants in it (PEP 700)."""
     if versions is None:
         return None
-    known = set(versions)
-    spelled = {names.version_text(file.filename, project) for file in files} - known - {None}
-    if not spelled:
-        return versions
-
-    # Spelled otherwise in a filename (1.0_1, 1_0) is the same version, not a further one.
-    def key(version: str) -> object:
-        try:
-            return Version(version.replace("_", "-"))
-        except InvalidVersion:
-            return version
-
-    same = {key(version) for version in versions}
-    more = {version: key(version) for version in spelled if version is not None}
-    added = [version for version in sorted(more) if more[version] not in same]
+    spelled = {names.version_text(file.filename, project) or "" for file in files} - {*versions}
+    # Spelled otherwise in a filename (1.0_1, 1_0) is the same version, not a further one; what is
+    # none is more than a version, such as the platform of an old installer.
+    known = {None, *map(_version, versions)} if spelled else set()
+    added = []
+    for version in map(_version, sorted(spelled)):
+        if version not in known:
+            known.add(version)
+            added.append(str(version))
     return versions + tuple(added)
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return Version(text.replace("_", "-"))
+    except InvalidVersion:
+        return None

@@ -17,6 +17,7 @@ REPOSITORY_VERSION = "1.4"
 
 #: A fragment names one hash; the order is by what clients can read, uv above all.
 _FRAGMENT_HASHES = ("sha256", "sha512", "sha384", "md5", "sha1")
+_META_CHARSET = re.compile(rb"<meta\s[^>]*charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 
 
 def parse(body: bytes, url: str, project: str, charset: str | None = None) -> ProjectPage:
@@ -34,8 +35,9 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
     version = metas.get("pypi:repository-version", "1.0")
     if version.partition(".")[0] != "1":
         raise PageUnreadable(f"its repository version is {version[:20]!r}, which is not 1.x")
-    base = next((element.get("href") for element in root.iter("base")), None)
-    base = (fields.http_url(base, url) if base else None) or url
+    # The first that has an href counts, and only if it is one that can be followed.
+    base = next((element.get("href") for element in root.iterfind(".//base[@href]")), None)
+    base = fields.http_url(base, url) or url
     found = (_file(anchor.attrib, base, project) for anchor in root.iter("a"))
     files = fields.one_of_each(file for file in found if file is not None)
     if not files and "pypi:repository-version" not in metas and not _is_empty(root, project):
@@ -51,22 +53,34 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
 
 
 def _document(body: bytes, charset: str | None) -> etree._Element:
-    lowered = body.lower()
-    if b"<html" in lowered and b"</html" not in lowered:
-        raise PageUnreadable("the HTML is cut off: it opens <html> and does not close it")
-    if charset is None and b"charset" not in lowered[:2048]:
-        charset = "utf-8"
+    text = _text(body, charset)
+    lowered = text.lower()
+    is_open = "<html" in lowered and "</html" not in lowered
+    if is_open or text.rfind("<") > text.rfind(">"):
+        raise PageUnreadable("the HTML is cut off: it does not close what it opens")
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True)
     try:
-        parser = etree.HTMLParser(encoding=charset, no_network=True, remove_comments=True)
-    except LookupError:
-        parser = etree.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True)
-    try:
-        root = etree.fromstring(body, parser)
+        root = etree.fromstring(text.encode("utf-8", "replace"), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise PageUnreadable(f"the HTML is broken: {error}") from None
     if root is None:
         raise PageUnreadable("the HTML is empty")
+    # Where the parser gives up, at its limits, what it has read so far must not pass for the page.
+    if fatal := parser.error_log.filter_from_fatals():
+        raise PageUnreadable(f"the HTML is not read to its end: {fatal[0].message}")
     return root
+
+
+def _text(body: bytes, charset: str | None) -> str:
+    # Decoded here, since lxml fails in its own ways on what is not of its charset.
+    declared = _META_CHARSET.search(body, 0, 2048)
+    if charset is None and declared is not None:
+        charset = declared[1].decode("ascii", "replace")
+    try:
+        text = body.decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):
+        text = body.decode("utf-8", "replace")
+    return text.removeprefix("\ufeff")
 
 
 def _is_empty(root: etree._Element, project: str) -> bool:
@@ -85,8 +99,8 @@ def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None
     if url is None:
         return None
     filename = fields.filename_in(url)
-    is_ours = names.is_distribution(filename) and names.is_of_project(filename, project)
-    if not is_ours or not names.is_filename(filename):
+    is_file = names.is_filename(filename) and names.is_distribution(filename)
+    if not is_file or not names.is_of_project(filename, project):
         return None
     hashes = fields.hash_in(href.partition("#")[2])
     signed = attributes.get("data-gpg-sig")

@@ -19,10 +19,11 @@ _PAGE_KEYS = frozenset(
     # Never passed on: rejected (PEP 708), or promising endpoints that pytail lacks (PEP 752).
     | {"tracks", "alternate-locations", "namespaces"}
 )
+#: The name of the standard, the one before it, and the one it was misspelled as.
+_METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
 _FILE_KEYS = frozenset(
     {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
-    | {"core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata"}
-    | {"gpg-sig", "provenance"}
+    | {*_METADATA_KEYS, "data-core-metadata", "gpg-sig", "provenance"}
 )
 
 
@@ -39,8 +40,8 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
     if not isinstance(data, dict) or not isinstance(data.get("files"), list):
         raise PageUnreadable("the JSON is not a project page: it has no list of files")
     meta = data["meta"] if isinstance(data.get("meta"), dict) else {}
-    _check_version(meta.get("api-version", "1.0"))
-    name = data.get("name", project)
+    _check_version(meta.get("api-version") or "1.0")
+    name = data.get("name") or project
     if not isinstance(name, str) or names.normalized(name) != project:
         raise PageUnreadable(f"the page is for {str(name)[:80]!r}, not for {project!r}")
     found = (_file(entry, url) for entry in data["files"] if isinstance(entry, dict))
@@ -53,7 +54,7 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
         status=status,
         status_reason=reason,
         last_serial=fields.serial(meta.get("_last-serial")),
-        other={key: value for key, value in data.items() if key not in _PAGE_KEYS},
+        other=_other(data, _PAGE_KEYS),
     )
 
 
@@ -65,7 +66,7 @@ def _check_version(version: object) -> None:
 
 def _status(data: dict[str, Any], meta: dict[str, Any]) -> tuple[str | None, str | None]:
     # PEP 792 has an object at the top; its own example shows it in meta, and old drafts a string.
-    given = data.get("project-status", meta.get("project-status"))
+    given = data.get("project-status") or meta.get("project-status")
     if isinstance(given, dict):
         status, reason = given.get("status"), given.get("reason")
     else:
@@ -79,9 +80,8 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
     hashes = fields.hashes(entry.get("hashes"))
-    metadata = entry.get("core-metadata")
-    if metadata is None:
-        metadata = entry.get("dist-info-metadata", entry.get("data-dist-info-metadata"))
+    given = (entry.get(key) for key in _METADATA_KEYS)
+    metadata = next((value for value in given if value is not None), None)
     signed = entry.get("gpg-sig")
     return File(
         filename=filename,
@@ -95,8 +95,18 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
         core_metadata=fields.core_metadata(metadata),
         gpg_sig=signed if isinstance(signed, bool) else None,
         provenance=fields.provenance(entry.get("provenance"), base),
-        other={key: value for key, value in entry.items() if key not in _FILE_KEYS},
+        other=_other(entry, _FILE_KEYS),
     )
+
+
+def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    other = {key: value for key, value in data.items() if key not in known}
+    try:
+        # As deep as it would stand in a page: more nesting can be read than written.
+        orjson.dumps([[other]] if other else None)
+    except orjson.JSONEncodeError:
+        return {}
+    return other
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:

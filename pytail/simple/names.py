@@ -10,17 +10,28 @@ import re
 
 from packaging.utils import canonicalize_name
 
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
+
 #: https://packaging.python.org/en/latest/specifications/name-normalization/
 _PROJECT = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | re.ASCII)
 #: Longer names would not fit a filename, and no index has them.
 _PROJECT_LENGTH = 200
-#: Bytes; leaves room for ``.metadata`` in the 255 that file systems allow.
+#: Bytes, without ``.metadata``, for which the 255 that file systems allow leave room.
 _FILENAME_LENGTH = 240
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff\u2028\u2029]")
-_DRIVE = re.compile(r"[A-Za-z]:")
-_SDIST = re.compile(r"\.(?:tar\.gz|tar\.bz2|tar\.xz|tar\.Z|tgz|tbz|tar|zip)$", re.IGNORECASE)
+#: Also anything a client could decode once more: no real filename has it.
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff\u2028\u2029]|%[0-9a-f]{2}",
+    re.IGNORECASE,
+)
+_DRIVE = re.compile(r".:")
+#: Kinds whose filenames spell the project as it likes, dashes and all; sdists and old installers.
+_DASHED = re.compile(
+    r"\.(?:tar(?:\.(?:gz|bz2|xz|lz|lzma|zst|Z))?|tgz|tbz|txz|tlz|zip|exe|msi|rpm|deb|dmg)\Z",
+    re.IGNORECASE,
+)
+#: Kinds whose project ends at the first dash.
+_ESCAPED = re.compile(r"\.(?:whl|egg)\Z", re.IGNORECASE)
 _VERSION_START = re.compile(r"v?[0-9]", re.IGNORECASE)
-_BUILT = re.compile(r"\.(?:whl|egg|exe|msi|rpm|deb|dmg)$", re.IGNORECASE)
 
 
 def is_project_name(name: str) -> bool:
@@ -35,17 +46,18 @@ def normalized(name: str) -> str:
 
 def is_filename(name: str) -> bool:
     """Whether `name` is safe as the last part of a path and of a URL, on every system."""
+    main = name.removesuffix(METADATA_SUFFIX).removesuffix(SIGNATURE_SUFFIX)
     return (
         name not in ("", ".", "..")
         and _UNSAFE.search(name) is None
         and _DRIVE.match(name) is None
-        and len(name.encode("utf-8", "replace")) <= _FILENAME_LENGTH
+        and len(main.encode("utf-8", "replace")) <= _FILENAME_LENGTH
     )
 
 
 def is_distribution(filename: str) -> bool:
     """Whether a link to `filename` is one to a wheel, an sdist or an older kind of distribution."""
-    return bool(_SDIST.search(filename) or _BUILT.search(filename))
+    return bool(_DASHED.search(filename) or _ESCAPED.search(filename))
 
 
 def projects_of(filename: str) -> list[str]:
@@ -67,6 +79,8 @@ def is_of_project(filename: str, project: str) -> bool:
 
 def version_text(filename: str, project: str) -> str | None:
     """The version of `project` (normalized) as `filename` spells it, None when it has none."""
+    if not is_distribution(filename):
+        return None
     for head, version in _splits(filename):
         if normalized(head) == project:
             return version or None
@@ -74,9 +88,9 @@ def version_text(filename: str, project: str) -> str | None:
 
 
 def _splits(filename: str) -> list[tuple[str, str]]:
-    stem = _SDIST.sub("", filename)
+    stem = _DASHED.sub("", filename)
     if stem == filename:
-        head, _, rest = _BUILT.sub("", filename).partition("-")
+        head, _, rest = _ESCAPED.sub("", filename).partition("-")
         splits = [(head, rest.partition("-")[0])]
     else:
         cuts = [match.start() for match in re.finditer("-", stem)]

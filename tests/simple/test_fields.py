@@ -1,0 +1,330 @@
+"""The fields of a page, each made right or dropped."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytail.model import DIGEST_LENGTHS, File
+from pytail.simple import fields
+
+quickly = settings(max_examples=200, deadline=None)
+
+BASE = "https://index.example.org/simple/foo/"
+SHA256, MD5 = "ab" * 32, "cd" * 16
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+def file(filename: str, **known) -> File:
+    return File(filename=filename, url=f"{BASE}{filename}", shelf="", **known)
+
+
+@pytest.mark.parametrize("value", ["x", " x ", "\N{SNOWMAN}"])
+def test_text_is_kept_verbatim(value: str):
+    assert fields.text(value) == value
+
+
+@pytest.mark.parametrize("value", ["", "  \n", None, 0, 1, True, [], ["x"], {}, b"x"])
+def test_what_says_nothing_is_no_text(value: object):
+    assert fields.text(value) is None  # item 127
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**63 - 1])
+def test_sizes_are_kept(value: int):
+    assert fields.size(value) == value
+
+
+@pytest.mark.parametrize("value", [None, "", "12", -1, 2**63, 1.0, True, False, [1], {}])
+def test_what_is_no_number_of_bytes_is_dropped(value: object):
+    assert fields.size(value) is None  # items 26, 127
+
+
+@pytest.mark.parametrize(("name", "length"), DIGEST_LENGTHS.items())
+def test_every_hash_that_clients_know_is_kept(name: str, length: int):
+    assert fields.hashes({name: "0" * length}) == {name: "0" * length}  # item 31
+
+
+def test_names_of_hashes_and_digests_become_lower_case():
+    assert fields.hashes({"SHA256": SHA256.upper()}) == {"sha256": SHA256}  # item 31
+
+
+@pytest.mark.parametrize("name", ["blake2b_256", "shake_128", "shake_256", "sha512_256", "crc32"])
+def test_hashes_that_clients_do_not_know_are_dropped(name: str):
+    assert fields.hashes({name: SHA256, "md5": MD5}) == {"md5": MD5}  # item 31
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "", SHA256[:-1], SHA256 + "0", "g" * 64, " " + SHA256[1:], SHA256[:-1] + "\n", "../" * 21 + "a",
+        "\u0661" * 64, None, 1, ["ab"], {},
+    ],
+)  # fmt: skip
+def test_what_is_no_digest_is_dropped(digest: object):
+    assert fields.hashes({"sha256": digest, "md5": MD5}) == {"md5": MD5}  # items 132, 138
+
+
+@pytest.mark.parametrize("value", [None, "", SHA256, [], [["sha256", SHA256]], 1, True])
+def test_what_is_no_mapping_has_no_hashes(value: object):
+    assert fields.hashes(value) == {}  # item 127
+
+
+@pytest.mark.parametrize(
+    ("expression", "hashes"),
+    [
+        (f"sha256={SHA256}", {"sha256": SHA256}),
+        (f"SHA256={SHA256.upper()}", {"sha256": SHA256}),
+        (f"md5={MD5}", {"md5": MD5}),
+        (f"sha256={SHA256}&egg=foo-1.0", {"sha256": SHA256}),
+        (f"egg=foo-1.0&sha256={SHA256}", {"sha256": SHA256}),
+        ("egg=foo-1.0", {}),
+        ("sha256=", {}),
+        ("sha256", {}),
+        (f"sha256={SHA256}0", {}),
+        ("", {}),
+    ],
+)
+def test_a_fragment_names_a_hash(expression: str, hashes: dict[str, str]):
+    assert fields.hash_in(expression) == hashes  # item 132
+
+
+@pytest.mark.parametrize(
+    ("given_", "normal"),
+    [
+        ("2024-05-06T07:08:09Z", "2024-05-06T07:08:09Z"),
+        ("2024-05-06T07:08:09.123456Z", "2024-05-06T07:08:09.123456Z"),
+        ("2024-05-06T07:08:09.5Z", "2024-05-06T07:08:09.500000Z"),
+        ("2024-05-06T07:08:09.123Z", "2024-05-06T07:08:09.123000Z"),
+        ("2024-05-06T07:08:09.123456789Z", "2024-05-06T07:08:09.123456Z"),
+        ("2024-05-06 07:08:09+00:00", "2024-05-06T07:08:09Z"),
+        ("2024-05-06t07:08:09z", "2024-05-06T07:08:09Z"),
+        ("2024-05-06T01:08:09.5+02:30", "2024-05-05T22:38:09.500000Z"),
+        ("2024-12-31T23:30:00-0100", "2025-01-01T00:30:00Z"),
+        (" 2024-05-06T07:08:09Z\n", "2024-05-06T07:08:09Z"),
+    ],
+)
+def test_an_upload_time_is_the_same_instant_in_utc(given_: str, normal: str):
+    assert fields.upload_time(given_) == normal  # items 27, 28
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "", " ", 0, 1714979289, 1714979289.5, True, [], {},
+        "2024-05-06", "2024-05-06T07:08:09", "2024-05-06T07:08:09.5", "yesterday", "Z",
+        "2024-02-30T07:08:09Z", "2024-05-06T25:08:09Z", "2024-05-06T07:08:60Z",
+        "2024-05-06T07:08:09.Z", "2024-05-06T07:08:09+99:00", "2024-05-06T07:08:09+00:60",
+        "2024-05-06T07:08:09.\u0665Z", "\u0662\u0660\u0662\u0664-05-06T07:08:09Z",
+        "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00",
+    ],
+)  # fmt: skip
+def test_what_is_no_instant_is_dropped(value: object):
+    assert fields.upload_time(value) is None  # items 27, 127
+
+
+@quickly
+@given(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), st.integers(-1439, 1439))  # noqa: DTZ001
+def test_every_instant_stays_itself(moment: datetime, minutes: int):
+    moment = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    found = fields.upload_time(moment.isoformat())
+    assert found is not None
+    assert datetime.fromisoformat(found.removesuffix("Z") + "+00:00") == moment  # item 28
+
+
+@pytest.mark.parametrize("value", [True, "broken", 'a "b" <c>', " "])
+def test_yanked_is_true_or_a_reason_that_says_something(value: object):
+    assert fields.yanked(value) == (value if value != " " else False)
+
+
+@pytest.mark.parametrize("value", [False, None, "", 0, 1, [], ["x"], {}])
+def test_anything_else_is_not_yanked(value: object):
+    assert fields.yanked(value) is False  # items 30, 127
+
+
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [
+        (True, True),
+        ({"sha256": SHA256}, {"sha256": SHA256}),
+        ({"SHA256": SHA256.upper(), "shake_128": "00"}, {"sha256": SHA256}),
+        ({}, True),
+        ({"sha256": "short"}, True),
+        (False, None),
+        (None, None),
+        ("", None),
+        ("true", None),
+        (1, None),
+        ([SHA256], None),
+    ],
+)
+def test_core_metadata_is_hashes_or_true_or_nothing(value: object, known: object):
+    assert fields.core_metadata(value) == known  # items 32, 127
+
+
+@pytest.mark.parametrize("value", ["active", "archived", "deprecated", "quarantined"])
+def test_the_statuses_of_the_standard_are_kept(value: str):
+    assert fields.status(value) == value  # item 34
+
+
+@pytest.mark.parametrize("value", [None, "", "Archived", "gone", 1, True, [], {}, {"status": "x"}])
+def test_other_statuses_are_dropped(value: object):
+    assert fields.status(value) is None  # items 34, 127
+
+
+def test_versions_stand_once_each_in_upstreams_order():
+    assert fields.versions(["2.0", "1.0", "2.0", "legacy-1"]) == ("2.0", "1.0", "legacy-1")
+
+
+def test_what_is_no_version_is_left_out():
+    assert fields.versions(["1.0", None, "", 2, ["3"], {}]) == ("1.0",)
+
+
+@pytest.mark.parametrize("value", [None, "", "1.0", {"1.0": {}}, 1, True])
+def test_without_a_list_there_are_no_versions(value: object):
+    assert fields.versions(value) is None
+
+
+@pytest.mark.parametrize("value", [7, "7", "007"])
+def test_a_serial_is_a_number_in_json_and_in_a_header(value: object):
+    assert fields.serial(value) == 7  # item 6
+
+
+@pytest.mark.parametrize("value", [None, "", "-1", "1.5", "\u0667", "9" * 19, "9" * 5000, -1, True])
+def test_what_is_no_serial_is_dropped(value: object):
+    assert fields.serial(value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("https://files.example.org/foo.provenance", "https://files.example.org/foo.provenance"),
+        ("/foo.provenance", "https://index.example.org/foo.provenance"),
+        ("foo.provenance", "https://index.example.org/simple/foo/foo.provenance"),
+    ],
+)
+def test_provenance_is_an_absolute_url(value: str, url: str):
+    assert fields.provenance(value, BASE) == url  # item 33
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", " ", "http://files.example.org/p", "javascript:x", "https://[", 1, [], {}]
+)
+def test_provenance_that_is_not_secure_is_dropped(value: object):
+    assert fields.provenance(value, BASE) is None  # items 15, 139
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("foo.whl", "https://index.example.org/simple/foo/foo.whl"),
+        ("../../f/foo.whl", "https://index.example.org/f/foo.whl"),
+        ("/f/foo.whl", "https://index.example.org/f/foo.whl"),
+        ("//files.example.org/foo.whl", "https://files.example.org/foo.whl"),
+        ("HTTP://files.example.org/foo.whl", "http://files.example.org/foo.whl"),
+        ("https://files.example.org/foo.whl?a=1&b=2#sha256=00", "https://files.example.org/foo.whl?a=1&b=2"),
+        ("https://files.example.org:8443/a b.whl", "https://files.example.org:8443/a%20b.whl"),
+        ("https://[::1]:8443/foo.whl", "https://[::1]:8443/foo.whl"),
+        (" foo.whl\n", "https://index.example.org/simple/foo/foo.whl"),
+        ("https://user:secret@files.example.org/foo.whl", "https://files.example.org/foo.whl"),
+    ],
+)  # fmt: skip
+def test_a_link_becomes_absolute_without_fragment_and_credentials(value: str, url: str):
+    assert fields.http_url(value, BASE) == url  # items 129, 141
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "javascript:alert(1)", "data:text/plain,x", "file:///etc/passwd", "ftp://example.org/foo.whl",
+        "mailto:a@example.org", "https://[::1/foo.whl", "https://exa mple.org/x", "", " \n",
+        "https://example.org:0/x", "https://example.org:99999/x", "https://example.org:x/x",
+        "https://example.org\\@evil.example.net/x", "..\\foo.whl", "foo\0.whl", "foo\x7f.whl",
+        None, 1, True, [], {}, b"https://example.org/x",
+    ],
+)  # fmt: skip
+def test_a_link_that_is_not_http_is_dropped(value: object):
+    assert fields.http_url(value, BASE) is None  # items 138, 139, 140
+
+
+@quickly
+@given(st.text() | st.from_regex(r"(https?:|ftp:)?//?[a-z@:/\\ \[\]?#%.0-9]*", fullmatch=True))
+def test_every_link_is_http_and_clean(value: str):
+    url = fields.http_url(value, BASE)
+    if url is not None:
+        assert re.fullmatch(
+            r"https?://[^\x00-\x20/@\\]+(/[^\x00-\x20\\#]*)?(\?[^\x00-\x20\\#]*)?", url
+        )
+
+
+@pytest.mark.parametrize(
+    ("url", "filename"),
+    [
+        ("https://files.example.org/a/torch-2.0%2Bcu121.whl", "torch-2.0+cu121.whl"),
+        ("https://files.example.org/a/torch-2.0+cu121.whl", "torch-2.0+cu121.whl"),
+        ("https://files.example.org/a/foo.whl?b=c/d.whl", "foo.whl"),
+        ("https://files.example.org/a/foo%252f.whl", "foo%2f.whl"),
+        ("https://files.example.org/a/", ""),
+    ],
+)
+def test_a_filename_is_the_end_of_the_path_decoded_once(url: str, filename: str):
+    assert fields.filename_in(url) == filename  # item 133
+
+
+def test_of_one_filename_the_entry_with_a_hash_is_kept_in_place():
+    bare, better = file("foo-1.0.zip"), file("foo-1.0.zip", hashes={"md5": MD5})
+    other, third = file("foo-2.0.zip"), file("foo-1.0.zip", hashes={"sha256": SHA256})
+    assert fields.one_of_each([bare, other, better, third]) == (better, other)  # item 135
+
+
+@pytest.mark.parametrize(
+    ("listed", "filenames", "complete"),
+    [
+        (("1.0",), ["foo-1.0.tar.gz"], ("1.0",)),
+        (("1.0",), ["foo-2.0.tar.gz", "foo-3.0-py3-none-any.whl"], ("1.0", "2.0", "3.0")),
+        ((), ["foo-1.0.tar.gz", "foo-1.0-py3-none-any.whl"], ("1.0",)),
+        (("1.0.post1",), ["foo-1.0-1.tar.gz", "foo-1.0_1-py3-none-any.whl"], ("1.0.post1",)),
+        (("1.0",), ["foo-1.0.0.tar.gz"], ("1.0",)),
+        (("3.0", "1.0"), ["foo-1.0.tar.gz"], ("3.0", "1.0")),
+        ((), ["foo-1.0.tar.gz", "foo-1.0.0.tar.gz"], ("1.0",)),
+        ((), ["foo-1.0_1-py3-none-any.whl"], ("1.0.post1",)),
+    ],
+)
+def test_versions_hold_that_of_each_file_once(listed: tuple, filenames: list, complete: tuple):
+    files = [file(name) for name in filenames]
+    assert fields.complete_versions(listed, files, "foo") == complete  # item 24
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "foo-1.0.win32-py2.7.exe", "foo-1.0.win-amd64-py2.7.exe", "foo-1.0.linux-x86_64.tar.gz",
+        "foo-1.0-1.noarch.rpm", "foo-1.0.tar.gz.asc", "foo-1.0-variants.json", "foo-dev.tar.gz",
+    ],
+)  # fmt: skip
+def test_what_a_filename_says_beside_a_version_is_not_made_one(filename: str):
+    assert fields.complete_versions(("1.0",), [file(filename)], "foo") == ("1.0",)  # item 135
+
+
+def test_unknown_versions_stay_unknown():
+    assert fields.complete_versions(None, [file("foo-1.0.zip")], "foo") is None  # item 134
+
+
+@quickly
+@given(anything)
+def test_nothing_upstream_says_breaks_a_field(value: object):
+    for read in (
+        fields.text, fields.size, fields.hashes, fields.upload_time, fields.yanked,
+        fields.core_metadata, fields.status, fields.versions, fields.serial,
+    ):  # fmt: skip
+        read(value)
+    fields.provenance(value, BASE)
+    fields.http_url(value, BASE)

@@ -1,0 +1,567 @@
+"""What we know of upstream, and since when."""
+
+import contextlib
+import dataclasses
+import sqlite3
+import subprocess
+import sys
+import time
+
+import gevent
+import peewee
+import pytest
+
+from pytail import catalog as room
+from pytail.catalog import Catalog, Entry
+from pytail.errors import SettingError
+from pytail.model import File, ProjectPage
+
+UPSTREAM = "https://index.example.org"
+SHELF = "abc/0123456789abc"
+
+BARE_FILE = File(
+    filename="demo-1.0.tar.gz", url="https://files.example.org/demo-1.0.tar.gz", shelf=SHELF
+)
+FULL_FILE = File(
+    filename="demo-2.0-py3-none-any.whl",
+    url="https://files.example.org/dèmo-2.0-py3-none-any.whl?x=1&y=%20",
+    shelf="_url/" + "f" * 64,
+    hashes={"sha256": "a" * 64, "md5": "b" * 32},
+    size=2**62,
+    upload_time="2024-05-06T07:08:09.123456Z",
+    requires_python=">=3.9, <4 ; 'é'",
+    yanked="it was 'broken'\n\N{SNOWMAN}",
+    core_metadata={"sha256": "c" * 64},
+    gpg_sig=True,
+    provenance="https://index.example.org/provenance",
+    other={"_key": [1, 2.5, None, {"deep": True}], "other": "\0"},
+)
+OTHER_FILE = File(
+    filename="demo-3.0.zip",
+    url="http://files.example.org/demo-3.0.zip",
+    shelf=SHELF,
+    size=0,
+    yanked=True,
+    core_metadata=True,
+    gpg_sig=False,
+)
+FULL_PAGE = ProjectPage(
+    name="demo",
+    files=(FULL_FILE, BARE_FILE, OTHER_FILE),
+    versions=("2.0", "1.0", "not a version"),
+    status="deprecated",
+    status_reason="use 'another' \N{SNOWMAN}",
+    last_serial=2**62,
+    other={"x": {"y": ["z", 1, None]}},
+)
+BARE_PAGE = ProjectPage(name="demo", files=(BARE_FILE,))
+
+
+def entry(name="demo", found=True, checked_at=20.0, **more):
+    return Entry(
+        name=name,
+        found=found,
+        checked_at=checked_at,
+        **{"upstream": UPSTREAM, "fetched_at": 10.0, "revision": "r1", **more},
+    )
+
+
+FULL_ENTRY = entry(
+    fetched_at=1_700_000_000.123456,
+    checked_at=1_700_000_001.654321,
+    etag='W/"é, \\"verbatim"',
+    last_serial=2**62,
+    revision="0123",
+    status="deprecated",
+)
+
+
+def page(name, files=1):
+    made = (
+        dataclasses.replace(BARE_FILE, filename=f"{name}-{number}.tar.gz", size=number)
+        for number in range(files)
+    )
+    return ProjectPage(name=name, files=tuple(made))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "index.sqlite3"
+
+
+@pytest.fixture
+def catalog(path):
+    with contextlib.closing(Catalog(path)) as opened:
+        yield opened
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("remembered", [FULL_PAGE, BARE_PAGE, ProjectPage(name="demo")])
+def test_a_page_comes_back_as_it_was(catalog, remembered):
+    catalog.remember(entry(last_serial=remembered.last_serial), remembered)
+    assert catalog.page("demo") == remembered
+
+
+@pytest.mark.parametrize("remembered", [FULL_FILE, BARE_FILE, OTHER_FILE], ids=repr)
+def test_a_file_comes_back_as_it_was(catalog, remembered):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    found = catalog.file(remembered.shelf, remembered.filename, UPSTREAM)
+    assert found == remembered
+    assert type(found.gpg_sig) is type(remembered.gpg_sig)
+
+
+@pytest.mark.parametrize("remembered", [FULL_ENTRY, entry()], ids=["full", "bare"])
+def test_an_entry_comes_back_as_it_was(catalog, remembered):
+    catalog.remember(remembered, dataclasses.replace(FULL_PAGE, status=remembered.status))
+    assert catalog.entry("demo") == remembered
+
+
+def test_what_is_remembered_survives_the_process(path):
+    with contextlib.closing(Catalog(path)) as first:
+        first.remember(FULL_ENTRY, FULL_PAGE)
+    with contextlib.closing(Catalog(path)) as second:
+        assert second.entry("demo") == FULL_ENTRY
+        assert second.page("demo") == FULL_PAGE
+
+
+def test_a_large_page_comes_back_in_its_order(catalog):
+    catalog.remember(entry("large"), page("large", 5000))
+    assert catalog.page("large") == page("large", 5000)
+
+
+def test_nothing_is_known_at_first(catalog):
+    assert catalog.entry("demo") is None
+    assert catalog.page("demo") is None
+    assert catalog.file(SHELF, "demo-1.0.tar.gz", UPSTREAM) is None
+    assert catalog.projects(UPSTREAM) == []
+    assert catalog.last_serial(UPSTREAM) is None
+
+
+# What replaces what
+
+
+def test_a_new_page_replaces_the_old_one(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.remember(entry(), BARE_PAGE)
+    assert catalog.entry("demo") == entry()
+    assert catalog.page("demo") == BARE_PAGE
+    assert catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) is None
+
+
+def test_a_page_replaces_no_other_projects(catalog):
+    catalog.remember(entry("one"), page("one"))
+    catalog.remember(entry("two"), page("two"))
+    assert catalog.page("one") == page("one")
+
+
+def test_a_confirmed_page_is_as_old_as_its_confirmation(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.confirm("demo", 1_800_000_000.5)
+    assert catalog.entry("demo") == dataclasses.replace(FULL_ENTRY, checked_at=1_800_000_000.5)
+    assert catalog.page("demo") == FULL_PAGE
+
+
+def test_a_confirmation_of_what_was_forgotten_is_nothing(catalog):
+    catalog.confirm("demo", 30.0)
+    assert catalog.entry("demo") is None
+
+
+def test_a_missing_project_is_known_to_be_missing(catalog):
+    catalog.remember_missing(entry(found=False))
+    assert catalog.entry("demo") == entry(found=False)
+    assert catalog.page("demo") is None
+
+
+def test_a_missing_project_has_no_files_any_more(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.remember_missing(entry(found=False))
+    assert catalog.page("demo") is None
+    assert catalog.file(BARE_FILE.shelf, BARE_FILE.filename, UPSTREAM) is None
+    assert catalog.projects(UPSTREAM) == []
+
+
+def test_the_projects_are_those_found_in_order(catalog):
+    for name in ("zope", "a", "b-c"):
+        catalog.remember(entry(name), page(name))
+    catalog.remember_missing(entry("missing", found=False))
+    assert catalog.projects(UPSTREAM) == ["a", "b-c", "zope"]
+
+
+def test_the_last_serial_is_the_highest(catalog):
+    for name, serial in (("a", 7), ("b", None), ("c", 12), ("d", 3)):
+        catalog.remember(entry(name, last_serial=serial), page(name))
+    assert catalog.last_serial(UPSTREAM) == 12
+
+
+def test_another_upstreams_pages_say_nothing_about_this_one(catalog):
+    catalog.remember(entry(last_serial=7), BARE_PAGE)
+    other = "https://other.example.org"
+    assert catalog.file(SHELF, BARE_FILE.filename, UPSTREAM) == BARE_FILE
+    assert catalog.file(SHELF, BARE_FILE.filename, other) is None
+    assert catalog.projects(other) == []
+    assert catalog.last_serial(other) is None
+
+
+def test_missing_projects_are_forgotten_beyond_a_number_the_oldest_first(catalog, monkeypatch):
+    monkeypatch.setattr(room, "MOST_MISSING", 3)
+    catalog.remember(entry("found", checked_at=0.0), page("found"))
+    for number in (4, 1, 5, 2, 3):
+        catalog.remember_missing(entry(f"m{number}", found=False, checked_at=float(number)))
+    known = [name for name in ("m1", "m2", "m3", "m4", "m5") if catalog.entry(name)]
+    assert known == ["m3", "m4", "m5"]
+    assert catalog.entry("found") is not None
+
+
+# A file that cannot be used
+
+
+def set_aside(path):
+    beside = ("-journal", "-wal", "-shm")
+    found = [found for found in path.parent.iterdir() if "set-aside" in found.name]
+    return [found for found in found if not found.name.endswith(beside)]
+
+
+def works_anew(path):
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.remember(FULL_ENTRY, FULL_PAGE)
+        return opened.page("demo") == FULL_PAGE
+
+
+def filled(path):
+    """The bytes of a sound catalog of some dozens of pages."""
+    with contextlib.closing(Catalog(path)) as opened:
+        for number in range(20):
+            opened.remember(entry(f"p{number}"), page(f"p{number}", 40))
+    return path.read_bytes()
+
+
+def test_garbage_is_set_aside_with_a_line_in_the_log(path, caplog):
+    path.write_bytes(b"garbage" * 1000)
+    assert works_anew(path)
+    (aside,) = set_aside(path)
+    assert aside.read_bytes() == b"garbage" * 1000
+    (record,) = [record for record in caplog.records if aside.name in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert "\n" not in record.getMessage()
+
+
+def test_another_programs_file_is_set_aside_unharmed(path):
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs AS SELECT 'precious' AS value")
+        other.commit()
+    before = path.read_bytes()
+    assert works_anew(path)
+    (aside,) = set_aside(path)
+    assert aside.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_what_lies_beside_a_damaged_file_goes_with_it(path, suffix):
+    path.write_bytes(b"garbage" * 1000)
+    path.with_name(path.name + suffix).write_bytes(b"beside" * 1000)
+    assert works_anew(path)
+    (aside,) = set_aside(path)
+    assert aside.with_name(aside.name + suffix).exists()
+    assert not path.with_name(f"{path.name}-journal").exists()
+
+
+def test_another_programs_unfinished_write_is_set_aside_with_its_file(path):
+    crash = (
+        "import os, sqlite3, sys\n"
+        "theirs = sqlite3.connect(sys.argv[1])\n"
+        "theirs.execute('CREATE TABLE theirs (value)')\n"
+        "theirs.commit()\n"
+        "theirs.execute('PRAGMA cache_size = 1')\n"
+        "theirs.executemany('INSERT INTO theirs VALUES (?)', [['x' * 500]] * 1000)\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", crash, str(path)], check=True)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    assert works_anew(path)
+    (aside,) = set_aside(path)
+    assert aside.with_name(f"{aside.name}-journal").exists()
+
+
+@pytest.mark.parametrize("part", [0.0001, 0.001, 0.3, 0.5, 0.9])
+def test_a_truncated_file_is_set_aside(path, part):
+    data = filled(path)
+    path.write_bytes(data[: int(len(data) * part)])
+    assert works_anew(path)
+    assert len(set_aside(path)) == 1
+
+
+def test_an_empty_file_is_a_new_one(path):
+    path.touch()
+    assert works_anew(path)
+    assert set_aside(path) == []
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("noise", [bytes(8192), b"\xff\x93noise" * 1000])
+def test_a_file_overwritten_in_the_middle_is_set_aside(path, part, noise):
+    data = filled(path)
+    start = int(len(data) * part)
+    path.write_bytes(data[:start] + noise + data[start + len(noise) :])
+    assert works_anew(path)
+    assert len(set_aside(path)) == 1
+
+
+def test_an_older_schema_is_set_aside(path):
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("PRAGMA user_version = 0")
+    assert works_anew(path)
+    assert len(set_aside(path)) == 1
+
+
+def test_a_newer_schema_is_refused_and_not_touched(path):
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(SettingError, match="schema 99"):
+        Catalog(path)
+    assert path.read_bytes() == before
+    assert set_aside(path) == []
+
+
+def test_a_newer_schema_with_unmerged_writes_is_not_touched_either(path, tmp_path):
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA journal_mode = wal")
+        newer.execute("CREATE TABLE future (value)")
+        newer.execute(f"PRAGMA application_id = {room.APPLICATION_ID}")
+        newer.execute("PRAGMA user_version = 99")
+        newer.commit()
+        # As a crash would leave it.
+        crashed = tmp_path / "crashed" / path.name
+        crashed.parent.mkdir()
+        for suffix in ("", "-wal"):
+            data = path.with_name(path.name + suffix).read_bytes()
+            crashed.with_name(crashed.name + suffix).write_bytes(data)
+    before = {found.name: found.read_bytes() for found in crashed.parent.iterdir()}
+    with pytest.raises(SettingError, match="schema 99"):
+        Catalog(crashed)
+    after = {found.name: found.read_bytes() for found in crashed.parent.iterdir()}
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_a_crash_left_unmerged_is_known(path, tmp_path):
+    with contextlib.closing(Catalog(path)) as running:
+        running.remember(FULL_ENTRY, FULL_PAGE)
+        crashed = tmp_path / "crashed" / path.name
+        crashed.parent.mkdir()
+        for suffix in ("", "-wal"):
+            data = path.with_name(path.name + suffix).read_bytes()
+            crashed.with_name(crashed.name + suffix).write_bytes(data)
+    with contextlib.closing(Catalog(crashed)) as recovered:
+        assert recovered.page("demo") == FULL_PAGE
+    assert set_aside(crashed) == []
+
+
+def test_a_file_damaged_while_in_use_is_no_callers_trouble(path, caplog):
+    filled(path)
+    with contextlib.closing(Catalog(path)) as opened:
+        with path.open("r+b") as out:
+            out.seek(4096)
+            out.write(b"\xff" * 200_000)
+        opened.page("p1")
+        opened.entry("p1")
+        opened.file(SHELF, "p1-1.tar.gz", UPSTREAM)
+        opened.projects(UPSTREAM)
+        opened.last_serial(UPSTREAM)
+        opened.remember(FULL_ENTRY, FULL_PAGE)
+        opened.remember_missing(entry("gone", found=False))
+        opened.confirm("demo", 30.0)
+    assert "going on without" in caplog.text
+
+
+def test_a_directory_that_cannot_be_used_is_an_error_of_the_start(path):
+    path.mkdir()
+    with pytest.raises((peewee.PeeweeException, sqlite3.Error)):
+        Catalog(path)
+
+
+# Locks
+
+HOLDER = """
+import sqlite3, sys
+held = sqlite3.connect(sys.argv[1], isolation_level=None)
+held.execute("BEGIN " + sys.argv[2])
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def locked(path, kind="IMMEDIATE"):
+    """Another process has the file locked until the block ends."""
+    command = [sys.executable, "-c", HOLDER, str(path), kind]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(room, "_LOCK_PATIENCE", 0.3)
+
+
+@pytest.mark.parametrize("kind", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_locked_file_can_be_read(catalog, path, kind):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    with locked(path, kind):
+        assert catalog.entry("demo") == FULL_ENTRY
+        assert catalog.page("demo") == FULL_PAGE
+        assert catalog.file(SHELF, BARE_FILE.filename, UPSTREAM) == BARE_FILE
+        assert catalog.projects(UPSTREAM) == ["demo"]
+
+
+@pytest.mark.parametrize("kind", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_write_that_the_lock_forbids_is_forgotten_with_a_line_in_the_log(
+    impatient, path, kind, caplog
+):
+    with contextlib.closing(Catalog(path)) as catalog, locked(path, kind):
+        catalog.remember(FULL_ENTRY, FULL_PAGE)
+        catalog.confirm("demo", 30.0)
+        catalog.remember_missing(entry("gone", found=False))
+        assert catalog.entry("demo") is None
+    assert caplog.text.count("cannot write") == 3
+    assert "locked" in caplog.text
+
+
+def test_writes_go_on_once_the_lock_is_gone(impatient, path):
+    with contextlib.closing(Catalog(path)) as catalog:
+        with locked(path):
+            catalog.remember(FULL_ENTRY, FULL_PAGE)
+        catalog.remember(FULL_ENTRY, FULL_PAGE)
+        assert catalog.page("demo") == FULL_PAGE
+
+
+def test_a_write_waits_for_one_that_is_short(path):
+    with contextlib.closing(Catalog(path)) as catalog:
+        with locked(path):
+            write = gevent.spawn(catalog.remember, FULL_ENTRY, FULL_PAGE)
+            gevent.idle()
+        write.join()
+        assert catalog.page("demo") == FULL_PAGE
+
+
+def test_many_writes_wait_for_a_long_lock_no_longer_than_one(impatient, path):
+    with contextlib.closing(Catalog(path)) as catalog, locked(path):
+        started = time.monotonic()
+        names = [f"p{number}" for number in range(20)]
+        writes = [gevent.spawn(catalog.remember, entry(name), page(name)) for name in names]
+        gevent.joinall(writes, raise_error=True)
+        assert time.monotonic() - started < 2
+
+
+def test_the_hub_goes_on_while_a_write_waits_for_the_lock(impatient, path):
+    ticks = []
+
+    def tick():
+        while True:
+            ticks.append(time.monotonic())
+            gevent.sleep(0.01)
+
+    with contextlib.closing(Catalog(path)) as catalog, locked(path):
+        ticking = gevent.spawn(tick)
+        catalog.remember(FULL_ENTRY, FULL_PAGE)
+        ticking.kill()
+    assert len(ticks) > 5
+
+
+def test_a_healthy_file_opens_while_another_process_writes(path):
+    filled(path)
+    with locked(path), contextlib.closing(Catalog(path)) as opened:
+        assert opened.page("p1") == page("p1", 40)
+    assert set_aside(path) == []
+
+
+def test_a_healthy_file_that_cannot_even_be_read_is_not_set_aside(impatient, path):
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = delete")
+    with locked(path, "EXCLUSIVE"), pytest.raises(peewee.OperationalError, match="locked"):
+        Catalog(path)
+    assert set_aside(path) == []
+    with contextlib.closing(Catalog(path)) as opened:
+        assert opened.page("p1") == page("p1", 40)
+
+
+# Two processes
+
+OPENER = """
+import sys
+from pathlib import Path
+from gevent import monkey
+monkey.patch_all()
+from pytail.catalog import Catalog, Entry
+from pytail.model import File, ProjectPage
+
+name = sys.argv[1]
+print("ready", flush=True)
+for line in sys.stdin:
+    catalog = Catalog(Path(line.strip()))
+    entry = Entry(name=name, upstream="http://index.example.org", found=True, fetched_at=1.0,
+                  checked_at=1.0)
+    catalog.remember(entry, ProjectPage(name=name))
+    print(catalog.entry(name) == entry, flush=True)
+    catalog.close()
+"""
+
+
+def test_processes_that_open_a_fresh_directory_at_once_all_work(tmp_path):
+    with contextlib.ExitStack() as processes:
+        openers = [
+            processes.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", OPENER, f"p{number}"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for number in range(3)
+        ]
+        assert [opener.stdout.readline() for opener in openers] == ["ready\n"] * 3
+        for attempt in range(10):
+            path = tmp_path / str(attempt) / "index.sqlite3"
+            path.parent.mkdir()
+            for opener in openers:
+                opener.stdin.write(f"{path}\n")
+                opener.stdin.flush()
+            assert [opener.stdout.readline() for opener in openers] == ["True\n"] * 3
+            with contextlib.closing(Catalog(path)) as catalog:
+                assert catalog.projects("http://index.example.org") == ["p0", "p1", "p2"]
+            assert set_aside(path) == []
+
+
+def test_greenlets_that_read_and_write_at_once_do_not_disturb_each_other(catalog):
+    def use(name):
+        for files in range(1, 15):
+            catalog.remember(entry(name), page(name, files))
+            assert catalog.page(name) == page(name, files)
+            assert catalog.file(SHELF, f"{name}-0.tar.gz", UPSTREAM).filename == f"{name}-0.tar.gz"
+
+    users = [gevent.spawn(use, f"p{number}") for number in range(8)]
+    gevent.joinall(users, raise_error=True)
+    assert len(catalog.projects(UPSTREAM)) == 8
+
+
+def test_closing_finishes_the_writes_under_way(path):
+    with contextlib.closing(Catalog(path)) as catalog:
+        with locked(path):
+            write = gevent.spawn(catalog.remember_missing, entry(found=False))
+            gevent.idle()
+            closing = gevent.spawn(catalog.close)
+            gevent.idle()
+        gevent.joinall([write, closing], raise_error=True)
+    with contextlib.closing(Catalog(path)) as again:
+        assert again.entry("demo") == entry(found=False)

@@ -1,0 +1,580 @@
+"""Files on their way in: one fetch, many readers at its tail."""
+
+import gzip
+import hashlib
+import os
+
+import gevent
+import pytest
+
+from pytail.downloads import HELD_BACK, Downloads
+from pytail.errors import (
+    DigestMismatch,
+    FileGone,
+    PytailError,
+    TransferCut,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from pytail.model import File, shelf_of
+from pytail.store import Store
+from pytail.upstream import Upstream
+from tests.fakeindex import Gated, RawServer, reply
+from tests.running import free_port
+from tests.test_store import another_process_writing, files_in
+from tests.watching import open_below, until
+
+DATA = bytes(range(256)) * 40
+PATH = "/packages/demo-1.0.tar.gz"
+
+
+class Room:
+    """A `Downloads` over a real store and a real upstream."""
+
+    def __init__(self, directory, index):
+        self.directory, self.index = directory, index
+        self.store = Store(directory)
+        self.upstream = Upstream(index.url, timeout=5)
+        self.downloads = Downloads(self.store, self.upstream, None)
+
+    def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
+        """The file with `data` as a page lists it, with its size and digest unless not."""
+        url = (base or self.index.url) + path
+        hashes = {"sha256": hashlib.sha256(data).hexdigest()} if sha256 else {}
+        return File(
+            filename=path.rpartition("/")[2],
+            url=url,
+            shelf=shelf_of(hashes, url),
+            hashes=hashes,
+            size=len(data) if size else None,
+        )
+
+    def serve(self, *pieces, path=PATH, **more):
+        """Let upstream give `pieces` under `path`, one for each gate opened."""
+        gated = self.index.answers[path] = Gated(*pieces, **more)
+        return gated
+
+    def get(self, file):
+        return rest(self.downloads.open(file))
+
+    def error(self, file):
+        """What getting `file` fails with."""
+        with pytest.raises(PytailError) as caught:
+            self.get(file)
+        return caught.value
+
+
+@pytest.fixture
+def room(tmp_path, index):
+    made = Room(tmp_path / "cache", index)
+    made.index.answers[PATH] = reply(DATA, None)
+    yield made
+    made.upstream.close()
+    assert made.downloads._arrivals == {}
+    assert len(made.downloads._starts) == 0
+    assert open_below(made.directory) == []
+    assert list((made.directory / "+partial").iterdir()) == []
+
+
+def rest(opened):
+    """All bytes from where `opened` stands; it is closed."""
+    try:
+        return b"".join(iter(lambda: opened.stream.read(100_000), b""))
+    finally:
+        opened.stream.close()
+
+
+def cut(opened):
+    """What `opened` gives before it is cut, and the error; it is closed."""
+    data = b""
+    try:
+        while piece := opened.stream.read(1000):
+            data += piece
+    except TransferCut as error:
+        return data, error
+    finally:
+        opened.stream.close()
+    raise AssertionError("came to its end")
+
+
+def exactly(opened, size):
+    """The next `size` bytes of `opened`, as soon as they are there."""
+    data = b""
+    while len(data) < size:
+        piece = opened.stream.read(size - len(data))
+        assert piece
+        data += piece
+    return data
+
+
+# One fetch
+
+
+def test_a_cold_file_comes_from_upstream_and_is_held(room):
+    assert room.get(room.file()) == DATA
+    assert room.store.holds(room.file())
+
+
+def test_a_held_file_costs_upstream_nothing(room):
+    room.get(room.file())
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 1
+
+
+def test_a_file_lost_from_the_store_is_fetched_again(room):
+    room.get(room.file())
+    (held,) = files_in(room.directory)
+    held.unlink()
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 2
+
+
+def test_fifty_readers_of_a_cold_file_cost_one_request_and_all_get_it(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    readers = [gevent.spawn(room.get, room.file()) for _ in range(50)]
+    gated.asked.wait()
+    gated.open(2)
+    gevent.joinall(readers, raise_error=True)
+    assert {reader.value for reader in readers} == {DATA}
+    assert room.index.count(PATH) == 1
+
+
+def test_fifty_readers_of_a_file_of_unknown_size_cost_one_request_too(room):
+    gated = room.serve(DATA[:5000], DATA[5000:])
+    file = room.file(size=False)
+    readers = [gevent.spawn(room.get, file) for _ in range(25)]
+    gated.open()
+    until(lambda: room.downloads._arrivals)
+    readers += [gevent.spawn(room.get, file) for _ in range(25)]
+    gevent.idle()
+    gated.open()
+    gevent.joinall(readers, raise_error=True)
+    assert {reader.value for reader in readers} == {DATA}
+    assert room.index.count(PATH) == 1
+
+
+def test_bytes_reach_the_reader_before_upstream_has_sent_the_rest(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    assert opened.size == len(DATA)
+    assert exactly(opened, 5000) == DATA[:5000]
+    gated.open()
+    assert rest(opened) == DATA[5000:]
+
+
+def test_one_who_comes_late_gets_it_from_the_start(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    early = room.downloads.open(room.file())
+    exactly(early, 5000)
+    late = room.downloads.open(room.file())
+    assert exactly(late, 4000) == DATA[:4000]
+    gated.open()
+    assert rest(late) == DATA[4000:]
+    assert rest(early) == DATA[5000:]
+    assert room.index.count(PATH) == 1
+
+
+def test_the_end_is_held_back_until_the_whole_is_verified(room):
+    gated = room.serve(DATA[:-1], DATA[-1:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    assert exactly(opened, len(DATA) - HELD_BACK) == DATA[:-HELD_BACK]
+    more = gevent.spawn(opened.stream.read, HELD_BACK)
+    gevent.idle()
+    assert not more.ready()
+    gated.open()
+    assert more.get() + rest(opened) == DATA[-HELD_BACK:]
+
+
+def test_two_files_arrive_side_by_side(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    slow = gevent.spawn(room.get, room.file())
+    gated.asked.wait()
+    room.index.answers["/packages/quick-1.0.tar.gz"] = reply(b"quick", None)
+    assert room.get(room.file(b"quick", "/packages/quick-1.0.tar.gz")) == b"quick"
+    gated.open(2)
+    assert slow.get() == DATA
+
+
+def test_a_large_file_comes_through_unharmed(room):
+    data = os.urandom(1 << 20) * 3
+    room.index.answers[PATH] = reply(data, None)
+    readers = [gevent.spawn(room.get, room.file(data)) for _ in range(4)]
+    gevent.joinall(readers, raise_error=True)
+    assert {reader.value for reader in readers} == {data}
+
+
+# Readers
+
+
+def test_a_reader_may_begin_anywhere(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    assert opened.stream.seek(3000) == 3000
+    assert exactly(opened, 100) == DATA[3000:3100]
+    opened.stream.seek(len(DATA) - 10)
+    gated.open()
+    assert rest(opened) == DATA[-10:]
+
+
+def test_reading_no_byte_waits_for_none(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    assert opened.stream.read(0) == b""
+    exactly(opened, 5000)
+    assert opened.stream.read(0) == b""
+    gated.open()
+    rest(opened)
+
+
+def test_a_closed_reader_cannot_be_read(room):
+    gated = room.serve(DATA, size=len(DATA))
+    opened = gevent.spawn(room.downloads.open, room.file())
+    gated.open()
+    opened.join()
+    opened.value.stream.close()
+    opened.value.stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        opened.value.stream.read(1)
+    assert room.get(room.file()) == DATA
+
+
+def test_the_fetch_goes_on_when_its_only_reader_closes(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    exactly(opened, 10)
+    opened.stream.close()
+    gated.open()
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 1
+
+
+def test_the_fetch_goes_on_when_the_one_who_asked_is_gone(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    first = gevent.spawn(room.downloads.open, room.file())
+    gated.asked.wait()
+    first.kill()
+    gated.open(2)
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 1
+
+
+def test_an_open_file_is_whole_though_it_is_deleted(room):
+    room.get(room.file())
+    opened = room.downloads.open(room.file())
+    (held,) = files_in(room.directory)
+    held.unlink()
+    assert rest(opened) == DATA
+
+
+# A file that is not what it should be
+
+WRONG = b"!" + DATA[1:]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [WRONG, DATA[:-1] + b"!", DATA[:-1], DATA + b"!", b"", DATA * 3],
+    ids=["first byte", "last byte", "short", "long", "empty", "very long"],
+)
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_wrong_file_is_an_error_for_all_and_is_not_held(room, sent, is_chunked):
+    gated = room.serve(sent, size=None if is_chunked else len(sent))
+    readers = [gevent.spawn(room.error, room.file()) for _ in range(5)]
+    gated.asked.wait()
+    gated.open()
+    gevent.joinall(readers, raise_error=True)
+    assert {type(reader.value) for reader in readers} <= {TransferCut, DigestMismatch}
+    assert room.index.count(PATH) == 1
+    assert files_in(room.directory) == []
+
+
+def test_the_end_of_a_wrong_file_is_never_let_out(room):
+    gated = room.serve(WRONG[:-1], WRONG[-1:], size=len(WRONG))
+    gated.open(2)
+    got, error = cut(room.downloads.open(room.file()))
+    assert "sha256" in str(error)
+    assert len(got) <= len(DATA) - HELD_BACK
+
+
+def test_after_a_wrong_file_upstream_is_asked_again_at_once(room):
+    room.index.answers[PATH] = reply(WRONG, None)
+    assert isinstance(room.error(room.file()), TransferCut)
+    room.index.answers[PATH] = reply(DATA, None)
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 2
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha512", "blake2b", "md5", "sha1"])
+def test_any_digest_is_verified(room, name):
+    wrong = File(
+        filename="demo-1.0.tar.gz",
+        url=room.index.url + PATH,
+        shelf="_url/" + "0" * 64,
+        hashes={name: hashlib.new(name, b"another", usedforsecurity=False).hexdigest()},
+        size=len(DATA),
+    )
+    assert name in str(room.error(wrong))
+    assert not room.store.holds(wrong)
+
+
+@pytest.mark.parametrize("size", [9, len(DATA) + 1])
+def test_a_length_other_than_the_pages_is_an_error_before_any_byte(room, size):
+    room.index.answers[PATH] = reply(b"x" * size, None)
+    with pytest.raises(DigestMismatch, match=f"bytes {size}, not {len(DATA)}"):
+        room.downloads.open(room.file())
+
+
+def test_a_file_without_a_digest_is_held_when_its_size_is_right(room):
+    assert room.get(room.file(sha256=False)) == DATA
+    assert room.store.holds(room.file(sha256=False))
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}.metadata"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_nothing_is_no_file_where_the_page_does_not_say_so(room, path, is_chunked):
+    gated = room.serve(b"", path=path, size=None if is_chunked else 0)
+    gated.open()
+    assert isinstance(room.error(room.file(b"", path, size=False, sha256=False)), TransferCut)
+    assert room.index.count(path) == 1
+
+
+def test_nothing_is_a_file_where_the_page_says_so(room):
+    room.index.answers[PATH] = reply(b"", None)
+    assert room.get(room.file(b"")) == b""
+    assert room.get(room.file(b"")) == b""
+    assert room.index.count(PATH) == 1
+
+
+# Unknown sizes
+
+
+def test_a_file_of_unknown_size_has_that_of_upstreams_head(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file(size=False))
+    assert opened.size == len(DATA)
+    assert exactly(opened, 5000) == DATA[:5000]
+    gated.open()
+    assert rest(opened) == DATA[5000:]
+
+
+def test_a_file_whose_size_nobody_tells_has_one_all_the_same(room):
+    gated = room.serve(DATA[:5000], DATA[5000:])
+    gated.open(2)
+    opened = room.downloads.open(room.file(size=False, sha256=False))
+    assert opened.size == len(DATA)
+    assert rest(opened) == DATA
+
+
+def test_a_wrong_file_whose_size_nobody_tells_is_an_error_before_any_byte(room):
+    gated = room.serve(WRONG[:5000], WRONG[5000:])
+    gated.open(2)
+    with pytest.raises(DigestMismatch):
+        room.downloads.open(room.file(size=False))
+
+
+# Files beside others
+
+
+def test_core_metadata_is_held_like_any_file(room):
+    path = f"{PATH}.metadata"
+    room.index.answers[path] = reply(b"Name: demo\n", None)
+    file = room.file(b"Name: demo\n", path, size=False)
+    assert room.get(file) == b"Name: demo\n"
+    assert room.get(file) == b"Name: demo\n"
+    assert room.index.count(path) == 1
+
+
+def test_wrong_core_metadata_is_an_error_before_any_byte_for_all(room):
+    path = f"{PATH}.metadata"
+    gated = room.serve(b"Name: ", b"other\n", path=path, size=12)
+    file = room.file(b"Name: demo\n", path, size=False)
+    openers = [gevent.spawn(room.downloads.open, file)]
+    gated.open()
+    until(lambda: room.downloads._arrivals)
+    openers += [gevent.spawn(room.downloads.open, file) for _ in range(3)]
+    gevent.idle()
+    gated.open()
+    gevent.joinall(openers)
+    assert {type(opener.exception) for opener in openers} == {DigestMismatch}
+    assert room.index.count(path) == 1
+    assert not room.store.holds(file)
+
+
+# An upstream in trouble
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("404 Not Found", FileGone),
+        ("410 Gone", FileGone),
+        ("403 Forbidden", UpstreamRefused),
+        ("500 Internal Server Error", UpstreamRefused),
+        ("503 Service Unavailable", UpstreamRefused),
+        ("206 Partial Content", UpstreamRefused),
+    ],
+)
+def test_a_refusal_is_an_error_before_any_byte_shared_by_all(room, status, kind):
+    room.index.answers[PATH] = reply(b"no", "text/plain", status)
+    openers = [gevent.spawn(room.downloads.open, room.file()) for _ in range(10)]
+    gevent.joinall(openers)
+    assert {type(opener.exception) for opener in openers} == {kind}
+    assert room.index.count(PATH) == 1
+
+
+def test_an_upstream_that_is_not_there_is_an_error_before_any_byte(room):
+    file = room.file(base=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UpstreamUnreachable):
+        room.downloads.open(file)
+
+
+def test_after_an_error_upstream_is_asked_again(room):
+    room.index.answers[PATH] = reply(b"no", "text/plain", "500 Internal Server Error")
+    assert isinstance(room.error(room.file()), UpstreamRefused)
+    room.index.answers[PATH] = reply(DATA, None)
+    assert room.get(room.file()) == DATA
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10240", "Transfer-Encoding: chunked"])
+def test_a_transfer_that_breaks_off_is_cut_for_its_readers_too(room, framing):
+    def script(connection):
+        connection.request()
+        body = b"1388\r\n" + DATA[:5000] if "chunked" in framing else DATA[:5000]
+        connection.send("HTTP/1.1 200 OK", framing, body=body)
+
+    with RawServer(script) as server:
+        got, _ = cut(room.downloads.open(room.file(base=server.url)))
+    assert DATA.startswith(got)
+    assert len(got) <= 5000
+    assert not room.store.holds(room.file())
+
+
+def test_a_chunked_file_that_breaks_off_is_not_held_though_nothing_tells_its_size(room):
+    def script(connection):
+        connection.request()
+        connection.send(
+            "HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n5\r\nwo"
+        )
+
+    with RawServer(script) as server:
+        file = room.file(base=server.url, size=False, sha256=False)
+        with pytest.raises(UpstreamUnreachable):
+            room.downloads.open(file)
+    assert not room.store.holds(file)
+
+
+def test_a_disk_that_takes_no_more_cuts_the_transfer(room, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file())
+    exactly(opened, 5000)
+    monkeypatch.setattr(os, "write", full)
+    gated.open()
+    with pytest.raises(TransferCut, match="No space left"):
+        rest(opened)
+    assert files_in(room.directory) == []
+
+
+def test_a_disk_that_takes_no_more_is_a_cut_transfer_for_who_waits_for_the_end(room, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    gated = room.serve(DATA)
+    opening = gevent.spawn(room.error, room.file(size=False))
+    gated.asked.wait()
+    monkeypatch.setattr(os, "write", full)
+    gated.open()
+    assert "No space left" in str(opening.get())
+    assert isinstance(opening.value, TransferCut)
+
+
+# Byte for byte
+
+
+def test_a_content_coding_nobody_asked_for_is_kept_byte_for_byte(room):
+    data = gzip.compress(b"a source distribution", mtime=0)
+    room.index.answers[PATH] = reply(data, "application/x-gzip", Content_Encoding="gzip")
+    assert room.get(room.file(data)) == data
+
+
+def test_files_are_asked_for_as_they_are(room):
+    room.get(room.file())
+    assert room.index.seen[-1].headers["ACCEPT_ENCODING"] == "identity"
+
+
+# Sizes
+
+
+def test_the_size_of_a_listed_file_costs_nothing(room):
+    assert room.downloads.size(room.file()) == len(DATA)
+    assert room.index.seen == []
+
+
+def test_the_size_of_a_held_file_is_known(room):
+    room.get(room.file(size=False))
+    assert room.downloads.size(room.file(size=False)) == len(DATA)
+    assert len(room.index.seen) == 1
+
+
+def test_the_size_of_an_arriving_file_is_known(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened = room.downloads.open(room.file(size=False))
+    assert room.downloads.size(room.file(size=False)) == len(DATA)
+    assert len(room.index.seen) == 1
+    gated.open()
+    rest(opened)
+
+
+def test_the_size_of_another_file_is_upstreams_word_without_its_body(room):
+    assert room.downloads.size(room.file(size=False)) == len(DATA)
+    assert [seen.method for seen in room.index.seen] == ["HEAD"]
+    assert files_in(room.directory) == []
+
+
+def test_the_size_of_core_metadata_is_that_of_the_right_one(room):
+    path = f"{PATH}.metadata"
+    room.index.answers[path] = reply(b"Name: demo\n", None)
+    assert room.downloads.size(room.file(b"Name: demo\n", path, size=False)) == 11
+    with pytest.raises(DigestMismatch):
+        room.downloads.size(room.file(b"another", path, size=False))
+
+
+def test_a_file_that_is_gone_has_no_size(room):
+    del room.index.answers[PATH]
+    with pytest.raises(FileGone):
+        room.downloads.size(room.file(size=False))
+
+
+# Another process
+
+
+def test_a_file_that_another_process_is_writing_is_waited_for(room):
+    file = room.file(b"half")
+    with another_process_writing(room.directory, file) as process:
+        opening = gevent.spawn(room.get, file)
+        gevent.idle()
+        assert not opening.ready()
+        process.stdin.write("commit\n")
+        process.stdin.flush()
+        assert opening.get() == b"half"
+    assert room.index.seen == []
+
+
+def test_a_file_that_another_process_died_over_is_fetched(room):
+    with another_process_writing(room.directory, room.file()) as process:
+        opening = gevent.spawn(room.get, room.file())
+        gevent.idle()
+        process.kill()
+        assert opening.get() == DATA
+    assert room.index.count(PATH) == 1

@@ -1,0 +1,136 @@
+"""The plain values that travel between parse and render."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
+from pytail.store import is_shelf
+
+quickly = settings(max_examples=100, deadline=None)
+
+URL = "https://files.example.org/a/foo-1.0.zip"
+SHA256 = hashlib.sha256(b"foo").hexdigest()
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+def file(url: str = URL, **known) -> File:
+    hashes = {"sha256": SHA256}
+    return File(
+        filename="foo-1.0.zip", url=url, shelf=shelf_of(hashes, url), hashes=hashes, **known
+    )
+
+
+@pytest.mark.parametrize(("name", "length"), DIGEST_LENGTHS.items())
+def test_lengths_are_those_of_the_hashes(name: str, length: int):
+    assert len(hashlib.new(name, usedforsecurity=False).hexdigest()) == length  # item 31
+
+
+def test_the_shelf_is_3_and_13_digits_of_the_digest():
+    assert shelf_of({"md5": "0" * 32, "sha256": SHA256}, URL) == f"{SHA256[:3]}/{SHA256[3:16]}"
+
+
+@pytest.mark.parametrize("hashes", [{}, {"md5": "0" * 32}])
+def test_without_a_sha256_the_shelf_is_that_of_the_url(hashes: dict[str, str]):
+    assert shelf_of(hashes, URL) == f"_url/{hashlib.sha256(URL.encode()).hexdigest()}"  # item 74
+
+
+def test_the_shelf_of_a_known_digest_does_not_depend_on_the_url():
+    hashes = {"sha256": SHA256}
+    assert shelf_of(hashes, URL) == shelf_of(hashes, "https://mirror.example.net/x")  # item 73
+
+
+@quickly
+@given(
+    st.just({}) | digests.map(lambda digest: {"sha256": digest}),
+    st.text(st.characters(codec="utf-8")),
+)
+def test_every_shelf_is_one_the_store_takes(hashes: dict[str, str], url: str):
+    assert is_shelf(shelf_of(hashes, url))  # item 138
+
+
+@quickly
+@given(st.text(max_size=9), st.text(max_size=9))
+def test_two_urls_without_digest_share_no_shelf(one: str, other: str):
+    shelves = {shelf_of({}, f"{URL}?{text!r}") for text in (one, other)}
+    assert len(shelves) == len({one, other})  # item 74
+
+
+def test_a_location_is_shelf_and_filename():
+    assert file().location == f"{SHA256[:3]}/{SHA256[3:16]}/foo-1.0.zip"
+
+
+def test_core_metadata_is_a_file_beside_the_file():
+    metadata = file(core_metadata={"sha256": "0" * 64}).metadata
+    assert metadata is not None
+    assert metadata.filename == "foo-1.0.zip.metadata"
+    assert metadata.url == f"{URL}.metadata"
+    assert metadata.location == f"{file().location}.metadata"  # item 56
+    assert metadata.hashes == {"sha256": "0" * 64}
+    assert metadata.size is None
+
+
+def test_core_metadata_of_unknown_hash_has_none():
+    metadata = file(core_metadata=True).metadata
+    assert metadata is not None
+    assert metadata.hashes == {}
+
+
+@pytest.mark.parametrize("known", [None, False, {}])
+def test_core_metadata_that_is_not_advertised_is_none(known: object):
+    assert file(core_metadata=known).metadata is None  # item 75
+
+
+def test_a_signature_is_a_file_beside_the_file():
+    signature = file(gpg_sig=True).signature
+    assert signature is not None
+    assert (signature.filename, signature.url) == ("foo-1.0.zip.asc", f"{URL}.asc")  # item 62
+
+
+@pytest.mark.parametrize("known", [None, False])
+def test_a_signature_that_is_not_advertised_is_none(known: bool | None):
+    assert file(gpg_sig=known).signature is None  # items 62, 75
+
+
+def test_a_query_stays_behind_the_suffix():
+    metadata = file(f"{URL}?token=a/b", core_metadata=True).metadata
+    assert metadata is not None
+    assert metadata.url == f"{URL}.metadata?token=a/b"  # item 60
+
+
+def test_only_what_lies_beside_another_file_is_beside_one():
+    both = file(core_metadata=True, gpg_sig=True)
+    assert not both.is_beside_another
+    assert both.metadata is not None
+    assert both.signature is not None
+    assert both.metadata.is_beside_another
+    assert both.signature.is_beside_another
+
+
+@pytest.mark.parametrize(
+    ("status", "quarantined"),
+    [(None, False), ("active", False), ("archived", False), ("quarantined", True)],
+)
+def test_only_the_status_quarantines(status: str | None, quarantined: bool):
+    assert ProjectPage(name="foo", status=status).is_quarantined is quarantined
+
+
+def test_a_serial_makes_another_page():
+    page = ProjectPage(name="foo", files=(file(),), versions=("1.0",), status="active")
+    assert page.with_serial(7) == dataclasses.replace(page, last_serial=7)
+    assert page.last_serial is None
+
+
+@pytest.mark.parametrize(("value", "name"), [(file(), "url"), (ProjectPage(name="foo"), "files")])
+def test_values_cannot_be_changed(value: object, name: str):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, ())
+
+
+def test_two_pages_do_not_share_what_is_unknown():
+    assert ProjectPage(name="foo").other is not ProjectPage(name="foo").other

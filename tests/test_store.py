@@ -1,0 +1,412 @@
+"""The bytes we hold: whole and verified, or not at all."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pytail.model import File
+from pytail.store import Store
+from tests.watching import open_below
+
+DATA = b"the bytes of a file\n" * 100
+SHA256 = hashlib.sha256(DATA).hexdigest()
+SHELF = f"{SHA256[:3]}/{SHA256[3:16]}"
+
+
+def file(filename="demo-1.0.tar.gz", shelf=SHELF, size=2000, **more):
+    return File(
+        filename=filename, url="http://files.example.org/demo", shelf=shelf, size=size, **more
+    )
+
+
+def keep(store, file, data=DATA):
+    partial = store.partial(file)
+    partial.write(data)
+    partial.commit()
+    partial.close()
+
+
+def read(store, file):
+    opened = store.open(file)
+    if opened is None:
+        return None
+    with opened:
+        return opened.read()
+
+
+def files_in(directory):
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())
+
+
+@pytest.fixture
+def store(tmp_path):
+    yield Store(tmp_path)
+    assert open_below(tmp_path) == []
+
+
+@pytest.fixture
+def final(tmp_path):
+    """Where a file stands once it is held."""
+    return tmp_path / "+files" / "root" / "pypi" / "+f" / SHELF / "demo-1.0.tar.gz"
+
+
+# Keeping
+
+
+def test_a_committed_file_is_whole_under_its_final_name(store, final):
+    keep(store, file())
+    assert final.read_bytes() == DATA
+    assert read(store, file()) == DATA
+    assert store.size(file()) == len(DATA)
+    assert store.holds(file())
+
+
+def test_nothing_has_the_final_name_before_the_commit(store, final):
+    partial = store.partial(file())
+    partial.write(DATA)
+    assert not final.exists()
+    assert read(store, file()) is None
+    assert store.size(file()) is None
+    assert not store.holds(file())
+    partial.commit()
+    assert read(store, file()) == DATA
+    partial.close()
+
+
+def test_nothing_but_the_file_is_left_after_a_commit(store, final, tmp_path):
+    keep(store, file())
+    assert files_in(tmp_path) == [final]
+
+
+def test_nothing_is_left_after_a_discard(store, tmp_path):
+    partial = store.partial(file())
+    partial.write(DATA)
+    partial.discard()
+    partial.close()
+    assert files_in(tmp_path) == []
+    assert not store.holds(file())
+
+
+def test_what_was_written_can_be_read_through_the_descriptor_before_and_after(store):
+    partial = store.partial(file())
+    partial.write(DATA[:100])
+    assert os.pread(partial.descriptor, 1000, 10) == DATA[10:100]
+    partial.write(DATA[100:])
+    partial.commit()
+    assert os.pread(partial.descriptor, len(DATA), 0) == DATA
+    partial.close()
+
+
+def test_what_was_written_can_be_read_after_a_discard_too(store):
+    partial = store.partial(file())
+    partial.write(DATA)
+    partial.discard()
+    assert os.pread(partial.descriptor, len(DATA), 0) == DATA
+    partial.close()
+
+
+def test_a_commit_that_fails_holds_nothing(store, final):
+    final.mkdir(parents=True)
+    partial = store.partial(file())
+    partial.write(DATA)
+    with pytest.raises(OSError, match="directory"):
+        partial.commit()
+    partial.discard()
+    partial.close()
+    assert not store.holds(file())
+
+
+def test_files_of_one_name_on_two_shelves_are_two(store):
+    other = file(shelf="_url/" + "0" * 64, size=5)
+    first, second = store.partial(file()), store.partial(other)
+    first.write(DATA)
+    second.write(b"other")
+    for partial in (first, second):
+        partial.commit()
+        partial.close()
+    assert (read(store, file()), read(store, other)) == (DATA, b"other")
+
+
+def test_a_cache_directory_emptied_meanwhile_is_made_again(store, tmp_path):
+    for directory in sorted((path for path in tmp_path.rglob("*")), reverse=True):
+        directory.rmdir()
+    keep(store, file())
+    assert read(store, file()) == DATA
+
+
+def test_a_new_store_holds_what_an_old_one_kept(store, tmp_path):
+    keep(store, file())
+    assert read(Store(tmp_path), file()) == DATA
+
+
+# What is no hit
+
+
+def deleted(path):
+    path.unlink()
+
+
+def truncated(path):
+    os.truncate(path, len(DATA) - 1)
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def grown(path):
+    with path.open("ab") as out:
+        out.write(b"!")
+
+
+def made_a_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def its_directory_made_a_file(path):
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_bytes(DATA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [deleted, truncated, emptied, grown, made_a_directory, its_directory_made_a_file],
+)
+def test_a_file_changed_behind_our_back_is_a_miss(store, final, change):
+    keep(store, file())
+    change(final)
+    assert store.open(file()) is None
+    assert store.size(file()) is None
+    assert not store.holds(file())
+
+
+@pytest.mark.parametrize("change", [deleted, truncated, emptied, grown])
+def test_a_file_changed_behind_our_back_can_be_kept_again(store, final, change):
+    keep(store, file())
+    change(final)
+    keep(store, file())
+    assert read(store, file()) == DATA
+
+
+def test_a_changed_file_is_spoken_of(store, final, caplog):
+    keep(store, file())
+    truncated(final)
+    store.open(file())
+    assert "behind pytail's back" in caplog.text
+
+
+def test_a_file_of_unknown_size_is_held_as_it_is(store):
+    keep(store, file(size=None))
+    assert read(store, file(size=None)) == DATA
+
+
+def test_an_empty_file_of_unknown_size_is_a_miss(store, final):
+    keep(store, file(size=None))
+    emptied(final)
+    assert store.open(file(size=None)) is None
+
+
+def test_an_empty_file_is_held_where_the_page_says_that_it_is_empty(store):
+    keep(store, file(size=0), b"")
+    assert read(store, file(size=0)) == b""
+
+
+def metadata(digest):
+    return file("demo-1.0-py3-none-any.whl.metadata", size=None, hashes={"sha256": digest})
+
+
+def test_core_metadata_of_the_right_digest_is_read_from_its_start(store):
+    keep(store, metadata(SHA256))
+    assert read(store, metadata(SHA256)) == DATA
+
+
+def test_core_metadata_that_upstream_no_longer_advertises_is_a_miss(store):
+    keep(store, metadata(SHA256))
+    assert store.open(metadata("0" * 64)) is None
+
+
+# Names
+
+
+SHELVES = [
+    "",
+    ".",
+    "../..",
+    "abc",
+    "abc/../0123456789abc",
+    "abc/0123456789ab/",
+    "abc/0123456789abcd",
+    "ABC/0123456789abc",
+    "abc/0123456789abc\n",
+    "/etc",
+    "_url/" + "0" * 63,
+    "_url/../" + "0" * 61,
+    "abc/0123456789\N{ARABIC-INDIC DIGIT ONE}bc",
+]
+FILENAMES = [
+    "",
+    ".",
+    "..",
+    "../demo",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "a" * 300,
+    "\ud800",
+]
+HOSTILE = [file(shelf=shelf) for shelf in SHELVES] + [file(filename) for filename in FILENAMES]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: ascii(hostile.location)[:40])
+@pytest.mark.parametrize("use", [Store.open, Store.size, Store.holds, Store.partial])
+def test_what_upstream_calls_a_file_never_leads_out_of_the_directory(store, tmp_path, use, hostile):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="not a file's location"):
+        use(store, hostile)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("filename", ["demo 1.0.zip", "dèmo-1.0.tar.gz", "demo-1.0+é.whl", "-rf"])
+def test_an_unusual_name_is_a_name(store, filename):
+    keep(store, file(filename))
+    assert read(store, file(filename)) == DATA
+
+
+# One writer at a time
+
+
+def test_a_file_has_one_writer_at_a_time(store):
+    first = store.partial(file())
+    assert store.partial(file()) is None
+    first.discard()
+    second = store.partial(file())
+    assert second is not None
+    for partial in (first, second):
+        partial.close()
+
+
+def test_another_file_has_a_writer_of_its_own(store):
+    first, second = store.partial(file()), store.partial(file("demo-2.0.tar.gz"))
+    assert second is not None
+    for partial in (first, second):
+        partial.close()
+
+
+def test_a_partial_file_starts_empty_whatever_was_left(store):
+    first = store.partial(file())
+    first.write(DATA)
+    # As when its process dies: no discard.
+    first.close()
+    keep(store, file(size=3), b"new")
+    assert read(store, file(size=3)) == b"new"
+
+
+def test_a_committed_file_is_never_written_again(store):
+    keep(store, file())
+    second = store.partial(file())
+    second.write(b"another")
+    assert read(store, file()) == DATA
+    second.discard()
+    second.close()
+    assert read(store, file()) == DATA
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pytail.model import File
+from pytail.store import Store
+
+file = File(filename=sys.argv[3], url="", shelf=sys.argv[2])
+partial = Store(Path(sys.argv[1])).partial(file)
+partial.write(b"half")
+print("writing", flush=True)
+if sys.stdin.readline() == "commit\\n":
+    partial.commit()
+    print("committed", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def another_process_writing(directory, file):
+    command = [sys.executable, "-c", WRITER, str(directory), file.shelf, file.filename]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "writing\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_file_that_another_process_is_writing_cannot_be_written(store, tmp_path):
+    with another_process_writing(tmp_path, file()):
+        assert store.partial(file()) is None
+
+
+def test_the_death_of_a_writer_frees_its_file(store, tmp_path):
+    with another_process_writing(tmp_path, file()) as process:
+        process.kill()
+        process.wait()
+        keep(store, file())
+    assert read(store, file()) == DATA
+
+
+def test_what_another_process_committed_is_held_and_free_at_once(store, tmp_path):
+    with another_process_writing(tmp_path, file(size=4)) as process:
+        process.stdin.write("commit\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "committed\n"
+        assert read(store, file(size=4)) == b"half"
+        partial = store.partial(file(size=4))
+        partial.discard()
+        partial.close()
+        assert read(store, file(size=4)) == b"half"
+
+
+# Orphans
+
+
+def test_what_a_dead_process_left_is_cleared_at_the_start(store, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with another_process_writing(tmp_path, file()) as process:
+        process.kill()
+    assert len(files_in(tmp_path)) == 1
+    Store(tmp_path)
+    assert files_in(tmp_path) == []
+    assert "left by a process that is gone" in caplog.text
+
+
+def test_what_another_process_is_writing_is_not_cleared(store, tmp_path):
+    with another_process_writing(tmp_path, file()) as process:
+        Store(tmp_path)
+        assert len(files_in(tmp_path)) == 1
+        process.stdin.write("commit\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "committed\n"
+    assert read(store, file(size=4)) == b"half"
+
+
+def test_what_this_process_is_writing_is_not_cleared(store, tmp_path):
+    partial = store.partial(file())
+    partial.write(DATA)
+    Store(tmp_path)
+    partial.commit()
+    partial.close()
+    assert read(store, file()) == DATA
+
+
+def test_a_directory_that_cannot_be_used_is_an_oserror(tmp_path):
+    (tmp_path / "occupied").write_bytes(b"")
+    with pytest.raises(OSError, match="occupied"):
+        Store(tmp_path / "occupied")

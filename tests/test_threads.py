@@ -1,0 +1,48 @@
+"""Work off the hub."""
+
+import os
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
+
+from pytail.threads import off_hub
+
+thread_id = get_original("_thread", "get_ident")
+
+
+def test_work_runs_in_another_thread():
+    assert off_hub(thread_id) != thread_id()
+
+
+def test_work_for_a_pool_runs_in_that_pool_even_when_it_is_idle():
+    lane = ThreadPool(1)
+    own = lane.apply(thread_id)
+    assert [off_hub(thread_id, lane) for _ in range(3)] == [own] * 3
+    assert off_hub(thread_id) != own
+    lane.kill()
+
+
+def test_others_go_on_while_a_thread_works():
+    reader, writer = os.pipe()
+    work = gevent.spawn(off_hub, lambda: os.read(reader, 1))
+    # Were the hub blocked, nobody could write.
+    gevent.spawn(os.write, writer, b"!")
+    assert work.get(timeout=5) == b"!"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_an_error_is_the_callers_and_is_not_printed(capfd):
+    with pytest.raises(ZeroDivisionError):
+        off_hub(lambda: 1 // 0)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_that_is_no_exception_is_the_callers_too():
+    def leave():
+        raise gevent.GreenletExit
+
+    with pytest.raises(gevent.GreenletExit):
+        off_hub(leave)

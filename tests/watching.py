@@ -1,0 +1,23 @@
+"""What a test can see of this process: what it has open, and when something has come about."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent
+
+
+def open_below(directory: Path) -> list[str]:
+    """The files below `directory` that this process has open, once for each descriptor."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return [path for path in found if path.startswith(f"{directory}/")]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Let others go on until `condition` holds."""
+    with gevent.Timeout(5):
+        while not condition():
+            gevent.sleep(0.001)
