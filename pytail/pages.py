@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from urllib.parse import quote
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from pytail.model import File, ProjectPage
 from pytail.simple import html, json
@@ -24,6 +30,7 @@ from pytail.threads import off_hub
 MEMORY_LIMIT = 64 * 1024 * 1024
 #: What keeping one body costs beyond its bytes, about.
 _OVERHEAD = 1024
+_ZSTD_LEVEL, _GZIP_LEVEL = 3, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +100,10 @@ class Pages:
 
 
 def _body(data: bytes, form: Form, coding: Coding) -> Body:
-    if coding is Coding.GZIP:
+    if coding is Coding.ZSTD:
+        data = zstd.compress(data, _ZSTD_LEVEL)
+    elif coding is Coding.GZIP:
         # Without a time, the same page has the same bytes.
-        data = gzip.compress(data, compresslevel=6, mtime=0)
+        data = gzip.compress(data, compresslevel=_GZIP_LEVEL, mtime=0)
     digest = hashlib.sha256(f"{form.value} {coding.value} ".encode() + data).hexdigest()
     return Body(data, form, coding, f'"{digest[:32]}"')

@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from pytail.errors import UpstreamUnreachable
 from pytail.model import File, ProjectPage
-from pytail.pages import Pages
+from pytail.pages import Pages, zstd
 from pytail.simple.negotiation import Coding, Form
 
 FILES = "../../root/pypi/+f/"
@@ -49,7 +49,8 @@ def project(pages, revision="r1", load=None, form=Form.JSON, coding=Coding.IDENT
 
 
 def plain(body):
-    return gzip.decompress(body.data) if body.coding is Coding.GZIP else body.data
+    unpack = {Coding.GZIP: gzip.decompress, Coding.ZSTD: zstd.decompress, Coding.IDENTITY: bytes}
+    return unpack[body.coding](body.data)
 
 
 @pytest.mark.parametrize("coding", Coding)

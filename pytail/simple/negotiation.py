@@ -27,10 +27,11 @@ class Form(enum.Enum):
 
 
 class Coding(enum.Enum):
-    """A content coding; the value is its name in Content-Encoding."""
+    """A content coding, the tightest first; the value is its name in Content-Encoding."""
 
-    IDENTITY = "identity"
+    ZSTD = "zstd"
     GZIP = "gzip"
+    IDENTITY = "identity"
 
 
 _NAMES = {form.media_type: form for form in Form} | {
@@ -78,12 +79,12 @@ def form_for(accept: str | None, wanted: str | None = None) -> Form:
 
 
 def coding_for(accept_encoding: str | None) -> Coding:
-    """The content coding for an Accept-Encoding header: gzip where it is welcome."""
+    """The content coding for an Accept-Encoding header: the tightest of those liked best."""
     qualities = _weighted(accept_encoding or "")
-    gzip = max((qualities[name] for name in ("gzip", "x-gzip") if name in qualities), default=None)
-    if gzip is None:
-        gzip = qualities.get("*", 0.0)
-    return Coding.GZIP if gzip > 0 and gzip >= qualities.get("identity", 0.0) else Coding.IDENTITY
+    qualities.setdefault("gzip", qualities.get("x-gzip", qualities.get("*", 0.0)))
+    # The order of the members decides among equals; what is refused is none at all.
+    liked = max(Coding, key=lambda coding: qualities.get(coding.value, 0.0))
+    return liked if qualities.get(liked.value, 0.0) > 0 else Coding.IDENTITY
 
 
 def _width(name: str) -> str:

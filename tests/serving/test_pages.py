@@ -11,6 +11,7 @@ from gevent import joinall, sleep, spawn
 from gevent.event import Event
 from lxml import html
 
+from pytail.pages import zstd
 from pytail.settings import upstream_base_url
 from tests.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
 from tests.running import Client, Clock, serving
@@ -177,13 +178,13 @@ def test_head_is_get_without_the_body(pytail: Client, demo: FakeIndex, path: str
 def test_etag_differs_by_form_and_coding_and_is_strong(pytail: Client, demo: FakeIndex):
     etags = set()
     for accept in (JSON, HTML, "text/html"):
-        for coding in ("identity", "gzip"):
+        for coding in ("identity", "gzip", "zstd"):
             etag = pytail.get("/simple/demo/", Accept=accept, Accept_Encoding=coding).headers[
                 "ETag"
             ]
             assert etag[0] == etag[-1] == '"'  # item 93
             etags.add(etag)
-    assert len(etags) == 6  # item 95
+    assert len(etags) == 9  # item 95
 
 
 @pytest.mark.parametrize("path", ["/simple/", *PAGES])
@@ -206,6 +207,15 @@ def test_gzip_is_sent_where_it_is_welcome(pytail: Client, demo: FakeIndex):
     assert gzip.decompress(packed.data) == plain.data
     assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept, Accept-Encoding"  # item 47
     assert "Content-Encoding" not in plain.headers
+
+
+def test_zstd_is_sent_where_it_is_welcome(pytail: Client, demo: FakeIndex):
+    plain = pytail.get("/simple/demo/", Accept=JSON)
+    packed = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, deflate, zstd")
+    assert packed.headers["Content-Encoding"] == "zstd"  # item 102
+    assert zstd.decompress(packed.data) == plain.data
+    liked = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, zstd;q=0.5")
+    assert liked.headers["Content-Encoding"] == "gzip"
 
 
 def test_page_may_be_reused_for_what_is_left_of_its_ttl(

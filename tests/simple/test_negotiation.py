@@ -155,7 +155,7 @@ def test_a_form_is_html_if_its_media_type_says_so(form: Form):
 @pytest.mark.parametrize(
     "header",
     [
-        "gzip", "gzip, deflate", "gzip, deflate, zstd", "zstd,gzip,deflate", "GZIP", "x-gzip", "*",
+        "gzip", "gzip, deflate", "gzip, zstd;q=0.9", "GZIP", "x-gzip", "*", "*, zstd;q=0",
         "gzip;q=0.5", "gzip;q=1.0, identity; q=0.5, *;q=0", "br, *;q=0.1", "deflate, gzip;q=0.001",
     ],
 )  # fmt: skip
@@ -164,9 +164,16 @@ def test_gzip_is_given_where_it_is_welcome(header: str):
 
 
 @pytest.mark.parametrize(
+    "header", ["zstd", "gzip, deflate, zstd", "zstd,gzip,deflate", "br, zstd", "*;q=0.5, zstd"]
+)
+def test_zstd_is_given_where_it_is_as_welcome_as_any(header: str):
+    assert coding_for(header) is Coding.ZSTD  # item 102
+
+
+@pytest.mark.parametrize(
     "header",
     [
-        None, "", "identity", "Identity", "gzip;q=0", "gzip;q=0, *", "*;q=0", "br, zstd", "deflate",
+        None, "", "identity", "Identity", "gzip;q=0", "gzip;q=0, *", "*;q=0", "br", "deflate",
         "identity, gzip;q=0.5", "gzip;q=x", ";q=1", "identity;q=0", "gzipped",
     ],
 )  # fmt: skip
