@@ -214,6 +214,39 @@ def test_missing_projects_are_forgotten_beyond_a_number_the_oldest_first(catalog
     assert catalog.entry("found") is not None
 
 
+# Learnt metadata
+
+
+@pytest.mark.parametrize(("sha256", "learnt"), [("d" * 64, {"sha256": "d" * 64}), (None, False)])
+def test_what_is_learnt_of_a_wheels_metadata_is_known(catalog, sha256, learnt):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.learn_metadata(FULL_FILE, sha256)
+    found = catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM)
+    assert found == dataclasses.replace(FULL_FILE, core_metadata=learnt)
+
+
+def test_what_is_learnt_changes_the_revision_of_its_page_and_nothing_else(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.remember(entry("other"), page("other"))
+    catalog.learn_metadata(FULL_FILE, "d" * 64)
+    changed = catalog.entry("demo")
+    assert changed.revision not in ("", FULL_ENTRY.revision)
+    assert dataclasses.replace(changed, revision=FULL_ENTRY.revision) == FULL_ENTRY
+    assert catalog.page("demo").files[1:] == FULL_PAGE.files[1:]
+    assert catalog.entry("other") == entry("other")
+
+
+def test_what_was_known_already_changes_no_revision(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.learn_metadata(FULL_FILE, FULL_FILE.core_metadata["sha256"])
+    assert catalog.entry("demo") == FULL_ENTRY
+
+
+def test_what_is_learnt_of_a_file_that_no_page_lists_is_nothing(catalog):
+    catalog.learn_metadata(FULL_FILE, "d" * 64)
+    assert catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) is None
+
+
 # A file that cannot be used
 
 
