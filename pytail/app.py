@@ -37,6 +37,7 @@ STATUSES: dict[type[Exception], str] = {
     errors.FileGone: falcon.HTTP_404,
     errors.NotAcceptable: falcon.HTTP_406,
     errors.UpstreamUnreachable: falcon.HTTP_503,
+    errors.UpstreamOffline: falcon.HTTP_404,
     errors.UpstreamError: falcon.HTTP_502,
     errors.DigestMismatch: falcon.HTTP_502,
     errors.WheelUnreadable: falcon.HTTP_502,
@@ -57,17 +58,12 @@ class Application(falcon.App):  # type: ignore[type-arg]
         super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
         store, catalog = _opened(settings)
-        upstream = Upstream(settings.upstream_base_url, settings.request_timeout_secs)
+        upstream = Upstream(
+            settings.upstream_base_url, settings.request_timeout_secs, offline=settings.offline
+        )
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
-        index = Index(
-            catalog,
-            store,
-            upstream,
-            settings.project_cache_ttl_secs,
-            clock,
-            reads_wheels=settings.core_metadata_from_wheels,
-        )
+        index = Index(catalog, store, upstream, settings, clock)
         metadata = Metadata(catalog, store, upstream)
         pages, downloads = Pages(), Downloads(store, upstream, metadata)
 
@@ -80,7 +76,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
             self.add_route(mount, Redirect(f"{mount.rpartition('/')[2]}/"))
             self.add_route(f"{mount}/", ProjectList(index, pages))
             self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
-            self.add_route(f"{mount}/{{project}}/", Project(index, pages, files))
+            self.add_route(f"{mount}/{{project}}/", Project(index, pages, files, settings))
         self.add_route(
             "/root/pypi/+f/{first}/{rest}/{filename}", DistributionFile(index, downloads)
         )
@@ -130,11 +126,9 @@ def _on_error(req: falcon.Request, resp: falcon.Response, error: Exception, para
         log.error("%s %s failed", req.method, req.path, exc_info=error)
         send_problem(req, resp, falcon.HTTP_500, "pytail has a fault; its log says more")
         return
-    retry_after = None
+    retry_after = getattr(error, "retry_after", None)
     if isinstance(error, errors.UpstreamRefused) and error.status == 429:
-        status, retry_after = falcon.HTTP_503, error.retry_after or RETRY_AFTER
-    elif status == falcon.HTTP_503:
-        retry_after = RETRY_AFTER
+        status = falcon.HTTP_503
     send_problem(req, resp, status, str(error))
-    if retry_after is not None:
-        resp.set_header("Retry-After", str(retry_after))
+    if status == falcon.HTTP_503:
+        resp.set_header("Retry-After", str(retry_after or RETRY_AFTER))

@@ -20,7 +20,14 @@ from typing import TypeVar
 import gevent
 from gevent.event import Event
 
-from pytail.errors import DigestMismatch, FileGone, PytailError, TransferCut, UpstreamRefused
+from pytail.errors import (
+    DigestMismatch,
+    FileGone,
+    PytailError,
+    TransferCut,
+    UpstreamOffline,
+    UpstreamRefused,
+)
 from pytail.metadata import Extracted, Metadata
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.singleflight import SingleFlight
@@ -250,7 +257,7 @@ class Downloads:
         try:
             if file.url:
                 return _or_gone(file, lambda: self._upstream.file(file.url))
-        except FileGone:
+        except (FileGone, UpstreamOffline):
             if file.wheel is None:
                 raise
         if file.wheel is None:

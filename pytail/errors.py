@@ -15,8 +15,10 @@
     ├── TransferCut             a file whose fetch ended early; also a ConnectionResetError
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
+        ├── UpstreamOffline         upstream is not to be asked
         ├── UpstreamRefused         an answer with an error status
         └── UpstreamGarbled         an answer that cannot be understood or trusted
+            └── UpstreamWithoutRanges   a large file, whole, where a part was asked for
 
 Each carries its facts as attributes and words itself for a person in ``__str__``. Which HTTP status
 an error becomes stands in ``pytail.app`` and nowhere else.
@@ -163,7 +165,21 @@ class UpstreamError(PytailError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No answer: name resolution, connection, TLS or a timeout."""
+    """No answer: name resolution, connection, TLS or a timeout.
+
+    `retry_after` is in seconds, None where nobody knows.
+    """
+
+    def __init__(self, url: str, reason: str, retry_after: int | None = None) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
+
+
+class UpstreamOffline(UpstreamError):
+    """pytail runs offline, and has not what was asked for."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "pytail runs with --offline and has not seen this before")
 
 
 class UpstreamRefused(UpstreamError):
@@ -176,3 +192,10 @@ class UpstreamRefused(UpstreamError):
 
 class UpstreamGarbled(UpstreamError):
     """An answer that cannot be understood or trusted: wrong type, truncated, another project's."""
+
+
+class UpstreamWithoutRanges(UpstreamGarbled):
+    """It answers with the whole of a large file where a part was asked for."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "does not answer ranges")

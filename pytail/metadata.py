@@ -12,7 +12,13 @@ import logging
 
 from pytail import wheels
 from pytail.catalog import Catalog
-from pytail.errors import FileGone, UpstreamGarbled, UpstreamRefused, WheelUnreadable
+from pytail.errors import (
+    FileGone,
+    UpstreamGarbled,
+    UpstreamRefused,
+    UpstreamWithoutRanges,
+    WheelUnreadable,
+)
 from pytail.model import File
 from pytail.store import Store
 from pytail.threads import off_hub
@@ -28,7 +34,7 @@ class Extracted:
     """The bytes of a metadata file, in the shape of a transfer."""
 
     def __init__(self, data: bytes) -> None:
-        self.size = len(data)
+        self.start, self.size, self.etag = 0, len(data), None
         self._data = data
 
     def read(self) -> bytes:
@@ -53,10 +59,10 @@ class Metadata:
         """
         try:
             data = self._held(wheel) or self._remote(wheel)
-        except (WheelUnreadable, UpstreamGarbled) as error:
+        except WheelUnreadable as error:
             log.warning("%s; its page no longer promises any", error)
             self._catalog.learn_metadata(wheel, None)
-            raise WheelUnreadable(wheel.filename, str(error)) from error
+            raise
         self._catalog.learn_metadata(wheel, hashlib.sha256(data).hexdigest())
         log.info("read the metadata out of %s, %d bytes", wheel.location, len(data))
         return Extracted(data)
@@ -76,6 +82,8 @@ class Metadata:
             if size is None:
                 raise UpstreamGarbled(wheel.url, "does not say how large the wheel is")
             return self._read(wheel, wheels.Pieces(size))
+        except UpstreamWithoutRanges as error:
+            raise WheelUnreadable(wheel.filename, str(error)) from error
         except UpstreamRefused as error:
             if error.status in (404, 410):
                 raise FileGone(wheel.filename) from error

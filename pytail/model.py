@@ -8,6 +8,7 @@ digests of the right length, and an absolute http or https URL.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,24 @@ DIGEST_LENGTHS: Mapping[str, int] = {
     "md5": 32,
     "sha1": 40,
 }
+
+
+class Outcome(enum.Enum):
+    """How a response came to be, as its X-Cache header says."""
+
+    #: From what we know or hold.
+    HIT = "HIT"
+    #: From upstream, asked for this.
+    MISS = "MISS"
+    #: Known, and confirmed by upstream just now.
+    REVALIDATED = "REVALIDATED"
+    #: Known, and older than it should be: upstream could not be asked.
+    STALE = "STALE"
+    #: From upstream, asked for another client.
+    COALESCED = "COALESCED"
+    #: From upstream, and not kept.
+    PASS = "PASS"  # noqa: S105
+
 
 METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"

@@ -131,6 +131,22 @@ class Settings:
         timeout, "15", "upstream connect and read timeout in seconds"
     )
 
+    revalidate_wait_secs: float = _setting(
+        seconds, "2", "seconds a client waits for a revalidation before it gets the copy we have"
+    )
+    max_stale_secs: float = _setting(
+        seconds, "0", "age in seconds beyond which a copy is not served in upstream's stead; 0: any"
+    )
+    missing_ttl_secs: float = _setting(
+        seconds, "60", "seconds for which it is believed that upstream has no such project"
+    )
+    no_cache_interval_secs: float = _setting(
+        seconds, "10", "seconds between revalidations that clients force by no-cache"
+    )
+    max_age_interval_secs: float = _setting(
+        seconds, "30", "seconds between revalidations that clients force by max-age=0"
+    )
+    offline: bool = _setting(switch, "no", "never ask upstream, list only files that are held")
     core_metadata_from_wheels: bool = _setting(
         switch, "no", "promise core metadata of wheels where upstream has none, and read it out"
     )

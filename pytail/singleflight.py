@@ -55,6 +55,9 @@ class SingleFlight(Generic[Result]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flights
+
     def run(
         self, key: Hashable, work: Callable[[], Result], patience: float | None = None
     ) -> Result:

@@ -11,8 +11,10 @@ import base64
 import contextlib
 import hashlib
 import logging
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -21,13 +23,15 @@ import urllib3
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError, ProtocolError
 
-from pytail import __version__
+from pytail import __version__, breaker
 from pytail.errors import (
     PageUnreadable,
     ProjectNotFound,
     UpstreamGarbled,
+    UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
+    UpstreamWithoutRanges,
 )
 from pytail.model import ProjectPage
 from pytail.settings import masked
@@ -48,6 +52,8 @@ _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 LARGEST_PAGE = 64 * 1024 * 1024
 #: Bytes of a page up to which parsing is too short to be worth a thread.
 _SMALL_PAGE = 16 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE = 64 * 1024
@@ -71,8 +77,17 @@ class Transfer:
 
     def __init__(self, response: BaseHTTPResponse, url: str) -> None:
         self._response, self._url = response, masked(url)
+        #: Where in the file it begins and ends, in bytes; `stop` is None when upstream does not say.
+        self.start, self.stop = 0, fields.serial(response.headers.get("Content-Length"))
         #: Bytes of the whole file; None when upstream does not say.
-        self.size = fields.serial(response.headers.get("Content-Length"))
+        self.size = self.stop
+        if response.status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+            first, last, size = map(int, match.groups()) if match else (-1, -1, 0)
+            self.start, self.stop, self.size = first, last + 1, size
+        etag = response.headers.get("ETag", "").strip()
+        #: The strong validator to ask for the rest of the same file with; None when there is none.
+        self.etag = etag if _STRONG_ETAG.fullmatch(etag) else None
 
     def read(self) -> bytes:
         """The bytes that have arrived, up to 64 KiB, waiting for the first; empty at the end.
@@ -93,13 +108,22 @@ class Upstream:
     """An index to ask for pages and files."""
 
     def __init__(
-        self, base_url: str, timeout: float, clock: Callable[[], float] = time.monotonic
+        self,
+        base_url: str,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        offline: bool = False,
     ) -> None:
-        """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read."""
+        """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
+
+        With `offline`, nothing is asked and everything raises UpstreamOffline.
+        """
         parts = urlsplit(base_url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._credentials = _credentials(parts)
         self._timeout, self._clock = timeout, clock
+        self._is_offline, self._breakers = offline, breaker.Breakers(clock)
         self._pool = urllib3.PoolManager(
             num_pools=16,
             maxsize=64,
@@ -122,11 +146,15 @@ class Upstream:
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
+        with self._attempt(url):
+            return self._page(project, url, headers)
+
+    def _page(self, project: str, url: str, headers: Mapping[str, str]) -> PageFound | None:
         response, final_url = self._get(url, headers)
         try:
             if response.status in (404, 410):
                 raise ProjectNotFound(project, self._base)
-            if response.status == 304 and etag is not None:
+            if response.status == 304 and "If-None-Match" in headers:
                 return None
             if response.status != 200:
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
@@ -139,20 +167,45 @@ class Upstream:
         revision = off_hub(lambda: hashlib.sha256(source + body).hexdigest())
         return PageFound(page, response.headers.get("ETag"), revision)
 
-    def file(self, url: str) -> Transfer:
-        """The file at `url`, byte for byte as it lies there. Raises an UpstreamError."""
-        response, _ = self._get(url, {"Accept-Encoding": "identity"})
-        return Transfer(_successful(response, url), url)
+    def file(
+        self, url: str, start: int = 0, *, etag: str | None = None, size: int | None = None
+    ) -> Transfer:
+        """The file at `url`, byte for byte as it lies there; from `start` on where upstream can.
+
+        Its `start` says where it begins: at the beginning when upstream cannot or no longer has the
+        file with that strong `etag` and `size` (None: any). Raises an UpstreamError.
+        """
+        if start:
+            rest = self._part(url, f"{start}-", etag)
+            is_same = etag in (None, rest.etag) and size in (None, rest.size)
+            if rest.stop == rest.size and (rest.start == 0 or (rest.start == start and is_same)):
+                return rest
+            rest.close()
+        with self._attempt(url):
+            response, _ = self._get(url, {"Accept-Encoding": "identity"})
+            return Transfer(_successful(response, url), url)
+
+    def part(self, url: str, start: int, stop: int, size: int) -> Transfer | None:
+        """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
+
+        None when upstream answers with anything but that. Raises an UpstreamError.
+        """
+        part = self._part(url, f"{start}-{stop - 1}")
+        if (part.start, part.stop, part.size) == (start, stop, size):
+            return part
+        part.close()
+        return None
 
     def size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
         headers = {"Accept-Encoding": "identity"}
-        response, _ = self._get(url, headers, method="HEAD")
-        if response.status in (405, 501):
-            # The head of a GET says the same; its body is not waited for.
-            _let_go(response)
-            response, _ = self._get(url, headers)
-        transfer = Transfer(_successful(response, url), url)
+        with self._attempt(url):
+            response, _ = self._get(url, headers, method="HEAD")
+            if response.status in (405, 501):
+                # The head of a GET says the same; its body is not waited for.
+                _let_go(response)
+                response, _ = self._get(url, headers)
+            transfer = Transfer(_successful(response, url), url)
         transfer.close()
         return transfer.size
 
@@ -162,6 +215,10 @@ class Upstream:
         Returns where they start and the bytes: an upstream that does not answer ranges sends the
         whole, which is read if it is small. Raises an UpstreamError.
         """
+        with self._attempt(url):
+            return self._stretch(url, start, stop, size)
+
+    def _stretch(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
         response, _ = self._get(url, headers)
         try:
@@ -169,7 +226,7 @@ class Upstream:
             if response.status == 200 and size <= _SMALL_FILE:
                 start, stop = 0, size
             elif response.status == 200:
-                raise UpstreamGarbled(masked(url), "does not answer ranges")
+                raise UpstreamWithoutRanges(masked(url))
             elif response.status != 206:
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
             elif response.headers.get("Content-Range", "").strip() != wanted:
@@ -181,9 +238,46 @@ class Upstream:
             raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {stop - start}")
         return start, data
 
+    def _part(self, url: str, range_: str, etag: str | None = None) -> Transfer:
+        """What upstream answers when asked for the bytes of `range_`: they, others, or the whole."""
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={range_}"}
+        if etag is not None:
+            headers["If-Range"] = etag
+        with self._attempt(url):
+            response, _ = self._get(url, headers)
+            if response.status == 416:
+                # It has a file that ends before: the whole is the answer.
+                _let_go(response)
+                response, _ = self._get(url, {"Accept-Encoding": "identity"})
+            if response.status != 206:
+                _successful(response, url)
+            return Transfer(response, url)
+
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()
+
+    @contextlib.contextmanager
+    def _attempt(self, url: str) -> Iterator[None]:
+        """Something asked of the host of `url` in the block; how it ends is the host's record."""
+        if self._is_offline:
+            raise UpstreamOffline(masked(url))
+        try:
+            with self._breakers.attempt(_origin(url)) as attempt:
+                try:
+                    yield
+                except UpstreamRefused as error:
+                    attempt.is_failure = error.status >= 500 or error.status == 429
+                    attempt.retry_after = error.retry_after
+                    raise
+                except (ProjectNotFound, UpstreamGarbled):
+                    # Whatever it said, it is there.
+                    attempt.is_failure = False
+                    raise
+        except breaker.Open as rest:
+            seconds = math.ceil(rest.seconds)
+            reason = f"failed {rest.failures} times in a row; left alone for {seconds} seconds"
+            raise UpstreamUnreachable(masked(url), reason, seconds) from None
 
     def _get(
         self, url: str, headers: Mapping[str, str], method: str = "GET"

@@ -7,7 +7,7 @@ import gevent
 import pytest
 
 from pytail import catalog as catalog_room
-from pytail import index as room
+from pytail import freshness as room
 from pytail.catalog import Catalog
 from pytail.errors import (
     FileNotListed,
@@ -18,7 +18,8 @@ from pytail.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from pytail.index import MISSING_TTL, REFRESH_INTERVAL, Index
+from pytail.index import REFRESH_INTERVAL, Index
+from pytail.settings import Settings
 from pytail.store import Store
 from pytail.upstream import Upstream
 from tests.fakeindex import HTML, JSON, FakeIndex, Gated, reply, sdist, wheel
@@ -33,11 +34,12 @@ PAGE = "/simple/demo/"
 class Served:
     """An `Index` over a real catalog, store and upstream."""
 
-    def __init__(self, directory, url, clock, ttl=TTL):
+    def __init__(self, directory, url, clock, ttl=TTL, **more):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
         self.upstream = Upstream(url, timeout=5)
-        self.index = Index(self.catalog, self.store, self.upstream, ttl, clock)
+        settings = Settings(project_cache_ttl_secs=ttl, **more)
+        self.index = Index(self.catalog, self.store, self.upstream, settings, clock)
 
     def close(self):
         self.upstream.close()
@@ -58,8 +60,9 @@ def serve(tmp_path, index, clock):
     """Makes a `Served` of the one cache directory; each is closed in the end."""
     with contextlib.ExitStack() as made:
 
-        def make(url=index.url, ttl=TTL):
-            return made.enter_context(contextlib.closing(Served(tmp_path, url, clock, ttl)))
+        def make(url=index.url, ttl=TTL, **more):
+            served = Served(tmp_path, url, clock, ttl, **more)
+            return made.enter_context(contextlib.closing(served))
 
         yield make
 
@@ -68,7 +71,7 @@ def serve(tmp_path, index, clock):
 def ours(serve):
     served = serve()
     yield served
-    assert len(served.index._flights) == 0
+    assert len(served.index._freshness._flights) == 0
 
 
 # Fresh
@@ -190,7 +193,7 @@ def test_without_upstream_an_old_page_is_better_than_none(ours, index, clock, ca
     answer = ours.index.page("demo")
     assert answer.fresh_for == 0
     assert ours.files() == ["demo-1.0.tar.gz"]
-    assert "demo: stale, 9000 s old" in caplog.text
+    assert "demo: STALE, 9000 s old" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -215,8 +218,8 @@ def test_an_upstream_in_trouble_replaces_no_good_page(ours, index, clock, troubl
     assert ours.index.page("demo").fresh_for == TTL
 
 
-def test_a_hanging_upstream_is_not_waited_for_with_a_copy_at_hand(ours, index, clock, monkeypatch):
-    monkeypatch.setattr(room, "PATIENCE_WITH_COPY", 0.05)
+def test_a_hanging_upstream_is_not_waited_for_with_a_copy_at_hand(serve, index, clock):
+    ours = serve(revalidate_wait_secs=0.05)
     index.add(sdist("demo"))
     ours.index.page("demo")
     clock.now += TTL
@@ -224,18 +227,18 @@ def test_a_hanging_upstream_is_not_waited_for_with_a_copy_at_hand(ours, index, c
     assert ours.index.page("demo").fresh_for == 0
     assert ours.files() == ["demo-1.0.tar.gz"]
     gated.open()
-    until(lambda: len(ours.index._flights) == 0)
+    until(lambda: len(ours.index._freshness._flights) == 0)
 
 
-def test_what_a_slow_upstream_says_in_the_end_is_kept(ours, index, clock, monkeypatch):
-    monkeypatch.setattr(room, "PATIENCE_WITH_COPY", 0.01)
+def test_what_a_slow_upstream_says_in_the_end_is_kept(serve, index, clock):
+    ours = serve(revalidate_wait_secs=0.01)
     index.add(sdist("demo"))
     ours.index.page("demo")
     clock.now += TTL
     gated = index.answers[PAGE] = Gated(b'{"files": []}', Content_Type=JSON)
     assert ours.files() == ["demo-1.0.tar.gz"]
     gated.open()
-    until(lambda: len(ours.index._flights) == 0)
+    until(lambda: len(ours.index._freshness._flights) == 0)
     assert ours.files() == []
     assert index.page_count("demo") == 2
 
@@ -270,7 +273,7 @@ def test_a_hanging_upstream_is_waited_for_so_long_and_no_longer(ours, index, mon
     with pytest.raises(UpstreamUnreachable, match="still waited for"):
         ours.index.page("demo")
     gated.open()
-    until(lambda: len(ours.index._flights) == 0)
+    until(lambda: len(ours.index._freshness._flights) == 0)
     assert ours.files() == []
     assert index.page_count("demo") == 1
 
@@ -287,7 +290,7 @@ def test_that_a_project_is_missing_is_believed_for_a_minute(ours, index, clock):
     for _ in range(3):
         with pytest.raises(ProjectNotFound):
             ours.index.page("demo")
-        clock.now += MISSING_TTL / 3 - 1
+        clock.now += 60 / 3 - 1
     assert index.page_count("demo") == 1
 
 
@@ -295,14 +298,14 @@ def test_a_project_that_appears_is_found_after_a_minute(ours, index, clock):
     with pytest.raises(ProjectNotFound):
         ours.index.page("demo")
     index.add(sdist("demo"))
-    clock.now += MISSING_TTL
+    clock.now += 60
     assert ours.files() == ["demo-1.0.tar.gz"]
 
 
 def test_a_project_that_was_missing_is_an_error_when_upstream_is_not_there(ours, index, clock):
     with pytest.raises(ProjectNotFound):
         ours.index.page("demo")
-    clock.now += MISSING_TTL
+    clock.now += 60
     index.stop()
     with pytest.raises(UpstreamUnreachable):
         ours.index.page("demo")
@@ -540,7 +543,7 @@ def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_f
         ours.find("abc/0123456789abc/a-b-c-d-1.0.tar.gz")
     assert len(index.seen) == 1
     gated.open()
-    until(lambda: len(ours.index._flights) == 0)
+    until(lambda: len(ours.index._freshness._flights) == 0)
 
 
 def test_a_held_file_needs_no_page(ours, serve, index, clock):

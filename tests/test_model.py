@@ -132,5 +132,10 @@ def test_values_cannot_be_changed(value: object, name: str):
         setattr(value, name, ())
 
 
+def test_what_upstream_does_not_say_is_not_made_up():
+    bare = File(filename="foo-1.0.zip", url=URL, shelf="")
+    assert (bare.hashes, bare.yanked, bare.size, bare.upload_time) == ({}, False, None, None)
+
+
 def test_two_pages_do_not_share_what_is_unknown():
     assert ProjectPage(name="foo").other is not ProjectPage(name="foo").other

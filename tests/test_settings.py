@@ -20,6 +20,7 @@ from pytail.settings import (
     flag,
     masked,
     seconds,
+    switch,
     timeout,
     upstream_base_url,
     variable,
@@ -128,6 +129,20 @@ def test_a_timeout_is_above_zero():
     assert timeout("0.1") == 0.1
     with pytest.raises(ValueError, match="above zero"):
         timeout("0")
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("yes", "no"), ("1", "0"), ("true", "false"), ("on", "off"), (" YES ", " No\n")]
+)
+def test_a_switch_is_yes_or_no(yes: str, no: str):
+    assert switch(yes) is True
+    assert switch(no) is False
+
+
+@pytest.mark.parametrize("value", ["", " ", "maybe", "2", "y", "yes no"])
+def test_another_switch_is_refused(value: str):
+    with pytest.raises(ValueError, match="give yes or no"):
+        switch(value)
 
 
 def test_the_table_of_the_readme_is_that_of_the_code():

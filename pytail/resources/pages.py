@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import falcon
 
 from pytail.errors import ProjectNameInvalid
 from pytail.index import Index
+from pytail.model import Outcome
 from pytail.pages import Body, Pages
 from pytail.resources.conditions import matches
+from pytail.settings import Settings
 from pytail.simple.names import is_project_name, normalized
 from pytail.simple.negotiation import Coding, Form, coding_for, form_for
 
@@ -40,6 +44,7 @@ class ProjectList:
         names, last_serial = self._index.projects()
         body = self._pages.projects(names, last_serial, form, coding)
         _send(req, resp, body, LIST_REUSE, last_serial)
+        resp.set_header("X-Cache", Outcome.HIT.value)
 
     on_head = on_get
 
@@ -47,8 +52,9 @@ class ProjectList:
 class Project:
     """``/simple/{project}/``: its page; `files` is where its links lead, relative to it."""
 
-    def __init__(self, index: Index, pages: Pages, files: str) -> None:
+    def __init__(self, index: Index, pages: Pages, files: str, settings: Settings) -> None:
         self._index, self._pages, self._files = index, pages, files
+        self._settings = settings
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, project: str) -> None:
         if not is_project_name(project):
@@ -57,14 +63,23 @@ class Project:
             redirect(req, resp, f"../{normalized(project)}/")
             return
         form, coding = _wanted(req)
-        answer = self._index.page(project)
+        answer = self._index.page(project, self._max_age(req))
         body = self._pages.project(
             answer.entry.revision, lambda: self._index.contents(answer), self._files, form, coding
         )
         reuse = min(int(answer.fresh_for) or STALE_REUSE, LONGEST_REUSE)
         _send(req, resp, body, reuse, answer.entry.last_serial)
+        resp.set_header("X-Cache", answer.outcome.value)
+        resp.set_header("Age", str(int(answer.age)))
 
     on_head = on_get
+
+    def _max_age(self, req: falcon.Request) -> float:
+        """How old a copy this client takes, but not so fresh that each request would go through."""
+        asked = (req.get_header("Cache-Control") or "").lower().replace(" ", "").split(",")
+        if "no-cache" in asked:
+            return self._settings.no_cache_interval_secs
+        return self._settings.max_age_interval_secs if "max-age=0" in asked else math.inf
 
 
 class ProjectWithoutSlash:

@@ -77,10 +77,9 @@ def _text(body: bytes, charset: str | None) -> str:
     if charset is None and declared is not None:
         charset = declared[1].decode("ascii", "replace")
     try:
-        text = body.decode(charset or "utf-8", "replace")
+        return body.decode(charset or "utf-8", "replace")
     except (LookupError, ValueError):
-        text = body.decode("utf-8", "replace")
-    return text.removeprefix("\ufeff")
+        return body.decode("utf-8", "replace")
 
 
 def _is_empty(root: etree._Element, project: str) -> bool:

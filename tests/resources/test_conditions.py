@@ -88,7 +88,7 @@ def test_another_unit_is_ignored(header: str):
 @pytest.mark.parametrize(
     "header",
     [
-        None, "", "bytes", "bytes=", "bytes=-", "bytes=5-2", "bytes=99-2", "bytes=x", "bytes=1-x",
+        None, "", "bytes", "bytes=", "bytes=-", "bytes=5-2", "bytes=5-4", "bytes=99-2", "bytes=x", "bytes=1-x",
         "bytes=--1", "bytes=1--2", "bytes=+1-2", "bytes=1.0-2", "bytes=0x1-2", "bytes=1_0-20",
         "bytes=\u0661-\u0662", "bytes=0-1=2", "bytes=" + "1" * 9999 + "-", "bytes=1 2-3",
     ],

@@ -28,6 +28,7 @@ def test_every_response_may_be_read_by_a_page_elsewhere_and_runs_nothing(
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "sandbox" in headers["Content-Security-Policy"]
         assert len(headers.get_all("Date")) == 1  # item 99
+        assert headers["Content-Type"] not in {None, "application/json"}  # item 48
 
 
 def test_preflight_allows_ranges_on_any_path(pytail: Client, index: FakeIndex, paths: list[str]):

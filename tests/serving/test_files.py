@@ -395,6 +395,14 @@ def test_held_files_are_used_when_the_catalog_is_lost(tmp_path: Path, index: Fak
     assert len(list(tmp_path.glob("index.sqlite3.set-aside-*"))) == 1
 
 
+def test_redirects_of_upstream_are_followed_not_passed_on(
+    pytail: Client, index: FakeIndex, demo: Dist
+):
+    index.answers[demo.path] = reply(b"", None, "302 Found", Location=f"{index.url}/elsewhere")
+    index.answers["/elsewhere"] = reply(demo.data, "application/octet-stream")
+    assert pytail.get(path_of(demo)).data == demo.data  # item 66
+
+
 def test_query_string_is_ignored(pytail: Client, demo: Dist):
     assert pytail.get(f"{path_of(demo)}?x=1").data == demo.data  # item 55
 

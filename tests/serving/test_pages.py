@@ -140,6 +140,24 @@ def test_other_spellings_redirect_for_now_and_relatively(
     assert index.seen == []
 
 
+@pytest.mark.parametrize("spelling", ["Demo", "demo"])
+def test_links_are_right_after_a_redirect(pytail: Client, demo: FakeIndex, spelling: str):
+    for mount in ("/simple", "/root/pypi/+simple"):
+        asked = f"{mount}/{spelling}"
+        final = urljoin(asked, pytail.get(asked).headers["Location"])
+        assert final == f"{mount}/demo/"
+        (first, _) = pytail.get(final, Accept=JSON).json()["files"]
+        assert urljoin(final, first["url"]) == f"/root/pypi/+f/{demo.dists[0].location}"  # item 52
+
+
+@pytest.mark.parametrize(
+    "kind", [f"{JSON}; charset=utf-8", JSON.upper(), "application/json", f"{JSON} ;v=1"]
+)
+def test_json_is_json_however_upstream_calls_it(pytail: Client, index: FakeIndex, kind: str):
+    index.answers["/simple/demo/"] = reply(b'{"files": []}', kind)
+    assert pytail.json("demo")["files"] == []  # item 125
+
+
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", ".hidden", "trailing-", "n%00l", "demo%0A", "dem%C3%B6", "a%5Cb"]
 )
@@ -375,6 +393,15 @@ def test_garbage_is_502_and_never_replaces_a_page(
     del demo.answers["/simple/demo/"]
     demo.add(wheel("demo", "3.0"))
     assert len(pytail.json("demo")["files"]) == 3
+
+
+def test_a_tool_gets_errors_as_problem_details(pytail: Client, index: FakeIndex):
+    for accept in (JSON, "*/*", f"{JSON}, {HTML}; q=0.1, text/html; q=0.01"):
+        answer = pytail.get("/simple/nope/", Accept=accept)
+        assert answer.headers["Content-Type"] == "application/problem+json"  # item 123
+        problem = answer.json()
+        assert (problem["title"], problem["status"]) == ("Not Found", 404)
+        assert index.url in problem["detail"]
 
 
 def test_a_person_gets_errors_as_a_page(pytail: Client, index: FakeIndex):

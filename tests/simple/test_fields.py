@@ -193,7 +193,7 @@ def test_without_a_list_there_are_no_versions(value: object):
     assert fields.versions(value) is None
 
 
-@pytest.mark.parametrize("value", [7, "7", "007"])
+@pytest.mark.parametrize("value", [7, "7", "007", "0" * 17 + "7"])
 def test_a_serial_is_a_number_in_json_and_in_a_header(value: object):
     assert fields.serial(value) == 7  # item 6
 
@@ -216,7 +216,19 @@ def test_provenance_is_an_absolute_url(value: str, url: str):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", " ", "http://files.example.org/p", "javascript:x", "https://[", 1, [], {}]
+    "value",
+    [
+        None,
+        "",
+        " ",
+        " http://files.example.org/p",
+        "http://files.example.org/p",
+        "javascript:x",
+        "https://[",
+        1,
+        [],
+        {},
+    ],
 )
 def test_provenance_that_is_not_secure_is_dropped(value: object):
     assert fields.provenance(value, BASE) is None  # items 15, 139

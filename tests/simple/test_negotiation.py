@@ -71,6 +71,7 @@ def test_a_form_is_given_by_name(accept: str, form: Form):
         (f"text/html, {HTML_V1}", Form.HTML_V1),
         (f"{HTML_V1}, {JSON};q=0.5", Form.HTML_V1),
         (f"{JSON};q=0.5, text/html;q=0.6", Form.HTML),
+        (f"{JSON} ; q = 0.5 , text/html ; q = 0.6", Form.HTML),
         (f"{JSON};q=0.001, text/html;q=0", Form.JSON),
         (f"{JSON};q=0, text/html", Form.HTML),
         (f"{JSON};q=0, */*", Form.HTML),

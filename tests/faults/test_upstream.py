@@ -1,0 +1,173 @@
+"""The worst that an upstream can do: known pages go out soon, unknown ones fail soon and rightly.
+
+Each fault is met with a known project, an unknown one, and hits for others going on all the while.
+"""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gevent import Greenlet, sleep, spawn
+from gevent.event import Event
+from gevent.server import StreamServer
+
+from tests.fakeindex import HTML, JSON, FakeIndex, reply, wheel
+from tests.running import Client, Clock, serving
+
+HOUR = 3600
+
+
+def text(status: str, **headers: str) -> Any:
+    return reply(b"no", "text/plain", status, **headers)
+
+
+def half(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [("Content-Type", JSON), ("Content-Length", "1000")])
+    return [b'{"files": [']
+
+
+#: What upstream answers, and the status for a project without a copy.
+ANSWERS: dict[str, tuple[Any, int]] = {
+    "500": (text("500 Oops"), 502),
+    "503": (text("503 Busy"), 502),
+    "429": (text("429 Slow"), 503),
+    "429 with a time": (text("429 Slow", Retry_After="5"), 503),
+    "403": (text("403 Forbidden"), 502),
+    "401": (text("401 Unauthorized"), 502),
+    "half": (half, 503),
+    "garbage": (reply(b"\x00\xff" * 500, JSON), 502),
+    "portal": (reply(b"<html><body><form>Log in</form></body></html>", HTML), 502),
+    "loop": (reply(b"", None, "302 Found", Location="/simple/demo/"), 502),
+}
+
+
+@pytest.fixture
+def served(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[tuple[Client, FakeIndex]]:
+    index.add(wheel("demo"), wheel("other"))
+    with serving(tmp_path, index.url, clock, request_timeout_secs=15.0) as pytail:
+        for project in ("demo", "other"):
+            pytail.get(f"/simple/{project}/")
+        # The one page is old; the other one is young again.
+        clock.now += HOUR
+        pytail.get("/simple/other/")
+        yield pytail, index
+
+
+def hits(pytail: Client, until: Event) -> Greenlet:
+    """Asks for a fresh page until told to stop; its value is how often it was answered a second."""
+
+    def ask() -> float:
+        started, count = time.monotonic(), 0
+        while not until.is_set():
+            assert pytail.get("/simple/other/").headers["X-Cache"] == "HIT"
+            count += 1
+        return count / (time.monotonic() - started)
+
+    return spawn(ask)
+
+
+def timed(ask: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.monotonic()
+    return ask(), time.monotonic() - started
+
+
+def check(pytail: Client, status: int) -> None:
+    over = Event()
+    others = hits(pytail, over)
+    known, seconds = timed(lambda: pytail.get("/simple/demo/"))
+    assert (known.status, known.headers["X-Cache"]) == (200, "STALE")
+    assert seconds < 3
+    unknown, seconds = timed(lambda: pytail.get("/simple/unknown/"))
+    assert unknown.status == status
+    assert seconds < 10
+    if status == 503:
+        assert unknown.headers["Retry-After"].isdigit()
+    over.set()
+    others.join()
+    assert others.get() > 0
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_upstream_that_answers_wrongly(served: tuple[Client, FakeIndex], name: str):
+    pytail, index = served
+    answer, status = ANSWERS[name]
+    index.answers["/simple/demo/"] = index.answers["/simple/unknown/"] = answer
+    check(pytail, status)
+
+
+def test_upstream_that_refuses_connections(served: tuple[Client, FakeIndex]):
+    pytail, index = served
+    index.stop()
+    check(pytail, 503)
+
+
+@pytest.fixture
+def bad_port(request: Any) -> Iterator[int]:
+    """A port whose server hangs, resets or babbles."""
+
+    def handle(connection: socket.socket, _: Any) -> None:
+        if request.param == "reset":
+            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+        elif request.param == "babble":
+            connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
+            connection.close()
+        else:
+            sleep(30)
+
+    server = StreamServer(("127.0.0.1", 0), handle)
+    server.start()
+    yield server.server_port
+    server.stop(timeout=0)
+
+
+def known_of(tmp_path: Path, url: str, index: FakeIndex, clock: Clock) -> None:
+    """Fill the cache from `index`, as if it had been reached under `url`."""
+    with serving(tmp_path, index.url, clock) as pytail:
+        pytail.get("/simple/demo/")
+        clock.now += HOUR
+        pytail.get("/simple/other/")
+    with closing(sqlite3.connect(tmp_path / "index.sqlite3")) as database:
+        database.execute("UPDATE project SET upstream = ?", (url,))
+        database.commit()
+
+
+@pytest.mark.parametrize("bad_port", ["hang", "reset", "babble"], indirect=True)
+def test_upstream_that_does_not_speak_http(
+    tmp_path: Path, index: FakeIndex, clock: Clock, bad_port: int
+):
+    index.add(wheel("demo"), wheel("other"))
+    url = f"http://127.0.0.1:{bad_port}"
+    known_of(tmp_path, url, index, clock)
+    with serving(tmp_path, url, clock) as pytail:
+        check(pytail, 503)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://no-such-host.invalid", "https://127.0.0.1:{port}"], ids=["dns", "tls"]
+)
+def test_upstream_that_cannot_be_reached(tmp_path: Path, index: FakeIndex, clock: Clock, url: str):
+    index.add(wheel("demo"), wheel("other"))
+    url = url.format(port=index.url.rpartition(":")[2])
+    known_of(tmp_path, url, index, clock)
+    with serving(tmp_path, url, clock) as pytail:
+        check(pytail, 503)
+
+
+def test_a_healed_upstream_is_believed_at_once(served: tuple[Client, FakeIndex]):
+    pytail, index = served
+    index.answers["/simple/demo/"] = text("500 Oops")
+    assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
+    del index.answers["/simple/demo/"]
+    index.add(wheel("demo", "2.0"))
+    answer = pytail.get("/simple/demo/", Accept=JSON)
+    assert answer.headers["X-Cache"] == "MISS"
+    assert len(answer.json()["files"]) == 2

@@ -1,0 +1,255 @@
+"""Which copy goes out when, as seen from outside."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gevent import joinall, sleep, spawn
+from gevent.event import Event
+
+from tests.fakeindex import JSON, FakeIndex, reply, sdist, wheel
+from tests.running import Answer, Client, Clock, file_path, serving
+
+TTL = 900
+
+
+@pytest.fixture
+def demo(index: FakeIndex) -> FakeIndex:
+    index.add(wheel("demo"))
+    return index
+
+
+def outcome(answer: Answer) -> tuple[str, str]:
+    return answer.headers["X-Cache"], answer.headers["Age"]
+
+
+def body(serial: int, *versions: str) -> bytes:
+    return json.dumps(
+        {"meta": {"api-version": "1.4", "_last-serial": serial}, "files": [], "versions": versions}
+    ).encode()
+
+
+def test_each_response_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex, clock: Clock):
+    assert outcome(pytail.get("/simple/demo/")) == ("MISS", "0")
+    clock.now += 100
+    assert outcome(pytail.get("/simple/demo/")) == ("HIT", "100")
+    clock.now += TTL
+    assert outcome(pytail.get("/simple/demo/")) == ("REVALIDATED", "0")
+    demo.add(sdist("demo"))
+    clock.now += TTL
+    assert outcome(pytail.get("/simple/demo/")) == ("MISS", "0")
+    demo.stop()
+    clock.now += TTL + 5
+    assert outcome(pytail.get("/simple/demo/")) == ("STALE", str(TTL + 5))
+    assert pytail.get("/simple/").headers["X-Cache"] == "HIT"
+
+
+def test_waiters_are_told_that_they_shared(pytail: Client, demo: FakeIndex):
+    gate = Event()
+    answer = reply(body(1), JSON)
+    demo.answers["/simple/demo/"] = lambda *wsgi: gate.wait() and answer(*wsgi)
+    clients = [spawn(pytail.get, "/simple/demo/") for _ in range(5)]
+    sleep(0.2)
+    gate.set()
+    joinall(clients, raise_error=True)
+    words = sorted(client.value.headers["X-Cache"] for client in clients)
+    assert words == ["COALESCED"] * 4 + ["MISS"]
+
+
+@pytest.mark.parametrize(("sent", "interval"), [("no-cache", 10), ("max-age=0", 30)])
+def test_a_client_forces_a_revalidation_but_not_each_time(
+    pytail: Client, demo: FakeIndex, clock: Clock, sent: str, interval: int
+):
+    pytail.get("/simple/demo/")
+    for _ in range(3):
+        clock.now += interval - 1
+        assert pytail.get("/simple/demo/", Cache_Control=sent).headers["X-Cache"] == "HIT"
+        clock.now += 1
+        for word in ("REVALIDATED", "HIT"):
+            answer = pytail.get("/simple/demo/", Cache_Control=f"{sent.upper()} , x")
+            assert answer.headers["X-Cache"] == word  # item 98
+    assert demo.page_count("demo") == 4
+
+
+def test_no_cache_on_a_file_does_not_fetch_it_again(pytail: Client, demo: FakeIndex):
+    path = file_path(pytail.json("demo")["files"][0])
+    for _ in range(2):
+        assert pytail.get(path, Cache_Control="no-cache", Range="bytes=0-9").status == 206
+    assert demo.count(demo.dists[0].path) == 1  # item 89
+
+
+def test_a_silent_upstream_is_waited_for_only_briefly_with_a_copy(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    gate = Event()
+    with serving(tmp_path, demo.url, clock, revalidate_wait_secs=0.1) as pytail:
+        pytail.get("/simple/demo/")
+        clock.now += TTL
+        demo.add(wheel("demo", "2.0"))
+        demo.answers["/simple/demo/"] = lambda *wsgi: gate.wait() and demo._answer(*wsgi)
+        assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"  # item 113
+        # The revalidation went on behind.
+        gate.set()
+        while pytail.get("/simple/demo/").headers["X-Cache"] != "HIT":
+            sleep(0.01)
+        assert pytail.json("demo")["versions"] == ["1.0", "2.0"]
+    assert demo.page_count("demo") == 2
+
+
+def test_too_old_a_copy_is_not_served(tmp_path: Path, demo: FakeIndex, clock: Clock):
+    with serving(tmp_path, demo.url, clock, max_stale_secs=5000) as pytail:
+        pytail.get("/simple/demo/")
+        demo.stop()
+        clock.now += 4999
+        assert pytail.get("/simple/demo/").status == 200
+        clock.now += 2
+        assert pytail.get("/simple/demo/").status == 503
+
+
+def test_a_lagging_node_of_upstream_takes_nothing_back(
+    pytail: Client, index: FakeIndex, clock: Clock
+):
+    index.answers["/simple/demo/"] = reply(body(7, "1.0", "2.0"), JSON)
+    assert pytail.json("demo")["versions"] == ["1.0", "2.0"]
+    index.answers["/simple/demo/"] = reply(body(6, "1.0"), JSON)
+    clock.now += TTL
+    assert pytail.json("demo")["versions"] == ["1.0", "2.0"]  # item 111
+    clock.now += 24 * 3600
+    assert pytail.json("demo")["versions"] == ["1.0"]
+
+
+def test_a_revalidation_asks_as_the_first_request_did(
+    pytail: Client, demo: FakeIndex, clock: Clock
+):
+    pytail.get("/simple/demo/", Accept="text/html")
+    clock.now += TTL
+    pytail.get("/simple/demo/", Accept=JSON)
+    first, second = (seen.headers for seen in demo.seen)
+    for name in ("ACCEPT", "ACCEPT_ENCODING"):
+        assert first[name] == second[name]  # item 106
+
+
+def test_a_page_that_the_catalog_lost_is_asked_for_whole(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    with serving(tmp_path, demo.url, clock) as pytail:
+        pytail.get("/simple/demo/")
+    with closing(sqlite3.connect(tmp_path / "index.sqlite3")) as database:
+        database.execute("UPDATE file SET hashes = '{broken'")
+        database.commit()
+    with serving(tmp_path, demo.url, clock) as pytail:
+        assert len(pytail.json("demo")["files"]) == 1  # item 108
+    assert "IF_NONE_MATCH" not in demo.seen[-1].headers
+
+
+def test_pages_have_no_last_modified(pytail: Client, demo: FakeIndex):
+    demo.answers["/simple/demo/"] = reply(
+        body(1), JSON, Last_Modified="Wed, 21 Oct 2015 07:28:00 GMT", Age="77", Via="x", Expires="0"
+    )
+    headers = pytail.get("/simple/demo/").headers
+    assert "Last-Modified" not in headers  # item 100
+    assert not {"Via", "Expires", "Set-Cookie"} & set(headers)  # item 99
+    assert headers["Age"] == "0"
+
+
+def test_etag_is_of_our_bytes_not_upstreams(pytail: Client, demo: FakeIndex, clock: Clock):
+    first = pytail.get("/simple/demo/", Accept=JSON)
+    demo.answers["/simple/demo/"] = reply(
+        json.dumps(demo.page("demo"), indent=1).encode(), JSON, etag='"other"'
+    )
+    clock.now += TTL
+    again = pytail.get("/simple/demo/", Accept=JSON)
+    assert again.data == first.data
+    assert again.headers["ETag"] == first.headers["ETag"] != '"other"'  # item 94
+
+
+def test_a_host_that_keeps_failing_is_left_alone(pytail: Client, demo: FakeIndex, clock: Clock):
+    pytail.get("/simple/demo/")
+    clock.now += TTL
+    for name in "abc":
+        demo.answers[f"/simple/{name}/"] = reply(b"", "text/plain", "500 Oops")
+        assert pytail.get(f"/simple/{name}/").status == 502
+    asked = len(demo.seen)
+    answer = pytail.get("/simple/new/")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+    assert "left alone" in answer.json()["detail"]
+    assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
+    assert len(demo.seen) == asked
+
+
+def test_a_rate_limit_is_heeded_at_once(pytail: Client, index: FakeIndex):
+    index.answers["/simple/a/"] = reply(b"", "text/plain", "429 Slow", Retry_After="42")
+    assert pytail.get("/simple/a/").headers["Retry-After"] == "42"
+    answer = pytail.get("/simple/b/")
+    assert answer.status == 503
+    assert 40 <= int(answer.headers["Retry-After"]) <= 42  # item 119
+    assert index.page_count("b") == 0
+
+
+def test_missing_projects_are_remembered_over_a_restart(
+    tmp_path: Path, index: FakeIndex, clock: Clock
+):
+    for _ in range(2):
+        with serving(tmp_path, index.url, clock, missing_ttl_secs=300) as pytail:
+            assert pytail.get("/simple/nope/").status == 404
+            clock.now += 250
+    assert index.page_count("nope") == 1
+
+
+@pytest.fixture
+def offline(tmp_path: Path, demo: FakeIndex, clock: Clock) -> Any:
+    """What makes a pytail that is offline on a cache of one page, one wheel and its metadata."""
+    demo.add(wheel("demo", "2.0"), sdist("demo", "3.0"))
+    with serving(tmp_path, demo.url, clock) as pytail:
+        path = file_path(pytail.json("demo")["files"][0])
+        for suffix in ("", ".metadata"):
+            pytail.get(path + suffix)
+    demo.seen.clear()
+    clock.now += 10 * TTL
+    return lambda: serving(tmp_path, demo.url, clock, offline=True)
+
+
+def test_offline_lists_only_what_is_held_and_never_asks(offline: Any, demo: FakeIndex):
+    with offline() as pytail:
+        (entry,) = pytail.json("demo")["files"]
+        assert entry["filename"] == demo.dists[0].filename
+        assert pytail.get(file_path(entry)).data == demo.dists[0].data
+        assert pytail.get(file_path(entry) + ".metadata").data == demo.dists[0].metadata
+    assert demo.seen == []
+
+
+def test_offline_is_404_with_a_reason_for_what_was_never_seen(offline: Any, demo: FakeIndex):
+    with offline() as pytail:
+        for path in ("/simple/unknown/", f"/root/pypi/+f/{demo.dists[1].location}"):
+            answer = pytail.get(path)
+            assert answer.status == 404
+            assert "--offline" in answer.json()["detail"]
+    assert demo.seen == []
+
+
+def test_offline_metadata_comes_out_of_a_held_wheel(tmp_path: Path, offline: Any, demo: FakeIndex):
+    held = tmp_path / "+files" / "root" / "pypi" / "+f" / f"{demo.dists[0].location}.metadata"
+    held.unlink()
+    with offline() as pytail:
+        path = file_path(pytail.json("demo")["files"][0])
+        assert pytail.get(path + ".metadata").data == demo.dists[0].metadata
+
+
+def test_another_upstream_starts_anew_and_keeps_the_files(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    with serving(tmp_path, demo.url, clock) as pytail:
+        path = file_path(pytail.json("demo")["files"][0])
+        pytail.get(path)
+    with FakeIndex() as other, serving(tmp_path, other.url, clock) as pytail:
+        assert pytail.get("/simple/", Accept=JSON).json()["projects"] == []
+        other.add(sdist("demo"))
+        assert [file["filename"] for file in pytail.json("demo")["files"]] == ["demo-1.0.tar.gz"]
+        assert "IF_NONE_MATCH" not in other.seen[0].headers
+        assert pytail.get(path).data == demo.dists[0].data
+    assert demo.count(demo.dists[0].path) == 1
