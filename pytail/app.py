@@ -129,6 +129,7 @@ def _on_error(req: falcon.Request, resp: falcon.Response, error: Exception, para
     retry_after = getattr(error, "retry_after", None)
     if isinstance(error, errors.UpstreamRefused) and error.status == 429:
         status = falcon.HTTP_503
-    send_problem(req, resp, status, str(error))
+    advice = "; a copy is served where there is one, try again" if status > "500" else ""
+    send_problem(req, resp, status, f"{error}{advice}")
     if status == falcon.HTTP_503:
         resp.set_header("Retry-After", str(retry_after or RETRY_AFTER))

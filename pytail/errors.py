@@ -52,7 +52,10 @@ class ProjectNotFound(PytailError):
         self.project, self.upstream = project, upstream
 
     def __str__(self) -> str:
-        return f"the upstream index {self.upstream} has no project {self.project!r}"
+        return (
+            f"the upstream index {self.upstream} has no project {self.project!r};"
+            " check the name, or wait a minute if it is new"
+        )
 
 
 class ProjectNameInvalid(PytailError):
@@ -77,7 +80,10 @@ class FileNotListed(PytailError):
         self.filename = filename
 
     def __str__(self) -> str:
-        return f"no project page lists a file {self.filename[:200]!r} with this digest"
+        return (
+            f"no project page lists a file {self.filename[:200]!r} with this digest;"
+            " it may have been removed upstream: lock again"
+        )
 
 
 class FileGone(PytailError):
@@ -88,7 +94,7 @@ class FileGone(PytailError):
         self.filename = filename
 
     def __str__(self) -> str:
-        return f"the upstream index lists {self.filename} but does not have it"
+        return f"the upstream index lists {self.filename} but does not have it; try another version"
 
 
 class WheelUnreadable(PytailError):
