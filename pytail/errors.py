@@ -45,11 +45,14 @@ class SettingError(PytailError):
 
 
 class ProjectNotFound(PytailError):
-    """Upstream answered 404 or 410 for `project`; `upstream` is its masked URL."""
+    """Upstream answered 404 or 410 for `project`; `upstream` is its masked URL.
 
-    def __init__(self, project: str, upstream: str) -> None:
-        super().__init__(project, upstream)
-        self.project, self.upstream = project, upstream
+    `outcome` is how we come to know, the word of an X-Cache header.
+    """
+
+    def __init__(self, project: str, upstream: str, outcome: str = "MISS") -> None:
+        super().__init__(project, upstream, outcome)
+        self.project, self.upstream, self.outcome = project, upstream, outcome
 
     def __str__(self) -> str:
         return (

@@ -68,7 +68,7 @@ class Freshness:
         else:
             answer = self._shared(project, known, PATIENCE)
         if not answer.entry.found:
-            raise ProjectNotFound(project, self._upstream.url)
+            raise ProjectNotFound(project, self._upstream.url, answer.outcome.value)
         return answer
 
     def anew(self, project: str) -> Answer:
@@ -78,7 +78,7 @@ class Freshness:
         """
         answer = self._shared(project, None, PATIENCE, key=(project, "anew"))
         if not answer.entry.found:
-            raise ProjectNotFound(project, self._upstream.url)
+            raise ProjectNotFound(project, self._upstream.url, answer.outcome.value)
         return answer
 
     def _ttl(self, known: Entry) -> float:

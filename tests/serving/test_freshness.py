@@ -49,6 +49,11 @@ def test_each_response_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex, 
     assert pytail.get("/simple/").headers["X-Cache"] == "HIT"
 
 
+def test_a_404_tells_whether_upstream_was_asked(pytail: Client, index: FakeIndex):
+    words = [pytail.get("/simple/nope/").headers["X-Cache"] for _ in range(2)]
+    assert words == ["MISS", "HIT"]
+
+
 def test_waiters_are_told_that_they_shared(pytail: Client, demo: FakeIndex):
     gate = Event()
     answer = reply(body(1), JSON)
