@@ -230,7 +230,7 @@ def test_verbose_logs_each_decision(tmp_path: Path, index: FakeIndex):
     with embedded(tmp_path / "cache", index.url, tmp_path / "log", "--verbose") as running:
         for _ in range(2):
             running.client.get("/simple/demo/")
-        assert "demo: fresh" in running.output()
+        assert "demo: HIT" in running.output()
 
 
 def is_listening(client: Client) -> bool:
