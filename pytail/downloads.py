@@ -33,7 +33,8 @@ from pytail.model import DIGEST_LENGTHS, File
 from pytail.singleflight import SingleFlight
 from pytail.store import Partial, Store
 from pytail.threads import off_hub
-from pytail.upstream import Transfer, Upstream
+from pytail.transfers import ResumingTransfer
+from pytail.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,9 @@ class Tail:
 class _Arrival:
     """One fetch and what it has brought so far."""
 
-    def __init__(self, file: File, partial: Partial, transfer: Transfer | Extracted) -> None:
+    def __init__(
+        self, file: File, partial: Partial, transfer: ResumingTransfer | Extracted
+    ) -> None:
         self._file, self._partial, self._transfer = file, partial, transfer
         #: Bytes of the whole file, None until its end where nobody says.
         self.size = file.size if file.size is not None else transfer.size
@@ -253,10 +256,10 @@ class Downloads:
             unneeded.pop_all()
         return self._receive(file, partial, transfer)
 
-    def _transfer(self, file: File) -> Transfer | Extracted:
+    def _transfer(self, file: File) -> ResumingTransfer | Extracted:
         try:
             if file.url:
-                return _or_gone(file, lambda: self._upstream.file(file.url))
+                return _or_gone(file, lambda: ResumingTransfer(self._upstream, file))
         except (FileGone, UpstreamOffline):
             if file.wheel is None:
                 raise
@@ -264,7 +267,9 @@ class Downloads:
             raise FileGone(file.filename)
         return self._metadata.of(file.wheel)
 
-    def _receive(self, file: File, partial: Partial, transfer: Transfer | Extracted) -> _Arrival:
+    def _receive(
+        self, file: File, partial: Partial, transfer: ResumingTransfer | Extracted
+    ) -> _Arrival:
         arrival = self._arrivals[file.location] = _Arrival(file, partial, transfer)
 
         def run() -> None:

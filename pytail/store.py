@@ -16,9 +16,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
 
 from pytail.model import File
 from pytail.simple.names import is_filename
@@ -26,41 +24,11 @@ from pytail.simple.names import is_filename
 log = logging.getLogger(__name__)
 
 _SHELF = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
-#: Times that a directory is made for a file while others remove it, being empty.
-_MOST_ATTEMPTS = 100
 
 
 def is_shelf(shelf: str) -> bool:
     """Whether `shelf` is one that a file can stand on, and so is safe in a path."""
     return _SHELF.fullmatch(shelf) is not None
-
-
-class Kept(NamedTuple):
-    """A file that takes room: a held one, or a partial one."""
-
-    path: str
-    #: Bytes on disk.
-    size: int
-    #: Seconds since the epoch: when it was written, and last used as far as the disk knows.
-    written_at: float
-    used_at: float
-
-
-class Watcher:
-    """Decides what is kept and is told of it; this one keeps everything and forgets.
-
-    It is called from any thread.
-    """
-
-    def keeps(self, size: int) -> bool:
-        """Whether a file of `size` bytes is to be kept."""
-        return True
-
-    def note_use(self, path: str) -> None:
-        """The held file at `path` was opened."""
-
-    def note_commit(self, path: str, size: int) -> None:
-        """The file at `path`, of `size` bytes, is now held."""
 
 
 class Partial:
@@ -70,20 +38,10 @@ class Partial:
     long as they have not called `close`.
     """
 
-    def __init__(self, descriptor: int, path: Path, final: Path, watcher: Watcher) -> None:
+    def __init__(self, descriptor: int, path: Path, final: Path) -> None:
         #: Open for reading and writing.
         self.descriptor = descriptor
-        self._path, self._final, self._watcher = path, final, watcher
-        self._is_named = True
-
-    def expect(self, size: int | None) -> None:
-        """Learn how large the file will be, None when nobody says.
-
-        One that is not to be kept loses its name now: it goes when its readers are done, whatever
-        happens, and other processes need not wait for it.
-        """
-        if size is not None and not self._watcher.keeps(size):
-            self.discard()
+        self._path, self._final = path, final
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises OSError when the disk does not take it."""
@@ -91,46 +49,22 @@ class Partial:
         while view:
             view = view[os.write(self.descriptor, view) :]
 
-    def commit(self) -> bool:
-        """Give the file its final name, durably, and say whether it is held now.
-
-        It is not when it is too large to be kept; it can be read through `descriptor` all the same.
-        Raises OSError, and then it is not held.
-        """
-        size = os.fstat(self.descriptor).st_size
-        if not self._is_named or not self._watcher.keeps(size):
-            self.discard()
-            return False
+    def commit(self) -> None:
+        """Give the file its final name, durably. Raises OSError, and then it is not held."""
         os.fsync(self.descriptor)
-        self._rename()
-        self._is_named = False
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self._path.rename(self._final)
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-        self._watcher.note_commit(str(self._final), size)
-        return True
 
     def discard(self) -> None:
         """Forget what was written."""
-        if self._is_named:
-            self._is_named = False
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the descriptor; the file, where committed, stays."""
         os.close(self.descriptor)
-
-    def _rename(self) -> None:
-        for attempt in range(1, _MOST_ATTEMPTS + 1):
-            try:
-                self._final.parent.mkdir(parents=True, exist_ok=True)
-                self._path.rename(self._final)
-            except (FileNotFoundError, FileExistsError):
-                # The directory was removed in between, being empty.
-                if attempt == _MOST_ATTEMPTS:
-                    raise
-            else:
-                return
 
 
 class Store:
@@ -140,14 +74,9 @@ class Store:
         """Make the directories and clear orphans. Raises OSError where that cannot be done."""
         self._files = cache_dir / "+files" / "root" / "pypi" / "+f"
         self._partials = cache_dir / "+partial"
-        self._watcher = Watcher()
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         self._clear_orphans()
-
-    def watch(self, watcher: Watcher) -> None:
-        """From now on let `watcher` decide what is kept, and tell it of all that is."""
-        self._watcher = watcher
 
     def open(self, file: File) -> io.FileIO | None:
         """`file` open for reading, None when it is not held."""
@@ -160,7 +89,6 @@ class Store:
             log.error("cannot open a held file, asking upstream: %s", error)
             return None
         if self._is_right(opened, file):
-            self._watcher.note_use(str(path))
             return opened
         opened.close()
         log.warning("%s was changed behind pytail's back; asking upstream again", path)
@@ -191,42 +119,7 @@ class Store:
         if descriptor is None:
             return None
         os.ftruncate(descriptor, 0)
-        partial = Partial(descriptor, path, final, self._watcher)
-        partial.expect(file.size)
-        return partial
-
-    @property
-    def directory(self) -> Path:
-        """Where the files are held."""
-        return self._files
-
-    def kept(self) -> Generator[Kept]:
-        """All that takes room, held files and partial ones; slow.
-
-        Empty directories on the way are removed.
-        """
-        yield from _kept_in(self._partials)
-        for first in _directories(self._files):
-            for shelf in _directories(Path(first.path)):
-                if is_shelf(f"{first.name}/{shelf.name}"):
-                    yield from _kept_in(Path(shelf.path), taking=_size(shelf.stat()))
-
-    def remove(self, kept: Kept) -> bool:
-        """Remove `kept` unless it is being written, or was since it was seen; whether it is gone.
-
-        Whoever has it open can go on reading. Raises OSError where it cannot be removed.
-        """
-        path = Path(kept.path)
-        if path.parent == self._partials:
-            return _removed(path)
-        try:
-            if path.stat(follow_symlinks=False).st_mtime != kept.written_at:
-                return False
-            path.unlink()
-        except FileNotFoundError:
-            return True
-        _remove_empty(path.parent)
-        return True
+        return Partial(descriptor, path, final)
 
     def _path(self, file: File) -> Path:
         if not is_shelf(file.shelf) or not is_filename(file.filename):
@@ -247,8 +140,11 @@ class Store:
 
     def _clear_orphans(self) -> None:
         for path in self._partials.iterdir():
-            if _removed(path):
-                log.info("cleared %s, left by a process that is gone", path)
+            descriptor = _locked(path)
+            if descriptor is not None:
+                log.info("clearing %s, left by a process that is gone", path)
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
 
 
 def _locked(path: Path) -> int | None:
@@ -269,49 +165,3 @@ def _locked(path: Path) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _removed(path: Path) -> bool:
-    """Whether the partial file at `path` could be removed, nobody having it locked."""
-    descriptor = _locked(path)
-    if descriptor is None:
-        return False
-    try:
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _directories(directory: Path) -> Generator[os.DirEntry[str]]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield entry
-
-
-def _kept_in(directory: Path, taking: int | None = None) -> Generator[Kept]:
-    """The files in `directory`; the first one carries the bytes that a shelf itself is `taking`."""
-    is_shelf_, is_empty, room = taking is not None, True, taking or 0
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        for entry in entries:
-            is_empty = False
-            with contextlib.suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False):
-                    found = entry.stat(follow_symlinks=False)
-                    used_at = max(found.st_atime, found.st_mtime)
-                    yield Kept(entry.path, _size(found) + room, found.st_mtime, used_at)
-                    room = 0
-    if is_shelf_ and is_empty:
-        _remove_empty(directory)
-
-
-def _remove_empty(shelf: Path) -> None:
-    with contextlib.suppress(OSError):
-        shelf.rmdir()
-        shelf.parent.rmdir()
-
-
-def _size(found: os.stat_result) -> int:
-    # Blocks are what a small file really takes; some file systems count them late.
-    return max(found.st_size, found.st_blocks * 512)

@@ -89,13 +89,15 @@ class Transfer:
         #: The strong validator to ask for the rest of the same file with; None when there is none.
         self.etag = etag if _STRONG_ETAG.fullmatch(etag) else None
 
-    def read(self) -> bytes:
-        """The bytes that have arrived, up to 64 KiB, waiting for the first; empty at the end.
+    def read(self, size: int = _PIECE) -> bytes:
+        """The bytes that have arrived, up to `size` or 64 KiB, waiting for the first.
+
+        They are empty at the end.
 
         Raises UpstreamUnreachable when the connection breaks or falls silent.
         """
         try:
-            return self._response.read1(_PIECE, decode_content=False)
+            return self._response.read1(min(size, _PIECE), decode_content=False)
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(self._url, _reason(error)) from error
 
@@ -176,7 +178,7 @@ class Upstream:
         file with that strong `etag` and `size` (None: any). Raises an UpstreamError.
         """
         if start:
-            rest = self._part(url, f"{start}-", etag)
+            rest = self._rest(url, start, etag)
             is_same = etag in (None, rest.etag) and size in (None, rest.size)
             if rest.stop == rest.size and (rest.start == 0 or (rest.start == start and is_same)):
                 return rest
@@ -184,17 +186,6 @@ class Upstream:
         with self._attempt(url):
             response, _ = self._get(url, {"Accept-Encoding": "identity"})
             return Transfer(_successful(response, url), url)
-
-    def part(self, url: str, start: int, stop: int, size: int) -> Transfer | None:
-        """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
-
-        None when upstream answers with anything but that. Raises an UpstreamError.
-        """
-        part = self._part(url, f"{start}-{stop - 1}")
-        if (part.start, part.stop, part.size) == (start, stop, size):
-            return part
-        part.close()
-        return None
 
     def size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
@@ -238,9 +229,9 @@ class Upstream:
             raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {stop - start}")
         return start, data
 
-    def _part(self, url: str, range_: str, etag: str | None = None) -> Transfer:
-        """What upstream answers when asked for the bytes of `range_`: they, others, or the whole."""
-        headers = {"Accept-Encoding": "identity", "Range": f"bytes={range_}"}
+    def _rest(self, url: str, start: int, etag: str | None) -> Transfer:
+        """What upstream answers when asked for the bytes from `start` on: they, or the whole."""
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         if etag is not None:
             headers["If-Range"] = etag
         with self._attempt(url):

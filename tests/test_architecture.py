@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
     "wheels": set(),
     "metadata": {"catalog", "store", "upstream", "threads", "wheels"},
-    "downloads": {"store", "upstream", "metadata", "singleflight", "threads"},
+    "transfers": {"upstream"},
+    "downloads": {"store", "upstream", "metadata", "transfers", "singleflight", "threads"},
     "resources.__init__": set(),
     "resources.conditions": set(),
     "resources.common": set(),
@@ -71,7 +72,7 @@ LIVES_IN = {
     "peewee": {"catalog", "app"},
     "urllib3": {"upstream"},
     "gevent": {
-        "__main__", "wsgi", "server", "singleflight", "threads", "catalog", "downloads",
+        "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
         "resources.files",
     },
 }  # fmt: skip
