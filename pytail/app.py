@@ -59,7 +59,11 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts = contextlib.ExitStack()
         store, catalog = _opened(settings)
         upstream = Upstream(
-            settings.upstream_base_url, settings.request_timeout_secs, offline=settings.offline
+            settings.upstream_base_url,
+            settings.request_timeout_secs,
+            offline=settings.offline,
+            ca=settings.upstream_ca,
+            client_cert=settings.upstream_client_cert,
         )
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)

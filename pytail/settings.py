@@ -99,6 +99,11 @@ def timeout(value: str) -> float:
     return number
 
 
+def file(value: str) -> Path | None:
+    """A file, None for an empty string; ValueError with the remedy otherwise."""
+    return directory(value) if value else None
+
+
 def switch(value: str) -> bool:
     """Yes or no; ValueError with the remedy otherwise."""
     words = {"1": True, "true": True, "yes": True, "on": True}
@@ -145,6 +150,12 @@ class Settings:
     )
     max_age_interval_secs: float = _setting(
         seconds, "30", "seconds between revalidations that clients force by max-age=0"
+    )
+    upstream_ca: Path | None = _setting(
+        file, "", "PEM file or directory of certificates to trust beside the system's"
+    )
+    upstream_client_cert: Path | None = _setting(
+        file, "", "PEM file with the certificate and key to show upstream"
     )
     offline: bool = _setting(switch, "no", "never ask upstream, list only files that are held")
     core_metadata_from_wheels: bool = _setting(

@@ -1,29 +1,30 @@
 """The index we follow; the only room that talks to another host.
 
 Nothing from out there is trusted: redirects stay on http and https and never lead from https down
-to http, bodies are bounded in size and time, only the types of the Simple API are parsed, and the
-credentials of the upstream URL go to that origin only and into no message.
+to http, bodies are bounded in size and time, only the types of the Simple API are parsed, and no
+credentials stand in a message.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
-from urllib.parse import SplitResult, unquote, urlsplit
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import urllib3
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import DecodeError, HTTPError, ProtocolError
+from urllib3.exceptions import DecodeError, HTTPError
 
-from pytail import __version__, breaker
+from pytail import breaker
+from pytail.connections import Connections, origin
 from pytail.errors import (
     PageUnreadable,
     ProjectNotFound,
@@ -116,23 +117,20 @@ class Upstream:
         clock: Callable[[], float] = time.monotonic,
         *,
         offline: bool = False,
+        ca: Path | None = None,
+        client_cert: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
 
-        With `offline`, nothing is asked and everything raises UpstreamOffline.
+        With `offline`, nothing is asked and everything raises UpstreamOffline. `ca`, `client_cert`
+        and `environ` are as for Connections. Raises SettingError.
         """
         parts = urlsplit(base_url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        self._credentials = _credentials(parts)
         self._timeout, self._clock = timeout, clock
         self._is_offline, self._breakers = offline, breaker.Breakers(clock)
-        self._pool = urllib3.PoolManager(
-            num_pools=16,
-            maxsize=64,
-            retries=False,
-            timeout=urllib3.Timeout(connect=timeout, read=timeout),
-            headers={"User-Agent": f"pytail/{__version__}"},
-        )
+        self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
 
     @property
     def url(self) -> str:
@@ -246,7 +244,7 @@ class Upstream:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.clear()
+        self._connections.close()
 
     @contextlib.contextmanager
     def _attempt(self, url: str) -> Iterator[None]:
@@ -254,7 +252,7 @@ class Upstream:
         if self._is_offline:
             raise UpstreamOffline(masked(url))
         try:
-            with self._breakers.attempt(_origin(url)) as attempt:
+            with self._breakers.attempt(origin(url)) as attempt:
                 try:
                     yield
                 except UpstreamRefused as error:
@@ -287,22 +285,9 @@ class Upstream:
         raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
-        all_headers = {**self._pool.headers, **headers}
-        if self._credentials and _origin(url) == _origin(self._base):
-            all_headers.update(self._credentials)
         started = self._clock()
-
-        def ask() -> BaseHTTPResponse:
-            return self._pool.request(
-                method, url, headers=all_headers, redirect=False, preload_content=False
-            )
-
         try:
-            try:
-                response = ask()
-            except ProtocolError:
-                # A pooled connection that upstream closed in the meantime: ask on a new one.
-                response = ask()
+            response = self._connections.request(method, url, headers)
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(masked(url), _reason(error)) from error
         milliseconds = (self._clock() - started) * 1000
@@ -368,19 +353,6 @@ def _let_go(response: BaseHTTPResponse) -> None:
 
 def _retry_after(response: BaseHTTPResponse) -> int | None:
     return fields.serial(response.headers.get("Retry-After", "").strip())
-
-
-def _credentials(parts: SplitResult) -> dict[str, str]:
-    if parts.username is None and parts.password is None:
-        return {}
-    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    # Not urllib3's make_headers, which knows latin-1 only.
-    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-
-
-def _origin(url: str) -> tuple[str, str | None, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _reason(error: BaseException) -> str:

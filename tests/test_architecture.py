@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simple.negotiation": set(),
     "catalog": {"threads"},
     "store": {"simple.names"},
-    "upstream": {"breaker", "threads", "simple.fields", "simple.json", "simple.html"},
+    "connections": set(),
+    "upstream": {"breaker", "connections", "threads", "simple.fields", "simple.json", "simple.html"},
     "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
     "freshness": {"catalog", "upstream", "singleflight"},
@@ -70,7 +71,7 @@ LIVES_IN = {
     "orjson": {"simple.json", "catalog", "resources.problems"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
-    "urllib3": {"upstream"},
+    "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
         "resources.files",

@@ -1,14 +1,12 @@
 """The index we follow: what is asked of it, and what is believed."""
 
 import gzip
-import io
 import itertools
 import json
 import tracemalloc
 
 import gevent
 import pytest
-import urllib3
 from gevent.event import Event
 
 from pytail import upstream as room
@@ -235,37 +233,6 @@ def test_a_redirect_without_location_is_a_refusal(index, upstream):
     index.answers[PAGE] = reply(b"", None, "302 Found")
     with pytest.raises(UpstreamRefused):
         upstream.page("demo")
-
-
-class SecurePool:
-    """A pool that redirects wherever it is asked, so that https needs no certificate."""
-
-    def __init__(self, location):
-        self.headers, self.location, self.asked = {}, location, []
-
-    def request(self, method, url, **_):
-        self.asked.append(url)
-        return urllib3.HTTPResponse(
-            io.BytesIO(), headers={"Location": self.location}, status=302, preload_content=False
-        )
-
-    def clear(self):
-        pass
-
-
-def test_a_redirect_from_https_to_http_is_refused(upstream):
-    upstream._pool = SecurePool("http://index.example.org/simple/demo/")
-    with pytest.raises(UpstreamGarbled, match="redirects to 'http:"):
-        upstream._get("https://index.example.org/simple/demo/", {})
-    assert len(upstream._pool.asked) == 1
-
-
-@pytest.mark.parametrize("location", ["https://other.example.org/", "HTTPS://other.example.org/"])
-def test_a_redirect_from_https_to_https_is_followed(upstream, location):
-    upstream._pool = SecurePool(location)
-    with pytest.raises(UpstreamGarbled, match="more than"):
-        upstream._get("https://index.example.org/simple/demo/", {})
-    assert upstream._pool.asked[1] == "https://other.example.org/"
 
 
 # What is no page
