@@ -31,7 +31,7 @@ from pytail.errors import (
 from pytail.metadata import Extracted, Metadata
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.singleflight import SingleFlight
-from pytail.store import Partial, Store
+from pytail.store import Partial, Spill, Store
 from pytail.threads import off_hub
 from pytail.transfers import ResumingTransfer
 from pytail.upstream import Upstream
@@ -42,6 +42,8 @@ Answer = TypeVar("Answer")
 
 #: Bytes at the end of a file that are let out only after the whole was verified.
 HELD_BACK = 1024
+#: Bytes copied at once from where the disk is full.
+_COPIED = 1024 * 1024
 #: Seconds between looks at a file that another process is writing.
 _POLL = 0.02
 
@@ -101,30 +103,43 @@ class _Arrival:
         self._moved = Event()
         # The fetch itself and each reader; the last one closes the file.
         self._users = 1
+        self._is_closed = False
+        #: Where the disk stopped taking what is now in a spill.
+        self._given_up: Partial | None = None
 
     def join(self) -> Opened | None:
         """The file from its start, None when the arrival is over and the file is held.
 
         Raises the error that the fetch ended with.
         """
-        if self.size is None or self._file.is_beside_another:
-            # The length must be known up front, and a wrong small file is better an error than a
-            # connection cut short.
-            self._wait()
+        if self._error is None and self._users == 0:
+            return None
+        self._users += 1
+        try:
+            if self.size is None or self._file.is_beside_another:
+                # The length must be known up front, and a wrong small file is better an error than
+                # a connection cut short.
+                self._wait()
+            self._check()
+        except BaseException:
+            self.leave()
+            raise
+        assert self.size is not None, "the end of a fetch tells the size"
+        return Opened(Tail(self), self.size)
+
+    def _check(self) -> None:
         if isinstance(self._error, PytailError):
             raise self._error
         if self._error is not None:
             raise TransferCut(self._file.filename, _reason(self._error)) from self._error
-        if self._users == 0:
-            return None
-        assert self.size is not None, "the end of a fetch tells the size"
-        self._users += 1
-        return Opened(Tail(self), self.size)
 
     def leave(self) -> None:
         self._users -= 1
-        if self._users == 0:
+        if self._users == 0 and not self._is_closed:
+            self._is_closed = True
             self._partial.close()
+            if self._given_up is not None:
+                self._given_up.close()
 
     def _wait(self) -> None:
         while not self._is_verified and self._error is None:
@@ -149,10 +164,10 @@ class _Arrival:
         started = time.monotonic()
         try:
             self._receive()
-            off_hub(self._partial.commit)
+            off_hub(self._commit)
             self._is_verified = True
-            seconds = time.monotonic() - started
-            log.info("kept %s, %d bytes in %.2f s", self._file.location, self._written, seconds)
+            seconds, what = time.monotonic() - started, "passed on" if self._is_unkept else "kept"
+            log.info("%s %s, %d bytes in %.2f s", what, self._file.location, self._written, seconds)
         except BaseException as error:  # noqa: BLE001
             # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
             self._error = error
@@ -177,7 +192,11 @@ class _Arrival:
         digest = None if kind is None else hashlib.new(kind, usedforsecurity=False)
 
         def keep() -> None:
-            self._partial.write(data)
+            try:
+                self._partial.write(data)
+            except OSError as error:
+                self._spill(error)
+                self._partial.write(data)
             if digest is not None:
                 digest.update(data)
 
@@ -187,16 +206,49 @@ class _Arrival:
             if self.size is not None and self._written > self.size:
                 break
             self._move()
+        self._check_size()
+        if kind is not None and digest is not None:
+            expected, found = self._file.hashes[kind], digest.hexdigest()
+            if found != expected:
+                raise DigestMismatch(self._file.filename, kind, expected, found)
+
+    def _check_size(self) -> None:
         if self._written == 0 and self._file.size != 0:
             raise TransferCut(self._file.filename, "upstream sent nothing")
         if self.size is None:
             self.size = self._written
         if self._written != self.size:
             raise _wrong_size(self._file, self.size, self._written)
-        if kind is not None and digest is not None:
-            expected, found = self._file.hashes[kind], digest.hexdigest()
-            if found != expected:
-                raise DigestMismatch(self._file.filename, kind, expected, found)
+
+    @property
+    def _is_unkept(self) -> bool:
+        return isinstance(self._partial, Spill)
+
+    def _commit(self) -> None:
+        try:
+            self._partial.commit()
+        except OSError as error:
+            # It is whole and right, and whoever reads it has it open.
+            log.error("cannot keep %s: %s", self._file.location, error)
+            self._partial.discard()
+
+    def _spill(self, trouble: OSError) -> None:
+        """Go on outside the cache directory, whose disk is full or does not let us write."""
+        if self._is_unkept:
+            raise trouble
+        log.error("cannot keep %s, passing it on: %s", self._file.location, trouble)
+        with contextlib.ExitStack() as unneeded:
+            spill, position = Spill(), 0
+            unneeded.callback(spill.close)
+            while position < self._written:
+                piece = min(_COPIED, self._written - position)
+                data = os.pread(self._partial.descriptor, piece, position)
+                spill.write(data)
+                position += len(data)
+            unneeded.pop_all()
+        # Closed with the last reader: one may be reading from it at this moment.
+        self._given_up, self._partial = self._partial, spill
+        self._given_up.discard()
 
 
 class Downloads:
@@ -242,8 +294,7 @@ class Downloads:
 
     def _start(self, file: File) -> _Arrival | None:
         """A fetch of `file` that has its first answer, None when another process made it held."""
-        while (partial := self._store.partial(file)) is None:
-            gevent.sleep(_POLL)
+        partial = self._partial(file)
         with contextlib.ExitStack() as unneeded:
             unneeded.callback(partial.close)
             unneeded.callback(partial.discard)
@@ -255,6 +306,16 @@ class Downloads:
                 raise _wrong_size(file, file.size, transfer.size)
             unneeded.pop_all()
         return self._receive(file, partial, transfer)
+
+    def _partial(self, file: File) -> Partial:
+        """Where to write `file`, once no other process does."""
+        try:
+            while (partial := self._store.partial(file)) is None:
+                gevent.sleep(_POLL)
+        except OSError as error:
+            log.error("cannot keep %s, passing it on: %s", file.location, error)
+            return Spill()
+        return partial
 
     def _transfer(self, file: File) -> ResumingTransfer | Extracted:
         try:

@@ -16,6 +16,7 @@ import io
 import logging
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from pytail.model import File
@@ -65,6 +66,25 @@ class Partial:
     def close(self) -> None:
         """Close the descriptor; the file, where committed, stays."""
         os.close(self.descriptor)
+
+
+class Spill(Partial):
+    """A file for its readers only, outside the cache directory, gone when it is closed."""
+
+    def __init__(self) -> None:
+        """Raises OSError when the temporary directory does not take it either."""
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self.descriptor = self._file.fileno()
+
+    def commit(self) -> None:
+        """Keep nothing."""
+
+    def discard(self) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._file.close()
 
 
 class Store:

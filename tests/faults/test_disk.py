@@ -1,0 +1,108 @@
+"""A cache directory that takes nothing more: hits go on, misses pass through, nothing wrong is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakeindex import Dist, FakeIndex, wheel
+from tests.running import serving
+
+LARGE = os.urandom(6_000_000)
+
+
+def path_of(dist: Dist) -> str:
+    return f"/root/pypi/+f/{dist.location}"
+
+
+def held(cache: Path) -> set[str]:
+    return {path.name for path in (cache / "+files").rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def dists(index: FakeIndex) -> tuple[Dist, Dist]:
+    small, large = wheel("small"), wheel("large", payload=LARGE)
+    index.add(small, large)
+    return small, large
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("this machine does not let the test mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_lets_files_through_and_hits_go_on(
+    small_disk: Path, index: FakeIndex, dists: tuple[Dist, Dist]
+):
+    small, large = dists
+    with serving(small_disk / "cache", index.url) as pytail:
+        for _ in range(2):
+            for dist in dists:
+                assert pytail.get(path_of(dist)).data == dist.data  # item 78
+        assert held(small_disk / "cache") == {small.filename}
+        assert not any((small_disk / "cache" / "+partial").iterdir())
+        assert (index.count(small.path), index.count(large.path)) == (1, 2)
+
+
+def test_a_disk_with_room_again_keeps_files_again(
+    small_disk: Path, index: FakeIndex, dists: tuple[Dist, Dist]
+):
+    ballast = small_disk / "ballast"
+    middle = wheel("small", "2.0", payload=LARGE[:500_000])
+    index.add(middle)
+    with serving(small_disk / "cache", index.url) as pytail:
+        pytail.get("/simple/small/")
+        descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(descriptor, bytes(4096))
+        os.close(descriptor)
+        assert pytail.get(path_of(middle)).data == middle.data
+        ballast.unlink()
+        assert pytail.get(path_of(dists[0])).data == dists[0].data
+        assert dists[0].filename in held(small_disk / "cache")
+
+
+def test_a_directory_that_takes_no_partials_lets_files_through(
+    tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
+):
+    small, large = dists
+    with serving(tmp_path / "cache", index.url) as pytail:
+        pytail.get(path_of(small))
+        partials = tmp_path / "cache" / "+partial"
+        partials.rmdir()
+        partials.write_text("in the way")
+        for dist in (small, large):
+            assert pytail.get(path_of(dist)).data == dist.data
+        assert pytail.get(path_of(large) + ".metadata").data == large.metadata
+        partials.unlink()
+        assert pytail.get(path_of(large)).data == large.data
+        assert held(tmp_path / "cache") == {small.filename, large.filename}
+
+
+def test_a_wrong_file_is_not_passed_on_whole(
+    tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
+):
+    _, large = dists
+    with serving(tmp_path / "cache", index.url) as pytail:
+        pytail.get("/simple/large/")
+        partials = tmp_path / "cache" / "+partial"
+        partials.rmdir()
+        partials.write_text("in the way")
+        large.data, path, location = large.data[:-1] + b"x", large.path, path_of(large)
+        index.answers[path] = lambda *wsgi: (wsgi[1]("200 OK", []), [large.data])[1]
+        with pytest.raises(Exception, match=r"IncompleteRead|ChunkedEncoding"):
+            pytail.get(location)
