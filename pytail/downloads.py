@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import gevent
@@ -29,7 +29,7 @@ from pytail.errors import (
     UpstreamRefused,
 )
 from pytail.metadata import Extracted, Metadata
-from pytail.model import DIGEST_LENGTHS, File
+from pytail.model import DIGEST_LENGTHS, File, Outcome
 from pytail.singleflight import SingleFlight
 from pytail.store import Partial, Spill, Store
 from pytail.threads import off_hub
@@ -55,6 +55,7 @@ class Opened:
     stream: io.FileIO | Tail
     #: Bytes of the whole file.
     size: int
+    outcome: Outcome = Outcome.HIT
 
 
 class Tail:
@@ -125,7 +126,8 @@ class _Arrival:
             self.leave()
             raise
         assert self.size is not None, "the end of a fetch tells the size"
-        return Opened(Tail(self), self.size)
+        outcome = Outcome.PASS if self._is_unkept else Outcome.MISS
+        return Opened(Tail(self), self.size, outcome)
 
     def _check(self) -> None:
         if isinstance(self._error, PytailError):
@@ -265,12 +267,13 @@ class Downloads:
             held = self._store.open(file)
             if held is not None:
                 return Opened(held, os.fstat(held.fileno()).st_size)
-            arrival = self._arrivals.get(file.location)
+            arrival, is_first = self._arrivals.get(file.location), False
             if arrival is None:
+                is_first = file.location not in self._starts
                 arrival = self._starts.run(file.location, lambda: self._start(file))
             opened = None if arrival is None else arrival.join()
             if opened is not None:
-                return opened
+                return opened if is_first else replace(opened, outcome=Outcome.COALESCED)
 
     def size(self, file: File) -> int | None:
         """The size of `file` in bytes without fetching it, None when nobody says.

@@ -43,6 +43,7 @@ class DistributionFile:
             body.close()
             raise
         resp.content_length = part.stop - part.start
+        resp.set_header("X-Cache", opened.outcome.value)
         resp.stream = body
 
     def on_head(

@@ -87,6 +87,7 @@ def test_a_directory_that_takes_no_partials_lets_files_through(
         partials.write_text("in the way")
         for dist in (small, large):
             assert pytail.get(path_of(dist)).data == dist.data
+        assert pytail.get(path_of(large)).headers["X-Cache"] == "PASS"
         assert pytail.get(path_of(large) + ".metadata").data == large.metadata
         partials.unlink()
         assert pytail.get(path_of(large)).data == large.data

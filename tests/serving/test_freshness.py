@@ -49,6 +49,24 @@ def test_each_response_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex, 
     assert pytail.get("/simple/").headers["X-Cache"] == "HIT"
 
 
+def test_a_file_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex):
+    path = file_path(pytail.json("demo")["files"][0])
+    assert [pytail.get(path).headers["X-Cache"] for _ in range(2)] == ["MISS", "HIT"]
+    assert pytail.get(path, Range="bytes=0-9").headers["X-Cache"] == "HIT"
+
+
+def test_many_clients_of_a_file_are_told_that_they_shared(pytail: Client, demo: FakeIndex):
+    path, dist = file_path(pytail.json("demo")["files"][0]), demo.dists[0]
+    gate = Event()
+    demo.answers[dist.path] = lambda *wsgi: gate.wait() and demo._answer(*wsgi)
+    clients = [spawn(pytail.get, path) for _ in range(5)]
+    sleep(0.2)
+    gate.set()
+    joinall(clients, raise_error=True)
+    words = sorted(client.value.headers["X-Cache"] for client in clients)
+    assert words == ["COALESCED"] * 4 + ["MISS"]
+
+
 def test_a_404_tells_whether_upstream_was_asked(pytail: Client, index: FakeIndex):
     words = [pytail.get("/simple/nope/").headers["X-Cache"] for _ in range(2)]
     assert words == ["MISS", "HIT"]
