@@ -61,6 +61,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         upstream = Upstream(
             settings.upstream_base_url,
             settings.request_timeout_secs,
+            max_page_bytes=settings.max_page_bytes,
             offline=settings.offline,
             ca=settings.upstream_ca,
             client_cert=settings.upstream_client_cert,

@@ -99,6 +99,13 @@ def timeout(value: str) -> float:
     return number
 
 
+def size(value: str) -> int:
+    """A number of bytes above zero; ValueError with the remedy otherwise."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", value.strip(), re.ASCII):
+        raise ValueError("give a number of bytes above zero")
+    return int(value)
+
+
 def file(value: str) -> Path | None:
     """A file, None for an empty string; ValueError with the remedy otherwise."""
     return directory(value) if value else None
@@ -150,6 +157,9 @@ class Settings:
     )
     max_age_interval_secs: float = _setting(
         seconds, "30", "seconds between revalidations that clients force by max-age=0"
+    )
+    max_page_bytes: int = _setting(
+        size, "67108864", "bytes of a page of upstream's, decompressed, beyond which it is refused"
     )
     upstream_ca: Path | None = _setting(
         file, "", "PEM file or directory of certificates to trust beside the system's"

@@ -49,8 +49,6 @@ ACCEPT = (
 _JSON = ("application/vnd.pypi.simple.v1+json", "application/json")
 _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 
-#: Bytes of a page, decompressed; the largest real ones are near 20 MiB.
-LARGEST_PAGE = 64 * 1024 * 1024
 #: Bytes of a page up to which parsing is too short to be worth a thread.
 _SMALL_PAGE = 16 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
@@ -116,6 +114,7 @@ class Upstream:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
         *,
+        max_page_bytes: int = 64 * 1024 * 1024,
         offline: bool = False,
         ca: Path | None = None,
         client_cert: Path | None = None,
@@ -123,12 +122,13 @@ class Upstream:
     ) -> None:
         """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
 
-        With `offline`, nothing is asked and everything raises UpstreamOffline. `ca`, `client_cert`
+        A page is `max_page_bytes` at most, decompressed. With `offline`, nothing is asked and everything raises UpstreamOffline. `ca`, `client_cert`
         and `environ` are as for Connections. Raises SettingError.
         """
         parts = urlsplit(base_url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._timeout, self._clock = timeout, clock
+        self._max_page_bytes = max_page_bytes
         self._is_offline, self._breakers = offline, breaker.Breakers(clock)
         self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
 
@@ -302,8 +302,9 @@ class Upstream:
             while piece := response.read1(_PIECE, decode_content=decode):
                 pieces.append(piece)
                 size += len(piece)
-                if size > LARGEST_PAGE:
-                    raise UpstreamGarbled(masked(url), f"the page is over {LARGEST_PAGE} bytes")
+                if size > self._max_page_bytes:
+                    reason = f"the page is over {self._max_page_bytes} bytes (--max-page-bytes)"
+                    raise UpstreamGarbled(masked(url), reason)
                 if self._clock() > deadline:
                     raise UpstreamUnreachable(masked(url), "the page does not come to an end")
         except DecodeError as error:

@@ -9,7 +9,6 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from pytail import upstream as room
 from pytail.errors import (
     ProjectNotFound,
     UpstreamError,
@@ -281,18 +280,19 @@ def test_a_body_that_is_not_compressed_as_it_says_is_garbled(index, upstream):
 
 
 @pytest.mark.parametrize("size", [None, 70_000])
-def test_a_page_beyond_the_limit_is_refused(index, upstream, monkeypatch, size):
-    monkeypatch.setattr(room, "LARGEST_PAGE", 50_000)
+def test_a_page_beyond_the_limit_is_refused(index, size):
+    upstream = Upstream(index.url, 5, max_page_bytes=50_000)
     gated = index.answers[PAGE] = Gated(
         body() + b" " * (70_000 - len(body())), size=size, Content_Type=JSON
     )
     gated.open()
     with pytest.raises(UpstreamGarbled, match="over 50000 bytes"):
-        upstream.page("demo")
+        upstream.page("demo")  # item 144
+    upstream.close()
 
 
-def test_a_page_that_inflates_beyond_the_limit_takes_no_memory(index, upstream, monkeypatch):
-    monkeypatch.setattr(room, "LARGEST_PAGE", 1_000_000)
+def test_a_page_that_inflates_beyond_the_limit_takes_no_memory(index):
+    upstream = Upstream(index.url, 5, max_page_bytes=1_000_000)
     bomb = gzip.compress(bytes(100_000_000), compresslevel=1)
     index.answers[PAGE] = reply(bomb, JSON, Content_Encoding="gzip")
     tracemalloc.start()
@@ -302,6 +302,7 @@ def test_a_page_that_inflates_beyond_the_limit_takes_no_memory(index, upstream, 
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+        upstream.close()
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
