@@ -57,7 +57,6 @@ class Application(falcon.App):  # type: ignore[type-arg]
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
-        store, catalog = _opened(settings)
         upstream = Upstream(
             settings.upstream_base_url,
             settings.request_timeout_secs,
@@ -66,6 +65,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             ca=settings.upstream_ca,
             client_cert=settings.upstream_client_cert,
         )
+        # After what can be refused without anything being open.
+        store, catalog = _opened(settings)
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)

@@ -100,9 +100,8 @@ class Connections:
     def _proxied(self, where: Origin) -> str | None:
         """The scheme whose proxy `where` is reached through; None: directly."""
         scheme, host, port = where
-        # NO_PROXY may name a port, or none.
-        forms = (f"{host}", f"{host}:{port}")
-        if any(proxy_bypass_environment(form, {"no": self._no_proxy}) for form in forms):
+        # With the port, which NO_PROXY may name or not.
+        if proxy_bypass_environment(f"{host}:{port}", {"no": self._no_proxy}):
             return None
         return scheme if scheme in self._proxies else None
 

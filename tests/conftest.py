@@ -5,6 +5,14 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import os  # noqa: E402
+
+# How this machine reaches others is nothing to the tests, which reach loopback only.
+for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.upper(), None)
+os.environ["NETRC"] = os.devnull
+
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 

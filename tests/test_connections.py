@@ -14,13 +14,21 @@ from typing import Any
 import gevent
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from gevent.pywsgi import WSGIServer
 from gevent.server import StreamServer
 
+from pytail.app import create_app
 from pytail.connections import Connections
 from pytail.errors import SettingError, UpstreamGarbled, UpstreamUnreachable
+from pytail.settings import Settings
 from pytail.upstream import Upstream
-from tests.fakeindex import JSON, FakeIndex, reply, wheel
+from tests.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
 from tests.running import free_port
 
 PAGE = "/simple/demo/"
@@ -280,3 +288,179 @@ def test_a_broken_netrc_is_ignored_with_a_word(
         assert upstream.page("demo") is not None
     assert str(netrc) in caplog.text
     assert "secret" not in caplog.text
+
+
+# What a mistake would leak or miss
+
+
+@pytest.mark.parametrize("line", ["secret", "machine 127.0.0.1 login user secret pass"])
+def test_a_password_in_a_broken_netrc_is_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
+):
+    (tmp_path / "netrc").write_text(f"{line}\n")
+    Connections("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "netrc")}).close()
+    assert len(caplog.records) == 1
+    assert "secret" not in caplog.text
+
+
+def test_a_netrc_is_missed_only_where_it_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    Connections("http://127.0.0.1", 5, {"HOME": str(tmp_path)}).close()
+    assert caplog.records == []
+    Connections("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "missing")}).close()
+    assert len(caplog.records) == 1
+
+
+def test_the_proxy_in_use_is_logged_without_its_credentials(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    environ = {"HTTPS_PROXY": "http://user:secret@proxy.example.org:3128", "HOME": "/nonexistent"}
+    Connections("https://index.example.org", 5, environ).close()
+    assert "https goes through the proxy http://proxy.example.org:3128" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks5://user:secret@proxy.example.org", "http://user:secret@", "http://[::1",
+        "http://user:1/secret@proxy.example.org", "http://user:1?secret@proxy.example.org",
+        "http://user:1#secret@proxy.example.org", "user:secret@proxy.example.org:x",
+    ],
+)  # fmt: skip
+def test_a_refused_proxy_is_told_without_its_password(value: str):
+    with pytest.raises(SettingError) as told:
+        Connections("https://index.example.org", 5, {"https_proxy": value})
+    assert "secret" not in f"{told.value!s}{told.value!r}"
+
+
+def test_lower_case_goes_before_upper_case(index: FakeIndex):
+    index.add(wheel("demo"))
+    proxy = Proxy()
+    with proxy as address:
+        environ = {"HTTP_PROXY": f"127.0.0.1:{free_port()}", "http_proxy": address, "HOME": "/x"}
+        with following(index.url, environ=environ) as upstream:
+            assert upstream.page("demo") is not None
+    assert len(proxy.seen) == 1
+
+
+def test_a_proxy_that_nothing_goes_through_may_be_any(index: FakeIndex):
+    index.add(wheel("demo"))
+    environ = {"ALL_PROXY": "socks5://proxy.example.org:1080", "NO_PROXY": "*", "HOME": "/x"}
+    with following(index.url, environ=environ) as upstream:
+        assert upstream.page("demo") is not None
+
+
+def test_no_proxy_may_name_a_port(index: FakeIndex):
+    index.add(wheel("demo"))
+    where = index.url.removeprefix("http://")
+    environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": where, "HOME": "/x"}
+    with following(index.url, environ=environ) as upstream:
+        assert upstream.page("demo") is not None
+
+
+def test_no_proxy_may_name_an_ipv6_address():
+    proxy = Proxy()
+    with proxy as address:
+        environ = {"http_proxy": address, "NO_PROXY": "::1", "HOME": "/x"}
+        with (
+            following(f"http://[::1]:{free_port()}", environ=environ) as upstream,
+            pytest.raises(UpstreamUnreachable),
+        ):
+            upstream.page("demo")
+    assert proxy.seen == []
+
+
+def test_a_connection_that_the_proxy_closed_meanwhile_is_replaced_in_silence():
+    def script(connection: Any) -> None:
+        # One answer a connection; the next request on it gets none.
+        connection.request()
+        connection.send("HTTP/1.1 200 OK", "Content-Length: 4", body=b"data")
+        connection.request()
+
+    with RawServer(script) as proxy:
+        environ = {"http_proxy": proxy.url, "HOME": "/x"}
+        with following("http://index.example.org", environ=environ) as upstream:
+            for _ in range(3):
+                transfer = upstream.file("http://index.example.org/file")
+                assert (transfer.read(), transfer.read()) == (b"data", b"")
+        assert proxy.connections == 3
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_asked_once():
+    def script(connection: Any) -> None:
+        connection.request()
+        connection.send("HTTP/1.1 407 Proxy Authentication Required", "Content-Length: 0")
+
+    with RawServer(script) as proxy:
+        environ = {"https_proxy": proxy.url.replace("//", "//user:secret@"), "HOME": "/x"}
+        with (
+            following("https://index.example.org", environ=environ) as upstream,
+            pytest.raises(UpstreamUnreachable, match="407") as told,
+        ):
+            upstream.page("demo")
+        assert proxy.connections == 1
+    assert "secret" not in f"{told.value!s}{told.value!r}"
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_proxy_reached_by_tls_is_verified_and_shown_no_certificate(
+    authority: trustme.CA, ca: Path, tmp_path: Path, is_trusted: bool
+):
+    shown = []
+
+    def handle(client: Any, _: Any) -> None:
+        shown.append(client.getpeercert())
+        client.recv(4096)
+        client.close()
+
+    client = tmp_path / "client" / "client.pem"
+    client.parent.mkdir()
+    authority.issue_cert("pytail@index.example.org").private_key_and_cert_chain_pem.write_to_path(
+        str(client)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    server = StreamServer(("127.0.0.1", 0), handle, ssl_context=context)
+    server.wrap_socket_and_handle = _quietly(server.wrap_socket_and_handle)
+    server.start()
+    environ = {"https_proxy": f"https://127.0.0.1:{server.server_port}", "HOME": "/x"}
+    options = {"ca": ca} if is_trusted else {}
+    with (
+        following(
+            "https://index.example.org", environ=environ, client_cert=client, **options
+        ) as it,
+        pytest.raises(UpstreamUnreachable),
+    ):
+        it.page("demo")
+    server.stop(timeout=0)
+    assert set(map(bool, shown)) == ({False} if is_trusted else set())
+
+
+def test_a_certificate_for_another_host_is_refused(authority: trustme.CA, ca: Path):
+    with (
+        secure(authority, page()) as url,
+        following(url.replace("127.0.0.1", "localhost"), ca=ca) as upstream,
+        pytest.raises(UpstreamUnreachable, match=r"(?i)mismatch|not valid for"),
+    ):
+        upstream.page("demo")
+
+
+def test_a_key_with_a_passphrase_is_told_at_start_and_nobody_is_asked_for_it(
+    authority: trustme.CA, tmp_path: Path
+):
+    issued = authority.issue_cert("pytail@index.example.org")
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    path = tmp_path / "client.pem"
+    path.write_bytes(key + issued.cert_chain_pems[0].bytes())
+    with pytest.raises(SettingError, match="not encrypted"):
+        Connections("https://index.example.org", 5, {}, client_cert=path)
+
+
+def test_a_refused_authority_leaves_no_catalog_behind(tmp_path: Path):
+    settings = Settings(cache_dir=tmp_path / "cache", upstream_ca=tmp_path / "missing.pem")
+    with pytest.raises(SettingError):
+        create_app(settings)
+    assert not (tmp_path / "cache").exists()
