@@ -29,7 +29,7 @@ def setting_options(command: Command) -> Command:
             envvar=variable(field.name),
             show_envvar=True,
             metavar=field.name.rpartition("_")[2].upper(),
-            help=f"{field.metadata['meaning']}  [default: {field.metadata['default']}]",
+            help=f"{field.metadata['meaning']}  [default: {field.metadata['default'] or 'none'}]",
         )(command)
     return command
 

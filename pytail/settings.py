@@ -20,6 +20,14 @@ PUBLIC_INDEX = "https://pypi.org"
 
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
 _PORT = re.compile(r"[0-9]{1,5}")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+e[0-9])\s*([A-Za-z]*)", re.ASCII)
+_DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+#: Letters alone are powers of 1024, as in nginx and systemd.
+_SIZES = {"": 1, "b": 1} | {
+    letter + suffix: base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
 #: What is no URL may hold credentials anywhere, so all that could be is taken for them.
 _BEFORE_LAST_AT = re.compile(r"^([a-z]+://)?.*@", re.IGNORECASE | re.DOTALL)
 
@@ -81,29 +89,39 @@ def directory(value: str) -> Path:
 
 
 def seconds(value: str) -> float:
-    """A number of seconds, zero or more; ValueError with the remedy otherwise."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    """Seconds, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    match = _QUANTITY.fullmatch(value.strip())
+    unit = _DURATIONS.get(match[2].lower()) if match else None
+    number = math.nan if match is None or unit is None else float(match[1]) * unit
     if not 0 <= number < 10**9:
-        raise ValueError("give a number of seconds, zero or more")
+        raise ValueError("give a number of seconds, zero or more, or one with a unit, such as 15m")
     return number
 
 
 def timeout(value: str) -> float:
-    """A number of seconds above zero; ValueError with the remedy otherwise."""
+    """Seconds above zero, as `seconds`; ValueError with the remedy otherwise."""
     number = seconds(value)
     if number == 0:
         raise ValueError("give a number of seconds above zero")
     return number
 
 
+def limit(value: str) -> int:
+    """Bytes, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    match = _QUANTITY.fullmatch(value.strip())
+    unit = _SIZES.get(match[2].lower()) if match else None
+    number = math.nan if match is None or unit is None else float(match[1]) * unit
+    if not 0 <= number < 10**18:
+        raise ValueError("give a number of bytes, zero or more, or one with a unit, such as 20GiB")
+    return int(number)
+
+
 def size(value: str) -> int:
-    """A number of bytes above zero; ValueError with the remedy otherwise."""
-    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", value.strip(), re.ASCII):
+    """Bytes above zero, as `limit`; ValueError with the remedy otherwise."""
+    number = limit(value)
+    if number == 0:
         raise ValueError("give a number of bytes above zero")
-    return int(value)
+    return number
 
 
 def file(value: str) -> Path | None:
@@ -159,7 +177,7 @@ class Settings:
         seconds, "30", "seconds between revalidations that clients force by max-age=0"
     )
     max_page_bytes: int = _setting(
-        size, "67108864", "bytes of a page of upstream's, decompressed, beyond which it is refused"
+        size, "64MiB", "bytes of a page of upstream's, decompressed, beyond which it is refused"
     )
     upstream_ca: Path | None = _setting(
         file, "", "PEM file or directory of certificates to trust beside the system's"

@@ -84,7 +84,7 @@ def test_help_names_each_option_its_variable_and_its_default():
         ("project-cache-ttl-secs", "nan"),
         ("request-timeout-secs", "0"),
         ("max-page-bytes", "0"),
-        ("max-page-bytes", "64MiB"),
+        ("max-page-bytes", "64XB"),
     ],
 )
 def test_bad_value_is_one_line_and_exit_code_2(tmp_path: Path, option: str, value: str):

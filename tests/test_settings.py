@@ -18,8 +18,10 @@ from pytail.settings import (
     bind,
     directory,
     flag,
+    limit,
     masked,
     seconds,
+    size,
     switch,
     timeout,
     upstream_base_url,
@@ -114,12 +116,20 @@ def test_what_is_no_directory_is_refused(value: str):
         directory(value)
 
 
-@pytest.mark.parametrize(("value", "number"), [("0", 0), ("0.5", 0.5), ("900", 900), ("1e3", 1000)])
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *[("0", 0), ("0.5", 0.5), (".5", 0.5), ("900", 900), ("1e3", 1000), ("15m", 900)],
+        *[("250ms", 0.25), ("2 h", 7200), ("1.5d", 129_600), ("1W", 604_800), ("10s", 10)],
+    ],
+)
 def test_seconds_are_a_number(value: str, number: float):
     assert seconds(value) == number
 
 
-@pytest.mark.parametrize("value", ["", "-1", "-0.1", "x", "1s", "nan", "inf", "-inf", "1e9", "1,5"])
+@pytest.mark.parametrize(
+    "value", ["", "-1", "-0.1", "x", "1y", "m", "nan", "inf", "-inf", "1e9", "1,5"]
+)
 def test_other_seconds_are_refused(value: str):
     with pytest.raises(ValueError, match="zero or more"):
         seconds(value)
@@ -129,6 +139,31 @@ def test_a_timeout_is_above_zero():
     assert timeout("0.1") == 0.1
     with pytest.raises(ValueError, match="above zero"):
         timeout("0")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *[("0", 0), ("1024", 1024), ("1k", 1024), ("20GiB", 20 * 2**30), ("1.5 MB", 1_500_000)],
+        *[("2T", 2**41), ("7b", 7), ("3kb", 3000), ("5Gb", 5 * 10**9)],
+    ],
+)
+def test_a_limit_is_in_bytes(value: str, number: int):
+    assert limit(value) == number
+
+
+@pytest.mark.parametrize(
+    "value", ["", "-1", "x", "1 PiB", "GiB", "nan", "1,5", "9999999TiB", "1m2"]
+)
+def test_another_limit_is_refused(value: str):
+    with pytest.raises(ValueError, match=r"such as 20GiB"):
+        limit(value)
+
+
+def test_a_size_is_above_zero():
+    assert size("1MiB") == 2**20
+    with pytest.raises(ValueError, match="above zero"):
+        size("0.5")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +222,7 @@ def test_a_setting_has_one_name_in_two_spellings():
 def test_an_operator_is_told_what_is_wrong_and_what_would_be_right():
     with pytest.raises(SettingError) as caught:
         Settings.from_environment({"PYTAIL_REQUEST_TIMEOUT_SECS": "soon"})
-    message = "PYTAIL_REQUEST_TIMEOUT_SECS 'soon': give a number of seconds, zero or more"
+    message = "PYTAIL_REQUEST_TIMEOUT_SECS 'soon': give a number of seconds, zero or more, or one with a unit, such as 15m"
     assert str(caught.value) == message
 
 
