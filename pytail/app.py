@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import falcon
+import gevent
 import peewee
 
 from pytail import errors
+from pytail.bounds import Bounds
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads
 from pytail.index import Index
@@ -71,7 +73,15 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)
         metadata = Metadata(catalog, store, upstream)
-        pages, downloads = Pages(), Downloads(store, upstream, metadata)
+        bounds = Bounds(
+            settings.cache_dir,
+            store,
+            catalog,
+            limit=settings.cache_max_size,
+            min_free=settings.min_free,
+        )
+        self._parts.callback(gevent.spawn(bounds.run).kill)
+        pages, downloads = Pages(), Downloads(store, upstream, metadata, bounds)
 
         self.add_route("/", Redirect("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.

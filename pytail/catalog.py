@@ -39,6 +39,8 @@ SCHEMA_VERSION = 1
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
 
+#: Projects forgotten at once where room is needed.
+_TRIMMED = 20
 _LONGEST_CHECK = 0.5
 _LOCK_PATIENCE = 5.0
 #: A wait inline is one of the whole hub.
@@ -239,6 +241,40 @@ class Catalog:
 
         self._write(write)
 
+    def size(self) -> int:
+        """The bytes that it takes of the disk."""
+        sizes = 0
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                sizes += self._path.with_name(self._path.name + suffix).stat().st_size
+        return sizes
+
+    def trim(self, size: int) -> None:
+        """Forget the projects not asked about for longest until `size` bytes are enough."""
+
+        def used() -> int:
+            numbers = ("page_count", "freelist_count", "page_size")
+            pages, free, page_size = (
+                self._writer.execute_sql(f"PRAGMA {number}").fetchone()[0] for number in numbers
+            )
+            return (pages - free) * page_size  # type: ignore[no-any-return]
+
+        def forget() -> None:
+            oldest = Project.select(Project.name).order_by(Project.checked_at).limit(_TRIMMED)
+            names = [name for (name,) in oldest.tuples().execute(self._writer)]
+            for model, column in ((ListedFile, ListedFile.project), (Project, Project.name)):
+                model.delete().where(column.in_(names)).execute(self._writer)
+
+        def shrink() -> None:
+            for pragma in ("incremental_vacuum", "wal_checkpoint(TRUNCATE)"):
+                self._writer.execute_sql(f"PRAGMA {pragma}").fetchall()
+
+        while (left := self._try("read", lambda: off_hub(used, self._writes))) and left > size:
+            self._write(forget)
+            if self._try("read", lambda: off_hub(used, self._writes)) == left:
+                break
+        self._try("shrink", lambda: off_hub(shrink, self._writes))
+
     def close(self) -> None:
         """Finish the writes under way and close the file."""
         for lane, database in ((self._reads, self._reader), (self._writes, self._writer)):
@@ -301,6 +337,8 @@ def _database(path: Path, patience: float) -> peewee.SqliteDatabase:
 def _create(path: Path) -> None:
     database = _database(path, _LOCK_PATIENCE)
     with contextlib.closing(database):
+        # Has an effect only before anything is written; then what is forgotten leaves the disk.
+        database.execute_sql("PRAGMA auto_vacuum = incremental")
         # Nothing is written where there is nothing to make: another process may have the lock.
         if database.get_tables():
             return

@@ -13,6 +13,9 @@
     ├── PageUnreadable          bytes that are not a project page
     ├── DigestMismatch          bytes that are not the file they claim to be
     ├── TransferCut             a file whose fetch ended early; also a ConnectionResetError
+    ├── NotKept                 a file that the cache directory takes no more of
+    │   ├── TooLarge                it alone is beyond the limit
+    │   └── GivenUp                 the process that was writing it gave up
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
         ├── UpstreamOffline         upstream is not to be asked
@@ -160,6 +163,28 @@ class TransferCut(PytailError, ConnectionResetError):
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.reason}"
+
+
+class NotKept(PytailError):
+    """The cache directory takes no more of a file, for the `reason` given."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class TooLarge(NotKept):
+    """A file that alone is beyond what may be kept."""
+
+
+class GivenUp(NotKept):
+    """The process that was writing the file gave it up."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that fetched it gave it up")
 
 
 class UpstreamError(PytailError):

@@ -34,7 +34,8 @@ class Extracted:
     """The bytes of a metadata file, in the shape of a transfer."""
 
     def __init__(self, data: bytes) -> None:
-        self.start, self.size, self.etag = 0, len(data), None
+        self.size: int | None = len(data)
+        self.etag: str | None = None
         self._data = data
 
     def read(self) -> bytes:

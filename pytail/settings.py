@@ -179,6 +179,12 @@ class Settings:
     max_page_bytes: int = _setting(
         size, "64MiB", "bytes of a page of upstream's, decompressed, beyond which it is refused"
     )
+    cache_max_size: int = _setting(
+        limit, "0", "bytes that the cache directory may take, least recently used go first; 0: any"
+    )
+    min_free: int = _setting(
+        limit, "0", "bytes of the cache directory's disk that are to stay free"
+    )
     upstream_ca: Path | None = _setting(
         file, "", "PEM file or directory of certificates to trust beside the system's"
     )

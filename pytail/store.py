@@ -2,21 +2,24 @@
 
 Rename is the commit: a file is written under a private name, verified, synced, and only then given
 its final one, so that a crash at any moment leaves nothing wrong. Nothing else records what is
-held; a file that was deleted, truncated or grown behind our back is a miss. The one who writes a
-partial file holds a kernel lock on it, which ends with the process, so that two processes never
-write the same file and an orphan is told from one in use.
+held; a file that was deleted, truncated or grown behind our back is a miss. Kernel locks, which end
+with the process, tell the rest: who has a partial file locked alone is its only writer, and who has
+a held file locked with others is reading it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import hashlib
 import io
 import logging
 import os
 import re
-import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytail.model import File
@@ -25,6 +28,10 @@ from pytail.simple.names import is_filename
 log = logging.getLogger(__name__)
 
 _SHELF = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
+#: Seconds after which nobody will come for the rest of a partial file.
+_ORPHANED = 24 * 3600.0
+#: A directory may be swept away, being empty, between its making and its use.
+_TRIES = 10
 
 
 def is_shelf(shelf: str) -> bool:
@@ -32,17 +39,58 @@ def is_shelf(shelf: str) -> bool:
     return _SHELF.fullmatch(shelf) is not None
 
 
-class Partial:
-    """A file being written, locked against other processes.
+class Standing(enum.Enum):
+    """What became of a partial file."""
 
-    It is written by one greenlet. Others may read what has been written through `descriptor` as
-    long as they have not called `close`.
+    ARRIVING = enum.auto()
+    COMMITTED = enum.auto()
+    #: Its writer removed it, or someone else did.
+    GIVEN_UP = enum.auto()
+
+
+class Partial:
+    """A file on its way in: the process that has it locked writes it, the others follow.
+
+    It only ever grows. Whoever begins anew makes another file under its name, so that who follows
+    can never join the bytes of two. It may be read through `descriptor` until `close`.
     """
 
-    def __init__(self, descriptor: int, path: Path, final: Path) -> None:
-        #: Open for reading and writing.
-        self.descriptor = descriptor
-        self._path, self._final = path, final
+    def __init__(self, path: Path, final: Path) -> None:
+        """Open or make the file at `path`. Raises OSError."""
+        self.path, self._final = path, final
+        #: Whether this process writes it.
+        self.is_ours = False
+        self.descriptor = self._open()
+
+    @property
+    def size(self) -> int:
+        """The bytes that were written so far."""
+        return os.fstat(self.descriptor).st_size
+
+    def standing(self) -> Standing:
+        """What became of it. Raises OSError."""
+        ours = os.fstat(self.descriptor)
+        for path, standing in (
+            (self._final, Standing.COMMITTED),
+            (self.path, Standing.ARRIVING),
+            # Between the two looks it may have been renamed.
+            (self._final, Standing.COMMITTED),
+        ):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if os.path.samestat(ours, path.stat()):
+                    return standing
+        return Standing.GIVEN_UP
+
+    def take(self) -> bool:
+        """Become its writer, where it is arriving and has none; whether that is so now."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self.is_ours = self.standing() is Standing.ARRIVING
+        if not self.is_ours:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return self.is_ours
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises OSError when the disk does not take it."""
@@ -50,50 +98,75 @@ class Partial:
         while view:
             view = view[os.write(self.descriptor, view) :]
 
+    def renew(self) -> None:
+        """Begin anew: what was written is not of use. Raises OSError."""
+        self.path.unlink()
+        os.close(self.descriptor)
+        self.is_ours = False
+        self.descriptor = self._open()
+
     def commit(self) -> None:
         """Give the file its final name, durably. Raises OSError, and then it is not held."""
         os.fsync(self.descriptor)
-        self._final.parent.mkdir(parents=True, exist_ok=True)
-        self._path.rename(self._final)
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        for attempt in range(_TRIES):
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.rename(self._final)
+                break
+            except FileNotFoundError:
+                if attempt == _TRIES - 1:
+                    raise
+        # From now on it is read like any held file.
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
     def discard(self) -> None:
-        """Forget what was written."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        """Forget what was written, where this process wrote it."""
+        if self.is_ours:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            self.is_ours = False
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the descriptor; the file, where committed, stays."""
         os.close(self.descriptor)
 
+    def _open(self) -> int:
+        for _ in range(_TRIES):
+            # Someone may have emptied the cache directory.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            try:
+                self.descriptor = os.open(self.path, flags, 0o644)
+            except FileNotFoundError:
+                continue
+            if self.take() or self.standing() is not Standing.GIVEN_UP:
+                break
+            os.close(self.descriptor)
+        else:
+            raise FileNotFoundError(f"{self.path} is removed again and again")
+        return self.descriptor
 
-class Spill(Partial):
-    """A file for its readers only, outside the cache directory, gone when it is closed."""
 
-    def __init__(self) -> None:
-        """Raises OSError when the temporary directory does not take it either."""
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self.descriptor = self._file.fileno()
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file on the disk, held or partial."""
 
-    def commit(self) -> None:
-        """Keep nothing."""
-
-    def discard(self) -> None:
-        """Nothing is kept."""
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._file.close()
+    path: Path
+    #: Bytes that it takes of the disk.
+    size: int
+    #: Seconds since the epoch: when it was last used.
+    used: float
 
 
 class Store:
     """The files in ``<cache-dir>/+files`` and those on their way in ``<cache-dir>/+partial``."""
 
     def __init__(self, cache_dir: Path) -> None:
-        """Make the directories and clear orphans. Raises OSError where that cannot be done."""
+        """Make the directories and clear old orphans. Raises OSError where that cannot be done."""
         self._files = cache_dir / "+files" / "root" / "pypi" / "+f"
         self._partials = cache_dir / "+partial"
+        self._uses: dict[Path, float] = {}
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         self._clear_orphans()
@@ -109,6 +182,9 @@ class Store:
             log.error("cannot open a held file, asking upstream: %s", error)
             return None
         if self._is_right(opened, file):
+            with contextlib.suppress(OSError):
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._uses[path] = time.time()
             return opened
         opened.close()
         log.warning("%s was changed behind pytail's back; asking upstream again", path)
@@ -126,20 +202,53 @@ class Store:
         """Whether `file` is held."""
         return self.size(file) is not None
 
-    def partial(self, file: File) -> Partial | None:
-        """An empty file to write `file` to, None while another process is writing it.
+    def partial(self, file: File) -> Partial:
+        """The partial file to write `file` to, or to follow where another process writes it.
 
         Raises OSError when the disk does not let it.
         """
         final = self._path(file)
-        path = self._partials / hashlib.sha256(file.location.encode()).hexdigest()
-        # Someone may have emptied the cache directory.
-        self._partials.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(path)
-        if descriptor is None:
-            return None
-        os.ftruncate(descriptor, 0)
-        return Partial(descriptor, path, final)
+        name = hashlib.sha256(file.location.encode()).hexdigest()
+        return Partial(self._partials / name, final)
+
+    def kept(self) -> Iterator[Kept]:
+        """All files on the disk, held and partial, in no order; whatever goes meanwhile is left out."""
+        for path in _below(self._files, self._partials):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                size = max(found.st_size, found.st_blocks * 512)
+                yield Kept(path, size, max(found.st_atime, found.st_mtime))
+
+    def last_change(self) -> int:
+        """A number that is another one after a file came or went. Raises OSError."""
+        # Each file passes through there.
+        return self._partials.stat().st_mtime_ns
+
+    def note_uses(self) -> None:
+        """Write down when held files were last used, for all processes to see."""
+        uses, self._uses = self._uses, {}
+        for path, used in uses.items():
+            with contextlib.suppress(OSError):
+                # Not left to the kernel, which notes it once a day or never.
+                os.utime(path, ns=(int(used * 1e9), path.stat().st_mtime_ns))
+
+    def remove(self, path: Path) -> bool:
+        """Remove a kept file that no process is using; whether it is gone."""
+        try:
+            with io.FileIO(path) as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                    return False
+                path.unlink()
+        except OSError:
+            return False
+        for directory in path.relative_to(self._files).parents if self._has(path) else ():
+            with contextlib.suppress(OSError):
+                (self._files / directory).rmdir()
+        return True
+
+    def _has(self, path: Path) -> bool:
+        return path.is_relative_to(self._files)
 
     def _path(self, file: File) -> Path:
         if not is_shelf(file.shelf) or not is_filename(file.filename):
@@ -159,29 +268,15 @@ class Store:
         return found > 0 or file.size == 0
 
     def _clear_orphans(self) -> None:
+        # A young one may be gone on with; `remove` leaves those that are being written.
         for path in self._partials.iterdir():
-            descriptor = _locked(path)
-            if descriptor is not None:
-                log.info("clearing %s, left by a process that is gone", path)
-                path.unlink(missing_ok=True)
-                os.close(descriptor)
+            is_old = time.time() - path.stat().st_mtime > _ORPHANED
+            if is_old and self.remove(path):
+                log.info("cleared %s, left by a process that is gone", path)
 
 
-def _locked(path: Path) -> int | None:
-    """A descriptor of `path`, made where missing and locked, None while another has it locked."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, its writer may have renamed or removed it.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+def _below(*directories: Path) -> Iterator[Path]:
+    for directory in directories:
+        for root, _, names in os.walk(directory):
+            for name in names:
+                yield Path(root, name)

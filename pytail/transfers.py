@@ -8,10 +8,12 @@ end; a file without one is only continued where upstream vouches, by its ETag, t
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Protocol
 
 import gevent
 
-from pytail.errors import UpstreamError, UpstreamUnreachable
+from pytail.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
 from pytail.model import File
 from pytail.upstream import Transfer, Upstream
 
@@ -19,18 +21,72 @@ log = logging.getLogger(__name__)
 
 #: Seconds before each further attempt; bytes that come in between begin the count anew.
 PAUSES = (0.1, 0.5, 1.0, 2.0)
+#: Statuses below 500 that may be others in a moment.
+_PASSING = frozenset({408, 425, 429})
+
+
+class Source(Protocol):
+    """Where the bytes of a file come from."""
+
+    #: Bytes of the whole file, None when nobody says.
+    size: int | None
+    #: The strong validator of the file, None when there is none.
+    etag: str | None
+
+    def read(self) -> bytes:
+        """The bytes that have arrived, waiting for the first; empty at the end."""
+
+    def close(self) -> None:
+        """Drop the connection."""
 
 
 class ResumingTransfer:
-    """A transfer that survives its connection; `size` and `read` are as a transfer's."""
+    """A source that survives its connection."""
 
-    def __init__(self, upstream: Upstream, file: File) -> None:
-        """Raises an UpstreamError when upstream does not begin."""
-        self._upstream, self._file = upstream, file
-        self._transfer = upstream.file(file.url)
-        #: Bytes of the whole file; None when upstream does not say.
-        self.size = self._transfer.size
-        self._position, self._attempts = 0, 0
+    def __init__(
+        self,
+        file: File,
+        ask: Callable[[int, str | None], Transfer],
+        start: int,
+        stop: int | None,
+        etag: str | None = None,
+    ) -> None:
+        """`ask` gives a transfer from an offset on, or from before it, of the file with an ETag.
+
+        `start` and `stop` are the bytes wanted of the file, `stop` None to the end. Raises what
+        `ask` raises.
+        """
+        self._file, self._ask = file, ask
+        self._position, self._stop, self._attempts = start, stop, 0
+        self._transfer = ask(start, etag)
+        self.size, self.etag = self._transfer.size, self._transfer.etag
+        # Where in the file the transfer stands; before the position where it had to begin anew.
+        self._offset = self._transfer.start
+
+    @classmethod
+    def whole(
+        cls, upstream: Upstream, file: File, start: int = 0, etag: str | None = None
+    ) -> ResumingTransfer:
+        """The file from `start` on, of that strong `etag` (None: any). Raises an UpstreamError."""
+
+        def ask(position: int, etag: str | None) -> Transfer:
+            return upstream.file(file.url, position, etag=etag, size=file.size)
+
+        return cls(file, ask, start, None, etag)
+
+    @classmethod
+    def part(
+        cls, upstream: Upstream, file: File, start: int, stop: int, size: int
+    ) -> ResumingTransfer:
+        """The bytes from `start` to before `stop` of the file, of `size` in all.
+
+        Raises UpstreamWithoutRanges or another UpstreamError.
+        """
+
+        def ask(position: int, _: str | None) -> Transfer:
+            return upstream.part(file.url, position, stop, size)
+
+        return cls(file, ask, start, stop)
 
     def read(self) -> bytes:
         """The bytes that have arrived, waiting for the first; empty at the end.
@@ -39,20 +95,31 @@ class ResumingTransfer:
         """
         while True:
             try:
-                data = self._transfer.read()
+                data = self._next()
             except UpstreamUnreachable as error:
                 self._take_up(error)
                 continue
-            if data or self.size is None or self._position >= self.size:
-                self._position += len(data)
-                self._attempts = 0 if data else self._attempts
-                return data
-            reason = f"ended after {self._position} of {self.size} bytes"
-            self._take_up(UpstreamUnreachable(self._file.url, reason))
+            self._position += len(data)
+            self._attempts = 0 if data else self._attempts
+            return data
 
     def close(self) -> None:
         """Drop the connection."""
         self._transfer.close()
+
+    def _next(self) -> bytes:
+        ends = (self._stop, self.size, self._position)
+        end = next(end for end in ends if end is not None)
+        while True:
+            data = self._transfer.read()
+            if not data and self._offset < end:
+                reason = f"ended after {self._offset} of {end} bytes"
+                raise UpstreamUnreachable(self._file.url, reason)
+            self._offset += len(data)
+            if not data or self._offset > self._position:
+                return data[-(self._offset - self._position) :]
+            # Skipping what a fast upstream sends never waits; others want their turn.
+            gevent.sleep(0)
 
     def _take_up(self, trouble: UpstreamUnreachable) -> None:
         """Go on where it broke, or raise `trouble`."""
@@ -60,30 +127,28 @@ class ResumingTransfer:
         while self._attempts < len(PAUSES):
             gevent.sleep(PAUSES[self._attempts])
             self._attempts += 1
-            log.warning(
-                "%s: asking again from %d: %s", self._file.location, self._position, trouble
-            )
+            where = self._position
+            log.warning("%s: asking again from %d: %s", self._file.location, where, trouble)
             try:
-                transfer = self._rest()
-                if transfer is not None:
-                    self._transfer = transfer
+                if self._resume():
                     return
             except UpstreamError as error:
                 log.debug("%s: %s", self._file.location, error)
+                if _is_final(error):
+                    break
         raise trouble
 
-    def _rest(self) -> Transfer | None:
-        etag = self._transfer.etag
-        rest = self._upstream.file(self._file.url, self._position, etag=etag, size=self.size)
-        is_same = rest.size == self.size and (self._file.hashes or (etag and rest.etag == etag))
-        if not is_same:
+    def _resume(self) -> bool:
+        rest = self._ask(self._position, self.etag)
+        is_same = self._file.hashes or (self.etag and rest.etag == self.etag)
+        if not is_same or (self.size is not None and rest.size not in (None, self.size)):
             rest.close()
-            return None
-        skipped = rest.start
-        while skipped < self._position:
-            data = rest.read(self._position - skipped)
-            if not data:
-                rest.close()
-                return None
-            skipped += len(data)
-        return rest
+            return False
+        self._transfer, self._offset = rest, rest.start
+        return True
+
+
+def _is_final(error: UpstreamError) -> bool:
+    if not isinstance(error, UpstreamRefused):
+        return False
+    return error.status < 500 and error.status not in _PASSING

@@ -56,6 +56,7 @@ _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE = 64 * 1024
+_FILE_PIECE = 256 * 1024
 #: Bytes of a file up to which an upstream that sends it whole, when asked for a part, is listened to.
 _SMALL_FILE = 8 * 1024 * 1024
 
@@ -88,15 +89,15 @@ class Transfer:
         #: The strong validator to ask for the rest of the same file with; None when there is none.
         self.etag = etag if _STRONG_ETAG.fullmatch(etag) else None
 
-    def read(self, size: int = _PIECE) -> bytes:
-        """The bytes that have arrived, up to `size` or 64 KiB, waiting for the first.
+    def read(self, size: int = _FILE_PIECE) -> bytes:
+        """The bytes that have arrived, up to `size` or 256 KiB, waiting for the first.
 
         They are empty at the end.
 
         Raises UpstreamUnreachable when the connection breaks or falls silent.
         """
         try:
-            return self._response.read1(min(size, _PIECE), decode_content=False)
+            return self._response.read1(min(size, _FILE_PIECE), decode_content=False)
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(self._url, _reason(error)) from error
 
@@ -184,6 +185,25 @@ class Upstream:
         with self._attempt(url):
             response, _ = self._get(url, {"Accept-Encoding": "identity"})
             return Transfer(_successful(response, url), url)
+
+    def part(self, url: str, start: int, stop: int, size: int) -> Transfer:
+        """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
+
+        Raises UpstreamWithoutRanges where upstream can only send the whole, or an UpstreamError.
+        """
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+        with self._attempt(url):
+            response, _ = self._get(url, headers)
+            if response.status != 206:
+                _let_go(response)
+                if response.status in (200, 416, 501):
+                    raise UpstreamWithoutRanges(masked(url))
+                raise UpstreamRefused(masked(url), response.status, _retry_after(response))
+            part = Transfer(response, url)
+            if (part.start, part.stop, part.size) != (start, stop, size):
+                part.close()
+                raise UpstreamGarbled(masked(url), "answers with another range than asked for")
+            return part
 
     def size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""

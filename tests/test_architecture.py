@@ -41,7 +41,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wheels": set(),
     "metadata": {"catalog", "store", "upstream", "threads", "wheels"},
     "transfers": {"upstream"},
-    "downloads": {"store", "upstream", "metadata", "transfers", "singleflight", "threads"},
+    "checks": set(),
+    "bounds": {"catalog", "store", "threads"},
+    "passing": {"checks", "transfers"},
+    "arrivals": {"bounds", "checks", "passing", "store", "threads", "transfers"},
+    "downloads": {
+        "arrivals", "bounds", "checks", "metadata", "passing", "singleflight", "store", "transfers",
+        "upstream",
+    },
     "resources.__init__": set(),
     "resources.conditions": set(),
     "resources.common": set(),
@@ -51,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "resources.files": {"index", "downloads", "resources.conditions"},
     "app": {
-        "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
+        "bounds", "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
     "server": {"app"},
@@ -74,7 +81,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
-        "resources.files",
+        "resources.files", "arrivals", "bounds", "app",
     },
 }  # fmt: skip
 

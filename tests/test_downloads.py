@@ -7,7 +7,10 @@ import os
 import gevent
 import pytest
 
-from pytail.downloads import HELD_BACK, Downloads
+from pytail import transfers
+from pytail.bounds import Bounds
+from pytail.catalog import Catalog
+from pytail.downloads import Downloads, Part
 from pytail.errors import (
     DigestMismatch,
     FileGone,
@@ -16,10 +19,12 @@ from pytail.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from pytail.model import File, shelf_of
+from pytail.model import File, Outcome, shelf_of
+from pytail.passing import HELD_BACK
 from pytail.store import Store
 from pytail.upstream import Upstream
 from tests.fakeindex import Gated, RawServer, reply
+from tests.faults.test_transfers import Breaking
 from tests.running import free_port
 from tests.test_store import another_process_writing, files_in
 from tests.watching import open_below, until
@@ -35,7 +40,9 @@ class Room:
         self.directory, self.index = directory, index
         self.store = Store(directory)
         self.upstream = Upstream(index.url, timeout=5)
-        self.downloads = Downloads(self.store, self.upstream, None)
+        self.catalog = Catalog(directory.with_name("index.sqlite3"))
+        bounds = Bounds(directory, self.store, self.catalog, limit=0, min_free=0)
+        self.downloads = Downloads(self.store, self.upstream, None, bounds)
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """The file with `data` as a page lists it, with its size and digest unless not."""
@@ -70,6 +77,7 @@ def room(tmp_path, index):
     made.index.answers[PATH] = reply(DATA, None)
     yield made
     made.upstream.close()
+    made.catalog.close()
     assert made.downloads._arrivals == {}
     assert len(made.downloads._starts) == 0
     assert open_below(made.directory) == []
@@ -470,32 +478,65 @@ def test_a_chunked_file_that_breaks_off_is_not_held_though_nothing_tells_its_siz
     assert not room.store.holds(file)
 
 
-def test_a_disk_that_takes_no_more_cuts_the_transfer(room, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+def full(*_):
+    raise OSError(28, "No space left on device")
 
+
+@pytest.mark.parametrize("read_before", [0, 3000, 5000])
+def test_a_disk_that_takes_no_more_lets_each_reader_go_on_alone(room, monkeypatch, read_before):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    readers = [room.downloads.open(room.file()) for _ in range(3)]
+    for reader in readers:
+        assert exactly(reader, read_before) == DATA[:read_before]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        room.index.answers[PATH] = reply(DATA, None)
+        gated.open()
+        assert [rest(reader) for reader in readers] == [DATA[read_before:]] * 3
+    assert files_in(room.directory) == []
+    assert room.get(room.file()) == DATA
+    assert room.store.holds(room.file())
+
+
+def test_a_disk_that_takes_nothing_passes_a_file_of_unknown_size_on(room, monkeypatch):
+    gated = room.serve(DATA)
+    opening = gevent.spawn(room.get, room.file(size=False))
+    gated.asked.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        room.index.answers[PATH] = reply(DATA, None)
+        gated.open()
+        assert opening.get() == DATA
+    assert files_in(room.directory) == []
+
+
+def test_a_wrong_file_that_is_passed_on_is_cut_before_its_end(room, monkeypatch):
     gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
     gated.open()
     opened = room.downloads.open(room.file())
     exactly(opened, 5000)
-    monkeypatch.setattr(os, "write", full)
-    gated.open()
-    with pytest.raises(TransferCut, match="No space left"):
-        rest(opened)
-    assert files_in(room.directory) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        room.index.answers[PATH] = reply(DATA[:-1] + b"!", None)
+        gated.open()
+        got, error = cut(opened)
+    assert "sha256" in str(error)
+    assert len(got) + 5000 <= len(DATA) - HELD_BACK
 
 
-def test_a_disk_that_takes_no_more_is_a_cut_transfer_for_who_waits_for_the_end(room, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    gated = room.serve(DATA)
-    opening = gevent.spawn(room.error, room.file(size=False))
-    gated.asked.wait()
-    monkeypatch.setattr(os, "write", full)
-    gated.open()
-    assert "No space left" in str(opening.get())
-    assert isinstance(opening.value, TransferCut)
+def test_trouble_with_the_disk_is_one_line_until_it_is_over(room, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    other = room.file(WRONG, "/packages/other-1.0.tar.gz")
+    room.index.answers["/packages/other-1.0.tar.gz"] = reply(WRONG, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(3):
+            assert room.get(room.file()) == DATA
+            assert room.get(other) == WRONG
+    assert caplog.text.count("passed on unkept until") == 1
+    assert room.get(other) == WRONG
+    assert caplog.text.count("files are kept again") == 1
 
 
 # Byte for byte
@@ -571,10 +612,189 @@ def test_a_file_that_another_process_is_writing_is_waited_for(room):
     assert room.index.seen == []
 
 
-def test_a_file_that_another_process_died_over_is_fetched(room):
-    with another_process_writing(room.directory, room.file()) as process:
-        opening = gevent.spawn(room.get, room.file())
-        gevent.idle()
+def test_a_file_that_another_process_is_writing_is_read_while_it_grows(room):
+    with another_process_writing(room.directory, room.file(), DATA[:5000]) as process:
+        opened = room.downloads.open(room.file())
+        assert opened.size == len(DATA)
+        assert exactly(opened, 5000) == DATA[:5000]
+        late = room.downloads.open(room.file())
+        assert exactly(late, 10) == DATA[:10]
+        assert room.index.seen == []
         process.kill()
-        assert opening.get() == DATA
+        assert rest(opened) == DATA[5000:]
+        assert rest(late) == DATA[10:]
+    assert room.store.holds(room.file())
     assert room.index.count(PATH) == 1
+
+
+def test_what_a_process_that_died_left_is_not_asked_for_again(room):
+    answer = room.index.answers[PATH] = Breaking(DATA, lengths=())
+    with another_process_writing(room.directory, room.file(), DATA[:5000]) as process:
+        process.kill()
+    assert room.get(room.file()) == DATA
+    assert answer.asked == ["bytes=5000-"]
+
+
+def test_a_whole_file_that_a_process_left_that_died_is_verified_and_held(room):
+    with another_process_writing(room.directory, room.file(), DATA) as process:
+        process.kill()
+    assert room.get(room.file()) == DATA
+    assert room.store.holds(room.file())
+    assert room.index.seen == []
+
+
+@pytest.mark.parametrize("left", [WRONG, DATA + b"!", DATA * 2], ids=["wrong", "long", "very long"])
+def test_what_is_wrong_of_a_process_that_died_is_fetched_anew(room, left):
+    with another_process_writing(room.directory, room.file(), left) as process:
+        process.kill()
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 1
+
+
+def test_a_wrong_start_that_a_process_left_that_died_is_an_error_once(room):
+    with another_process_writing(room.directory, room.file(), WRONG[:5000]) as process:
+        process.kill()
+    assert isinstance(room.error(room.file()), TransferCut)
+    assert files_in(room.directory) == []
+    assert room.get(room.file()) == DATA
+
+
+def test_what_is_left_of_a_file_without_digest_is_not_gone_on_with(room):
+    file = room.file(sha256=False)
+    with another_process_writing(room.directory, file, WRONG[:5000]) as process:
+        process.kill()
+    assert room.get(file) == DATA
+
+
+def test_the_reader_of_a_file_without_digest_whose_process_died_is_cut(room):
+    file = room.file(sha256=False)
+    with another_process_writing(room.directory, file, DATA[:5000]) as process:
+        opened = room.downloads.open(file)
+        exactly(opened, 3000)
+        process.kill()
+        assert cut(opened)[0] in (b"", DATA[3000:5000])
+    assert room.get(file) == DATA
+
+
+def test_a_file_that_another_process_gives_up_is_gone_on_with_alone(room):
+    writer = room.store.partial(room.file())
+    writer.write(DATA[:5000])
+    opened = room.downloads.open(room.file())
+    exactly(opened, 3000)
+    writer.discard()
+    writer.close()
+    assert rest(opened) == DATA[3000:]
+    assert room.index.count(PATH) == 1
+
+
+def test_a_file_that_another_process_gives_up_before_its_first_byte_is_fetched(room):
+    writer = room.store.partial(room.file())
+    opening = gevent.spawn(room.get, room.file())
+    until(lambda: room.downloads.arriving)
+    writer.discard()
+    writer.close()
+    assert opening.get() == DATA
+    assert room.store.holds(room.file())
+
+
+def test_the_size_of_what_another_process_fetches_is_upstreams_word(room):
+    file = room.file(size=False)
+    writer = room.store.partial(file)
+    writer.write(DATA[:5000])
+    opened = room.downloads.open(file)
+    assert opened.size == len(DATA)
+    assert exactly(opened, 4000) == DATA[:4000]
+    writer.write(DATA[5000:])
+    writer.commit()
+    writer.close()
+    assert rest(opened) == DATA[4000:]
+    assert [seen.method for seen in room.index.seen] == ["HEAD"]
+
+
+# Parts
+
+LARGE = os.urandom(1 << 20) * 3
+
+
+def part(start, stop):
+    return Part(start, stop, len(LARGE))
+
+
+def stretch(opened, part):
+    try:
+        data = b""
+        while len(data) < part.stop - part.start:
+            piece = opened.stream.read(part.stop - part.start - len(data))
+            assert piece
+            data += piece
+        return data
+    finally:
+        opened.stream.close()
+
+
+def test_a_far_part_is_asked_for_apart_and_nothing_else(room):
+    answer = room.index.answers[PATH] = Breaking(LARGE, lengths=())
+    wanted = part(2_000_000, 2_000_100)
+    opened = room.downloads.open(room.file(LARGE), wanted)
+    assert (opened.size, opened.outcome) == (len(LARGE), Outcome.PASS)
+    assert stretch(opened, wanted) == LARGE[2_000_000:2_000_100]
+    assert answer.asked == ["bytes=2000000-2000099"]
+    assert files_in(room.directory) == []
+
+
+def test_a_far_part_that_breaks_off_is_taken_up_again(room, monkeypatch):
+    monkeypatch.setattr(transfers, "PAUSES", (0.01,))
+    answer = room.index.answers[PATH] = Breaking(LARGE, lengths=(2_000_040,))
+    wanted = part(2_000_000, 2_000_100)
+    assert (
+        stretch(room.downloads.open(room.file(LARGE), wanted), wanted) == LARGE[2_000_000:2_000_100]
+    )
+    assert answer.asked == ["bytes=2000000-2000099", "bytes=2000040-2000099"]
+
+
+def test_a_far_part_of_an_arriving_file_is_asked_for_apart(room):
+    gated = room.serve(LARGE[:5000], LARGE[5000:], size=len(LARGE))
+    gated.open()
+    whole = room.downloads.open(room.file(LARGE))
+    room.index.answers[PATH] = Breaking(LARGE, lengths=())
+    wanted = part(2_900_000, 3_000_000)
+    assert (
+        stretch(room.downloads.open(room.file(LARGE), wanted), wanted) == LARGE[2_900_000:3_000_000]
+    )
+    gated.open()
+    assert rest(whole) == LARGE
+
+
+def test_a_near_part_comes_with_the_file(room):
+    gated = room.serve(LARGE[:1_000_000], LARGE[1_000_000:], size=len(LARGE))
+    gated.open()
+    wanted = part(500_000, 600_000)
+    assert stretch(room.downloads.open(room.file(LARGE), wanted), wanted) == LARGE[500_000:600_000]
+    gated.open()
+    assert room.get(room.file(LARGE)) == LARGE
+    assert room.index.count(PATH) == 1
+
+
+def test_a_far_part_comes_with_the_file_where_upstream_sends_only_the_whole(room):
+    room.index.answers[PATH] = reply(LARGE, None)
+    wanted = part(2_900_000, 3_000_000)
+    assert (
+        stretch(room.downloads.open(room.file(LARGE), wanted), wanted) == LARGE[2_900_000:3_000_000]
+    )
+    until(lambda: room.store.holds(room.file(LARGE)))
+
+
+def test_a_far_part_of_what_is_gone_is_gone(room):
+    del room.index.answers[PATH]
+    with pytest.raises(FileGone):
+        room.downloads.open(room.file(LARGE), part(2_000_000, 2_000_100))
+
+
+def test_a_part_is_passed_on_apart_where_nothing_can_be_kept(room, monkeypatch):
+    answer = room.index.answers[PATH] = Breaking(LARGE, LARGE, lengths=())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        wanted = part(10, 500_000)
+        opened = room.downloads.open(room.file(LARGE), wanted)
+        assert stretch(opened, wanted) == LARGE[10:500_000]
+    assert answer.asked[0] is None

@@ -5,11 +5,12 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from pytail.model import File
-from pytail.store import Store
+from pytail.store import Standing, Store
 from tests.watching import open_below
 
 DATA = b"the bytes of a file\n" * 100
@@ -284,29 +285,96 @@ def test_an_unusual_name_is_a_name(store, filename):
 
 
 def test_a_file_has_one_writer_at_a_time(store):
-    first = store.partial(file())
-    assert store.partial(file()) is None
+    first, second = store.partial(file()), store.partial(file())
+    assert (first.is_ours, second.is_ours) == (True, False)
+    assert not second.take()
     first.discard()
-    second = store.partial(file())
-    assert second is not None
-    for partial in (first, second):
+    third = store.partial(file())
+    assert third.is_ours
+    for partial in (first, second, third):
         partial.close()
 
 
 def test_another_file_has_a_writer_of_its_own(store):
     first, second = store.partial(file()), store.partial(file("demo-2.0.tar.gz"))
-    assert second is not None
+    assert second.is_ours
     for partial in (first, second):
         partial.close()
 
 
-def test_a_partial_file_starts_empty_whatever_was_left(store):
+def test_what_a_writer_that_died_left_can_be_gone_on_with(store):
     first = store.partial(file())
-    first.write(DATA)
+    first.write(DATA[:500])
     # As when its process dies: no discard.
     first.close()
-    keep(store, file(size=3), b"new")
+    second = store.partial(file())
+    assert second.size == 500
+    second.write(DATA[500:])
+    second.commit()
+    second.close()
+    assert read(store, file()) == DATA
+
+
+def test_who_begins_anew_never_joins_the_bytes_of_two(store):
+    first = store.partial(file())
+    first.write(DATA)
+    first.close()
+    second = store.partial(file())
+    follower = store.partial(file())
+    second.renew()
+    assert second.is_ours
+    second.write(b"new")
+    assert os.pread(follower.descriptor, len(DATA), 0) == DATA
+    assert follower.standing() is Standing.GIVEN_UP
+    second.commit()
+    for partial in (second, follower):
+        partial.close()
     assert read(store, file(size=3)) == b"new"
+
+
+def test_a_follower_sees_it_grow_and_sees_its_commit(store):
+    writer, follower = store.partial(file()), store.partial(file())
+    for piece in (DATA[:700], DATA[700:]):
+        writer.write(piece)
+        assert follower.standing() is Standing.ARRIVING
+    assert follower.size == len(DATA)
+    writer.commit()
+    assert follower.standing() is Standing.COMMITTED
+    assert not follower.take()
+    writer.close()
+    assert not follower.take()
+    assert os.pread(follower.descriptor, len(DATA), 0) == DATA
+    follower.close()
+
+
+def test_a_follower_sees_that_it_was_given_up(store):
+    writer, follower = store.partial(file()), store.partial(file())
+    writer.discard()
+    assert follower.standing() is Standing.GIVEN_UP
+    assert not follower.take()
+    for partial in (writer, follower):
+        partial.close()
+
+
+def test_a_follower_takes_over_from_a_writer_that_died(store):
+    writer, follower = store.partial(file()), store.partial(file())
+    writer.write(DATA[:500])
+    writer.close()
+    assert follower.take()
+    follower.write(DATA[500:])
+    follower.commit()
+    follower.close()
+    assert read(store, file()) == DATA
+
+
+def test_a_follower_discards_nothing(store):
+    writer, follower = store.partial(file()), store.partial(file())
+    follower.discard()
+    follower.close()
+    writer.write(DATA)
+    writer.commit()
+    writer.close()
+    assert read(store, file()) == DATA
 
 
 def test_a_committed_file_is_never_written_again(store):
@@ -323,11 +391,11 @@ WRITER = """
 import sys
 from pathlib import Path
 from pytail.model import File
-from pytail.store import Store
+from pytail.store import Standing, Store
 
 file = File(filename=sys.argv[3], url="", shelf=sys.argv[2])
 partial = Store(Path(sys.argv[1])).partial(file)
-partial.write(b"half")
+partial.write(bytes.fromhex(sys.argv[4]))
 print("writing", flush=True)
 if sys.stdin.readline() == "commit\\n":
     partial.commit()
@@ -337,8 +405,8 @@ if sys.stdin.readline() == "commit\\n":
 
 
 @contextlib.contextmanager
-def another_process_writing(directory, file):
-    command = [sys.executable, "-c", WRITER, str(directory), file.shelf, file.filename]
+def another_process_writing(directory, file, data=b"half"):
+    command = [sys.executable, "-c", WRITER, str(directory), file.shelf, file.filename, data.hex()]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -351,15 +419,20 @@ def another_process_writing(directory, file):
 
 def test_a_file_that_another_process_is_writing_cannot_be_written(store, tmp_path):
     with another_process_writing(tmp_path, file()):
-        assert store.partial(file()) is None
+        partial = store.partial(file())
+        assert not partial.is_ours
+        partial.close()
 
 
 def test_the_death_of_a_writer_frees_its_file(store, tmp_path):
     with another_process_writing(tmp_path, file()) as process:
         process.kill()
         process.wait()
-        keep(store, file())
-    assert read(store, file()) == DATA
+        partial = store.partial(file())
+        assert partial.is_ours
+        assert os.pread(partial.descriptor, 10, 0) == b"half"
+        partial.discard()
+        partial.close()
 
 
 def test_what_another_process_committed_is_held_and_free_at_once(store, tmp_path):
@@ -377,11 +450,14 @@ def test_what_another_process_committed_is_held_and_free_at_once(store, tmp_path
 # Orphans
 
 
-def test_what_a_dead_process_left_is_cleared_at_the_start(store, tmp_path, caplog):
+def test_what_a_dead_process_left_long_ago_is_cleared_at_the_start(store, tmp_path, caplog):
     caplog.set_level("INFO")
     with another_process_writing(tmp_path, file()) as process:
         process.kill()
-    assert len(files_in(tmp_path)) == 1
+    (orphan,) = files_in(tmp_path)
+    Store(tmp_path)
+    assert files_in(tmp_path) == [orphan]
+    os.utime(orphan, (0, 0))
     Store(tmp_path)
     assert files_in(tmp_path) == []
     assert "left by a process that is gone" in caplog.text
@@ -389,8 +465,10 @@ def test_what_a_dead_process_left_is_cleared_at_the_start(store, tmp_path, caplo
 
 def test_what_another_process_is_writing_is_not_cleared(store, tmp_path):
     with another_process_writing(tmp_path, file()) as process:
+        (partial,) = files_in(tmp_path)
+        os.utime(partial, (0, 0))
         Store(tmp_path)
-        assert len(files_in(tmp_path)) == 1
+        assert files_in(tmp_path) == [partial]
         process.stdin.write("commit\n")
         process.stdin.flush()
         assert process.stdout.readline() == "committed\n"
@@ -404,6 +482,101 @@ def test_what_this_process_is_writing_is_not_cleared(store, tmp_path):
     partial.commit()
     partial.close()
     assert read(store, file()) == DATA
+
+
+# Room
+
+
+def kept(store):
+    return {each.path.name: each for each in store.kept()}
+
+
+def test_all_that_grows_is_counted_held_and_partial(store):
+    keep(store, file())
+    partial = store.partial(file("other-1.0.zip"))
+    partial.write(b"x" * 100_000)
+    found = kept(store)
+    assert found["demo-1.0.tar.gz"].size >= len(DATA)
+    assert found[partial.path.name].size >= 100_000
+    assert len(found) == 2
+    partial.discard()
+    partial.close()
+
+
+def test_a_use_is_noted_for_all_processes(store, final, tmp_path):
+    keep(store, file())
+    os.utime(final, (1000, 2000))
+    assert kept(store)["demo-1.0.tar.gz"].used == 2000
+    before = time.time()
+    read(store, file())
+    store.note_uses()
+    assert kept(Store(tmp_path))["demo-1.0.tar.gz"].used >= before
+    assert final.stat().st_mtime == 2000
+
+
+def test_a_use_of_what_is_gone_is_nothing(store, final):
+    keep(store, file())
+    read(store, file())
+    final.unlink()
+    store.note_uses()
+
+
+def test_a_file_that_nobody_uses_is_removed_with_its_empty_directories(store, final, tmp_path):
+    keep(store, file())
+    assert store.remove(final)
+    assert not store.holds(file())
+    assert not final.parent.parent.exists()
+    keep(store, file())
+    assert read(store, file()) == DATA
+
+
+def test_a_file_that_is_read_is_not_removed(store, final):
+    keep(store, file())
+    with store.open(file()):
+        assert not store.remove(final)
+    assert read(store, file()) == DATA
+    assert store.remove(final)
+
+
+def test_a_file_that_is_written_is_not_removed_nor_one_just_committed(store, final):
+    partial = store.partial(file())
+    partial.write(DATA)
+    assert not store.remove(partial.path)
+    partial.commit()
+    assert not store.remove(final)
+    partial.close()
+    assert store.remove(final)
+
+
+def test_a_file_that_another_process_reads_is_not_removed(store, final, tmp_path):
+    keep(store, file())
+    script = (
+        "import sys; from pathlib import Path; from tests.test_store import Store, file\n"
+        "opened = Store(Path(sys.argv[1])).open(file()); print('reading', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "reading\n"
+        assert not store.remove(final)
+        process.communicate("\n")
+    assert store.remove(final)
+
+
+def test_what_is_not_there_is_not_removed(store, final):
+    assert not store.remove(final)
+
+
+def test_what_comes_and_goes_is_a_change(store):
+    seen = [store.last_change()]
+    partial = store.partial(file())
+    seen.append(store.last_change())
+    partial.write(DATA)
+    partial.commit()
+    seen.append(store.last_change())
+    partial.close()
+    assert len(set(seen)) == 3
 
 
 def test_a_directory_that_cannot_be_used_is_an_oserror(tmp_path):

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import falcon
 import gevent
 
-from pytail.downloads import Downloads, Opened
+from pytail.downloads import Downloads, Part, Stream
 from pytail.errors import TransferCut
 from pytail.index import Index
 from pytail.model import File
-from pytail.resources.conditions import Span, Unsatisfiable, matches, span
+from pytail.resources.conditions import Unsatisfiable, matches, span
 
 _PIECE = 256 * 1024
 
@@ -33,16 +33,26 @@ class DistributionFile:
         file = self._index.file(f"{first}/{rest}", filename)
         if _head(req, resp, file):
             return
-        opened = self._downloads.open(file)
-        body = Body(file.filename, opened)
+        part = self._part(req, resp, file)
+        if resp.status == falcon.HTTP_416:
+            return
+        opened = self._downloads.open(file, part)
+        if part is None:
+            length = opened.size
+        elif part.size == opened.size:
+            length = part.stop - part.start
+        else:
+            opened.stream.close()
+            raise TransferCut(file.filename, f"it has {opened.size} bytes, not {part.size}")
+        body = Body(file.filename, opened.stream, length)
         try:
-            part = _part(req, resp, opened.size)
             # The first bytes before the head: an error is still an answer until then.
-            body.start(part)
+            body.start()
         except BaseException:
             body.close()
             raise
-        resp.content_length = part.stop - part.start
+        if length is not None:
+            resp.content_length = length
         resp.set_header("X-Cache", opened.outcome.value)
         resp.stream = body
 
@@ -55,18 +65,36 @@ class DistributionFile:
             # Given a stream, falcon does not take an unknown length for none.
             resp.stream = iter(())
 
+    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
+        """The part that is asked for, None for the whole; the head is made ready for it."""
+        asked = req.get_header("Range"), req.get_header("If-Range")
+        size = None if asked[0] is None else self._downloads.size(file)
+        if size is None:
+            return None
+        try:
+            found = span(*asked, etag_of(file), size)
+        except Unsatisfiable:
+            resp.status = falcon.HTTP_416
+            resp.set_header("Content-Range", f"bytes */{size}")
+            resp.set_header("Cache-Control", "no-store")
+            return None
+        if found is None:
+            return None
+        resp.status = falcon.HTTP_206
+        resp.set_header("Content-Range", f"bytes {found.start}-{found.stop - 1}/{size}")
+        return Part(found.start, found.stop, size)
+
 
 class Body:
-    """A part of an opened file as a WSGI body; closing it closes the file."""
+    """What is to be sent of an opened file, as a WSGI body; closing it closes the file."""
 
-    def __init__(self, filename: str, opened: Opened) -> None:
-        self._filename, self._stream = filename, opened.stream
-        self._left, self._ready = 0, b""
+    def __init__(self, filename: str, stream: Stream, length: int | None) -> None:
+        """`length` is in bytes, None for all that `stream` gives."""
+        self._filename, self._stream, self._left = filename, stream, length
+        self._ready = b""
 
-    def start(self, part: Span) -> None:
-        """Make ready to send `part`. Raises what reading its first bytes raises."""
-        self._stream.seek(part.start)
-        self._left = part.stop - part.start
+    def start(self) -> None:
+        """Make ready to send. Raises what reading the first bytes raises."""
         self._ready = self._read()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -86,11 +114,12 @@ class Body:
     def _read(self) -> bytes:
         if self._left == 0:
             return b""
-        piece = self._stream.read(min(_PIECE, self._left))
-        if not piece:
-            # The head promised more: only a closed connection tells the client.
-            raise TransferCut(self._filename, "the held file was truncated while it was sent")
-        self._left -= len(piece)
+        piece = self._stream.read(_PIECE if self._left is None else min(_PIECE, self._left))
+        if self._left is not None:
+            if not piece:
+                # The head promised more: only a closed connection tells the client.
+                raise TransferCut(self._filename, "the held file was truncated while it was sent")
+            self._left -= len(piece)
         return piece
 
 
@@ -109,23 +138,6 @@ def _head(req: falcon.Request, resp: falcon.Response, file: File) -> bool:
         resp.status = falcon.HTTP_304
         return True
     return False
-
-
-def _part(req: falcon.Request, resp: falcon.Response, size: int) -> Span:
-    try:
-        part = span(
-            req.get_header("Range"), req.get_header("If-Range"), str(resp.get_header("ETag")), size
-        )
-    except Unsatisfiable:
-        resp.status = falcon.HTTP_416
-        resp.set_header("Content-Range", f"bytes */{size}")
-        resp.set_header("Cache-Control", "no-store")
-        return Span(0, 0)
-    if part is None:
-        return Span(0, size)
-    resp.status = falcon.HTTP_206
-    resp.set_header("Content-Range", f"bytes {part.start}-{part.stop - 1}/{size}")
-    return part
 
 
 def etag_of(file: File) -> str:

@@ -32,9 +32,11 @@ class Breaking:
         self.asked.append(range_)
         start, status, headers = 0, "200 OK", [("Connection", "close")]
         if range_ is not None and self._ranges:
-            start = int(range_.removeprefix("bytes=").rstrip("-"))
+            first, _, last = range_.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last or len(data)) + 1, len(data))
             status = "206 Partial Content"
-            headers.append(("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}"))
+            headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}"))
+            data = data[:stop]
         if self._etag is not None:
             headers.append(("ETag", self._etag))
         start_response(status, [*headers, ("Content-Length", str(len(data) - start))])
