@@ -94,9 +94,8 @@ class Connections:
             except (ProtocolError, ProxyError) as error:
                 if not _is_cut(error):
                     raise
-            # A pooled connection that was closed at its other end in the meantime: ask on a new
-            # one, and not on the next of the pool, which may have been closed with it.
-            pool.clear()
+            # A pooled connection that was closed at its other end in the meantime: ask on a new one,
+            # which is what urllib3 makes of the one that broke.
             return ask()
 
     def close(self) -> None:
