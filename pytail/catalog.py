@@ -209,7 +209,7 @@ class Catalog:
         """Replace what we know of a project by `entry`: upstream does not have it."""
 
         def write() -> None:
-            self._put(entry, ProjectPage(name=entry.name))
+            self._put(entry, ProjectPage(name=entry.name, status=entry.status))
             missing = Project.select(Project.checked_at).where(~Project.found)
             beyond = missing.order_by(Project.checked_at.desc()).offset(MOST_MISSING).limit(1)
             forget = Project.delete().where(~Project.found, Project.checked_at <= beyond)

@@ -177,7 +177,7 @@ class Freshness:
         try:
             reply = self._upstream.page(project, etag)
         except ProjectNotFound:
-            return self._missing(project, known)
+            return self._missing(project)
         # Another process may have learnt more in the meantime.
         latest = self._known(project)
         known = latest if latest is not None and latest.found else known
@@ -186,8 +186,8 @@ class Freshness:
         assert reply is not None, "only a conditional request is answered by none"
         return self._new(project, reply)
 
-    def _missing(self, project: str, known: Entry | None) -> Answer:
-        entry = self._entry(project, found=False)
+    def _missing(self, project: str) -> Answer:
+        entry, known = self._entry(project, found=False), self._known(project)
         if known is not None and known.status == "quarantined":
             # Removed as the next step, it is no less dangerous.
             entry = replace(entry, status=known.status)
