@@ -147,7 +147,9 @@ def _on_error(req: falcon.Request, resp: falcon.Response, error: Exception, para
         status = falcon.HTTP_503
     advice = "; a copy is served where there is one, try again" if status > "500" else ""
     send_problem(req, resp, status, f"{error}{advice}")
-    if isinstance(error, errors.ProjectNotFound):
+    if isinstance(error, errors.PytailError):
         resp.set_header("X-Cache", error.outcome)
+    if isinstance(error, errors.ProjectNotFound):
+        resp.set_header("Age", str(int(error.age)))
     if status == falcon.HTTP_503:
         resp.set_header("Retry-After", str(retry_after or RETRY_AFTER))

@@ -211,10 +211,12 @@ class Catalog:
         """Replace what we know of a project by `entry`: upstream does not have it."""
 
         def write() -> None:
-            self._put(entry, ProjectPage(name=entry.name))
-            missing = Project.select(Project.checked_at).where(~Project.found)
+            self._put(entry, ProjectPage(name=entry.name, status=entry.status))
+            # Not `~Project.found`, for which SQLite would not use the index.
+            is_missing = Project.found == 0
+            missing = Project.select(Project.checked_at).where(is_missing)
             beyond = missing.order_by(Project.checked_at.desc()).offset(MOST_MISSING).limit(1)
-            forget = Project.delete().where(~Project.found, Project.checked_at <= beyond)
+            forget = Project.delete().where(is_missing, Project.checked_at <= beyond)
             forget.execute(self._writer)
 
         self._write(write)

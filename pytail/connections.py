@@ -7,15 +7,17 @@ the credentials of a proxy go to that proxy only; and none of them stands in a m
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import netrc
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
+import gevent
 import urllib3
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, ProtocolError, ProxyError
@@ -23,6 +25,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from pytail import __version__
 from pytail.errors import SettingError
+from pytail.threads import look_up_apart
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +52,9 @@ class Connections:
         certificate and key. `environ` tells of proxies, SSL_CERT_FILE and netrc; it is read here and
         never again. Raises SettingError for what cannot be used.
         """
+        look_up_apart()
         parts = urlsplit(base_url)
-        self._own = origin(base_url)
+        self._own, self._timeout = origin(base_url), timeout
         self._credentials = _credentials(parts) or _from_netrc(environ, parts.hostname or "")
         self._proxies, self._no_proxy = _proxies(environ), _variable(environ, "no")[1]
         trust = _trust(environ, ca)
@@ -84,18 +88,33 @@ class Connections:
                 method, url, headers=all_headers, redirect=False, preload_content=False
             )
 
-        try:
+        with self._patience():
+            try:
+                return ask()
+            except (ProtocolError, ProxyError) as error:
+                if not _is_cut(error):
+                    raise
+            # A pooled connection that was closed at its other end in the meantime: ask on a new one,
+            # which is what urllib3 makes of the one that broke.
             return ask()
-        except (ProtocolError, ProxyError) as error:
-            if not _is_cut(error):
-                raise
-        # A pooled connection that was closed at its other end in the meantime: ask on a new one.
-        return ask()
 
     def close(self) -> None:
         """Close the idle connections."""
         for pool in self._pools.values():
             pool.clear()
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Bound what is not one connect or one read: names, many addresses, a head in drops."""
+        longest = 2 * self._timeout
+        limit = gevent.Timeout(longest)
+        try:
+            with limit:
+                yield
+        except gevent.Timeout as reached:
+            if reached is not limit:
+                raise
+            raise TimeoutError(f"no answer within {longest:g} seconds") from None
 
     def _proxied(self, where: Origin) -> str | None:
         """The scheme whose proxy `where` is reached through; None: directly."""

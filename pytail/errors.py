@@ -18,6 +18,7 @@
     │   └── GivenUp                 the process that was writing it gave up
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
+        │   └── UpstreamLeftAlone       not asked: it failed too often
         ├── UpstreamOffline         upstream is not to be asked
         ├── UpstreamRefused         an answer with an error status
         └── UpstreamGarbled         an answer that cannot be understood or trusted
@@ -35,6 +36,9 @@ import errno
 class PytailError(Exception):
     """Anything that pytail itself reports."""
 
+    #: How a response that tells of it came to be, the word of an X-Cache header.
+    outcome = "HIT"
+
 
 class SettingError(PytailError):
     """A setting that cannot be used: `name` as the operator wrote it, its `value`, the `remedy`."""
@@ -50,12 +54,15 @@ class SettingError(PytailError):
 class ProjectNotFound(PytailError):
     """Upstream answered 404 or 410 for `project`; `upstream` is its masked URL.
 
-    `outcome` is how we come to know, the word of an X-Cache header.
+    `outcome` is how we come to know, `age` since how many seconds.
     """
 
-    def __init__(self, project: str, upstream: str, outcome: str = "MISS") -> None:
-        super().__init__(project, upstream, outcome)
-        self.project, self.upstream, self.outcome = project, upstream, outcome
+    def __init__(
+        self, project: str, upstream: str, outcome: str = "MISS", age: float = 0.0
+    ) -> None:
+        super().__init__(project, upstream, outcome, age)
+        self.project, self.upstream = project, upstream
+        self.outcome, self.age = outcome, age
 
     def __str__(self) -> str:
         return (
@@ -79,11 +86,14 @@ class ProjectNameInvalid(PytailError):
 
 
 class FileNotListed(PytailError):
-    """No project page lists a file called `filename` with the digest of the URL."""
+    """No project page lists a file called `filename` with the digest of the URL.
 
-    def __init__(self, filename: str) -> None:
-        super().__init__(filename)
-        self.filename = filename
+    `outcome` is how we come to know.
+    """
+
+    def __init__(self, filename: str, outcome: str = "HIT") -> None:
+        super().__init__(filename, outcome)
+        self.filename, self.outcome = filename, outcome
 
     def __str__(self) -> str:
         return (
@@ -95,6 +105,8 @@ class FileNotListed(PytailError):
 class FileGone(PytailError):
     """Upstream lists `filename` but answers that it is not there."""
 
+    outcome = "MISS"
+
     def __init__(self, filename: str) -> None:
         super().__init__(filename)
         self.filename = filename
@@ -105,6 +117,8 @@ class FileGone(PytailError):
 
 class WheelUnreadable(PytailError):
     """No core metadata can be read out of the wheel `filename`, for the `reason` given."""
+
+    outcome = "MISS"
 
     def __init__(self, filename: str, reason: str) -> None:
         super().__init__(filename, reason)
@@ -142,6 +156,8 @@ class PageUnreadable(PytailError):
 class DigestMismatch(PytailError):
     """What upstream sent for `filename` has the digest or length `found`, not `expected`."""
 
+    outcome = "MISS"
+
     def __init__(self, filename: str, kind: str, expected: str, found: str) -> None:
         super().__init__(filename, kind, expected, found)
         self.filename, self.kind, self.expected, self.found = filename, kind, expected, found
@@ -156,6 +172,8 @@ class TransferCut(PytailError, ConnectionResetError):
     It is raised out of a response body after the head was sent, where all that is left is to close
     the connection. Being a ConnectionResetError, it makes pywsgi and gunicorn do just that, quietly.
     """
+
+    outcome = "MISS"
 
     def __init__(self, filename: str, reason: str) -> None:
         super().__init__(errno.ECONNRESET, reason)
@@ -190,12 +208,21 @@ class GivenUp(NotKept):
 class UpstreamError(PytailError):
     """Upstream gave no usable answer for `url` (credentials masked), for the `reason` given."""
 
+    outcome = "MISS"
+
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
         self.url, self.reason = url, reason
 
     def __str__(self) -> str:
         return f"upstream {self.url}: {self.reason}"
+
+    def shared(self) -> UpstreamError:
+        """The same as it is for who waited for another's request."""
+        # Not copy.copy, which would call the constructor with what is not its arguments.
+        other = type(self).__new__(type(self), *self.args)
+        vars(other).update(vars(self), outcome="COALESCED")
+        return other
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -207,6 +234,10 @@ class UpstreamUnreachable(UpstreamError):
     def __init__(self, url: str, reason: str, retry_after: int | None = None) -> None:
         super().__init__(url, reason)
         self.retry_after = retry_after
+
+
+class UpstreamLeftAlone(UpstreamUnreachable):
+    """It failed so often that it is not asked for another `retry_after` seconds."""
 
 
 class UpstreamOffline(UpstreamError):

@@ -14,7 +14,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 from pytail.catalog import Catalog, Entry
-from pytail.errors import ProjectNotFound, UpstreamError, UpstreamOffline, UpstreamUnreachable
+from pytail.errors import (
+    ProjectNotFound,
+    UpstreamError,
+    UpstreamLeftAlone,
+    UpstreamOffline,
+    UpstreamUnreachable,
+)
 from pytail.model import Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.singleflight import SingleFlight, StillFlying
@@ -24,8 +30,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait for upstream without a copy at hand; the least patient clients give up after ten.
 PATIENCE = 9.0
-#: Seconds after which a page with a lower serial than ours is believed: upstream began anew.
+#: Seconds of lower serials than ours after which they are believed: upstream began anew.
 LOWER_SERIAL_BELIEVED = 24 * 3600.0
+#: Projects whose lower serials are remembered.
+_MOST_BEHIND = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,10 @@ class Answer:
     #: Seconds since upstream last confirmed it.
     age: float
     outcome: Outcome
+    #: Why it is the right one.
+    reason: str
+    #: What kept upstream from confirming it; None when nothing did.
+    trouble: UpstreamError | None = None
 
 
 class Freshness:
@@ -52,6 +64,10 @@ class Freshness:
         self._catalog, self._upstream = catalog, upstream
         self._settings, self._clock = settings, clock
         self._flights: SingleFlight[Answer] = SingleFlight()
+        #: Flights whose first asker has gone on without their outcome.
+        self._abandoned: set[Hashable] = set()
+        #: Since when upstream shows an older page of a project than ours.
+        self._behind: dict[str, float] = {}
 
     def answer(self, project: str, max_age: float = math.inf) -> Answer:
         """The answer for `project` (normalized).
@@ -60,25 +76,36 @@ class Freshness:
         than the TTL. Raises ProjectNotFound, or an UpstreamError where there is no copy.
         """
         known = self._known(project)
-        if known is not None and self._age(known) < min(self._ttl(known), max_age):
-            answer = self._from_copy(known, Outcome.HIT)
-            log.debug("%s: %s, %.0f s old", project, answer.outcome.value, answer.age)
-        elif known is not None and known.found:
-            answer = self._revalidated(known)
-        else:
-            answer = self._shared(project, known, PATIENCE)
-        if not answer.entry.found:
-            raise ProjectNotFound(project, self._upstream.url, answer.outcome.value)
-        return answer
+        return self._told(project, lambda: self._right(project, known, max_age))
 
     def anew(self, project: str) -> Answer:
         """The answer of upstream to an unconditional request.
 
         Raises ProjectNotFound or an UpstreamError.
         """
-        answer = self._shared(project, None, PATIENCE, key=(project, "anew"))
+        key = (project, "anew")
+        return self._told(project, lambda: self._shared(project, None, PATIENCE, key))
+
+    def _right(self, project: str, known: Entry | None, max_age: float) -> Answer:
+        if known is not None and self._age(known) < min(self._ttl(known), max_age):
+            reason = "fresh" if known.found else "upstream has no such project"
+            return self._from_copy(known, Outcome.HIT, reason)
+        if known is not None and known.found:
+            return self._revalidated(known)
+        return self._shared(project, known, PATIENCE)
+
+    def _told(self, project: str, decide: Callable[[], Answer]) -> Answer:
+        """The decision, after one line about it in the log; raises it where it is an error."""
+        started = time.monotonic()
+        try:
+            answer = decide()
+        except UpstreamError as error:
+            _tell(project, error.outcome, str(error), started, error)
+            raise
+        reason = f"{answer.age:.0f} s old, {answer.reason}"
+        _tell(project, answer.outcome.value, reason, started, answer.trouble)
         if not answer.entry.found:
-            raise ProjectNotFound(project, self._upstream.url, answer.outcome.value)
+            raise ProjectNotFound(project, self._upstream.url, answer.outcome.value, answer.age)
         return answer
 
     def _ttl(self, known: Entry) -> float:
@@ -95,22 +122,20 @@ class Freshness:
         # A clock that was set back must not make a page fresh for years.
         return age if age >= 0 else math.inf
 
-    def _from_copy(self, known: Entry, outcome: Outcome) -> Answer:
+    def _from_copy(self, known: Entry, outcome: Outcome, reason: str) -> Answer:
         age = self._age(known)
-        return Answer(known, None, max(0.0, self._ttl(known) - age), age, outcome)
+        fresh_for = max(0.0, self._ttl(known) - age)
+        return Answer(known, None, fresh_for, age if math.isfinite(age) else 0.0, outcome, reason)
 
     def _revalidated(self, known: Entry) -> Answer:
         try:
             return self._shared(known.name, known, self._settings.revalidate_wait_secs)
         except UpstreamError as error:
-            answer = self._from_copy(known, Outcome.STALE)
             longest = self._settings.max_stale_secs
-            if longest and answer.age > longest and not isinstance(error, UpstreamOffline):
-                log.warning("%s: no copy younger than %g s: %s", known.name, longest, error)
+            if longest and self._age(known) > longest and not isinstance(error, UpstreamOffline):
                 raise
-            level = logging.DEBUG if isinstance(error, UpstreamOffline) else logging.WARNING
-            log.log(level, "%s: STALE, %.0f s old: %s", known.name, answer.age, error)
-            return replace(answer, fresh_for=0.0)
+            answer = self._from_copy(known, Outcome.STALE, str(error))
+            return replace(answer, fresh_for=0.0, trouble=error)
 
     def _shared(
         self, project: str, known: Entry | None, patience: float, key: Hashable = None
@@ -118,51 +143,77 @@ class Freshness:
         flight = key or project
         is_joined = flight in self._flights
         try:
-            answer = self._flights.run(flight, lambda: self._ask(project, known), patience)
+            answer = self._flights.run(flight, lambda: self._fly(flight, project, known), patience)
         except StillFlying:
+            if not is_joined and flight in self._flights:
+                self._abandoned.add(flight)
             reason = f"no answer within {patience:g} seconds; it is still waited for"
-            raise UpstreamUnreachable(f"{self._upstream.url}/simple/{project}/", reason) from None
+            error = UpstreamUnreachable(f"{self._upstream.url}/simple/{project}/", reason)
+            raise error.shared() if is_joined else error from None
+        except UpstreamError as error:
+            if is_joined:
+                raise error.shared() from None
+            raise
         return replace(answer, outcome=Outcome.COALESCED) if is_joined else answer
+
+    def _fly(self, flight: Hashable, project: str, known: Entry | None) -> Answer:
+        """What upstream says, told here where whoever asked first has gone on without it."""
+        started, trouble = time.monotonic(), None
+        word, reason = "MISS", ""
+        try:
+            answer = self._ask(project, known)
+            word, reason = answer.outcome.value, answer.reason
+        except UpstreamError as error:
+            trouble, reason = error, str(error)
+            raise
+        finally:
+            if flight in self._abandoned:
+                self._abandoned.discard(flight)
+                _tell(project, word, f"at last: {reason}", started, trouble)
+        return answer
 
     def _ask(self, project: str, known: Entry | None) -> Answer:
         etag = known.etag if known is not None and known.found else None
-        started = time.monotonic()
-
-        def decided(answer: Answer, reason: str) -> Answer:
-            took = (time.monotonic() - started) * 1000
-            word = answer.outcome.value
-            log.info("%s: %s, %s, upstream took %.0f ms", project, word, reason, took)
-            return answer
-
         try:
             reply = self._upstream.page(project, etag)
         except ProjectNotFound:
-            return decided(self._missing(project), "upstream has no such project")
-        if reply is None and known is not None:
-            return decided(self._confirmed(known), "unchanged")
+            return self._missing(project)
+        # Another process may have learnt more in the meantime.
+        latest = self._known(project)
+        known = latest if latest is not None and latest.found else known
+        if known is not None and (reply is None or self._is_behind(reply.page, known)):
+            return self._confirmed(known, reply)
         assert reply is not None, "only a conditional request is answered by none"
-        if known is not None and self._is_behind(reply.page, known):
-            reason = f"upstream went back from serial {known.last_serial}"
-            return decided(self._confirmed(known), reason)
-        return decided(self._new(project, reply), f"a new page of {len(reply.page.files)} files")
+        return self._new(project, reply)
 
     def _missing(self, project: str) -> Answer:
-        entry = self._entry(project, found=False)
+        entry, known = self._entry(project, found=False), self._known(project)
+        if known is not None and known.status == "quarantined":
+            # Removed as the next step, it is no less dangerous.
+            entry = replace(entry, status=known.status)
         self._catalog.remember_missing(entry)
-        return self._from_copy(entry, Outcome.MISS)
+        return self._from_copy(entry, Outcome.MISS, "upstream has no such project")
 
-    def _confirmed(self, known: Entry) -> Answer:
-        now = self._clock()
+    def _confirmed(self, known: Entry, reply: PageFound | None) -> Answer:
+        now, reason = self._clock(), "unchanged"
+        if reply is None:
+            self._behind.pop(known.name, None)
+        else:
+            reason = f"upstream went back from serial {known.last_serial}"
         self._catalog.confirm(known.name, now)
-        return self._from_copy(replace(known, checked_at=now), Outcome.REVALIDATED)
+        return self._from_copy(replace(known, checked_at=now), Outcome.REVALIDATED, reason)
 
     def _is_behind(self, page: ProjectPage, known: Entry) -> bool:
         # A node of upstream's that lags must not take back what another one said; but an upstream
         # that was set up anew counts from the start.
-        if known.last_serial is None or page.last_serial is None or not known.found:
+        ours, theirs = known.last_serial, page.last_serial
+        if ours is None or theirs is None or theirs >= ours or not known.found:
+            self._behind.pop(known.name, None)
             return False
-        is_recent = self._clock() - known.fetched_at < LOWER_SERIAL_BELIEVED
-        return is_recent and page.last_serial < known.last_serial
+        if len(self._behind) >= _MOST_BEHIND:
+            self._behind.clear()
+        since = self._behind.setdefault(known.name, self._clock())
+        return self._clock() - since < LOWER_SERIAL_BELIEVED
 
     def _new(self, project: str, reply: PageFound) -> Answer:
         entry = replace(
@@ -173,8 +224,22 @@ class Freshness:
             status=reply.page.status,
         )
         self._catalog.remember(entry, reply.page)
-        return replace(self._from_copy(entry, Outcome.MISS), page=reply.page)
+        reason = f"a new page of {len(reply.page.files)} files"
+        return replace(self._from_copy(entry, Outcome.MISS, reason), page=reply.page)
 
     def _entry(self, project: str, found: bool) -> Entry:
         now, upstream = self._clock(), self._upstream.url
         return Entry(name=project, upstream=upstream, found=found, fetched_at=now, checked_at=now)
+
+
+def _tell(
+    project: str, word: str, reason: str, started: float, trouble: UpstreamError | None
+) -> None:
+    """Log a decision; `started` is when upstream began to be waited for, by the monotonic clock."""
+    level = logging.INFO if trouble is None else logging.WARNING
+    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone))
+    if word in ("HIT", "COALESCED") or is_quiet or (trouble and trouble.outcome == "COALESCED"):
+        # As many as there are clients, and nothing was asked for them.
+        level = logging.DEBUG
+    took = (time.monotonic() - started) * 1000
+    log.log(level, "%s: %s, %s, upstream took %.0f ms", project, word, reason, took)

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pytail.errors import (
     UpstreamUnreachable,
 )
 from pytail.freshness import Answer, Freshness
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, ProjectPage
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.simple import names
 from pytail.store import Store, is_shelf
@@ -47,7 +48,7 @@ class Index:
     ) -> None:
         """`clock` gives seconds since the epoch."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
-        self._settings = settings
+        self._settings, self._clock = settings, clock
         self._freshness = Freshness(catalog, upstream, settings, clock)
 
     def page(self, project: str, max_age: float = math.inf) -> Answer:
@@ -100,6 +101,14 @@ class Index:
                 raise FileNotListed(filename)
         return self._file(shelf, filename, filename)
 
+    def held_for(self, file: File) -> float | None:
+        """The seconds since `file` came, None when it is not held."""
+        opened = self._store.open(file)
+        if opened is None:
+            return None
+        with opened:
+            return max(0.0, self._clock() - os.fstat(opened.fileno()).st_mtime)
+
     def _promising(self, file: File) -> File:
         """`file`, with core metadata promised where it is a wheel to read them out of."""
         reads = self._settings.core_metadata_from_wheels
@@ -135,11 +144,13 @@ class Index:
         return self._look_for(shelf, main, candidates)
 
     def _look_for(self, shelf: str, filename: str, candidates: list[str]) -> File:
-        trouble = None
+        trouble, outcome = None, Outcome.HIT.value
         for name in candidates:
             try:
-                page = self.contents(self._freshness.answer(name, REFRESH_INTERVAL))
-            except ProjectNotFound:
+                answer = self._freshness.answer(name, REFRESH_INTERVAL)
+                page = self.contents(answer)
+            except ProjectNotFound as error:
+                outcome = _later(outcome, error.outcome)
                 continue
             except UpstreamError as error:
                 trouble = trouble or error
@@ -150,4 +161,12 @@ class Index:
             for file in page.files:
                 if file.shelf == shelf and file.filename == filename:
                     return file
-        raise trouble or FileNotListed(filename)
+            # The copy of a page cannot tell that the file is not on the page.
+            trouble = trouble or answer.trouble
+            outcome = _later(outcome, answer.outcome.value)
+        raise trouble or FileNotListed(filename, outcome)
+
+
+def _later(outcome: str, then: str) -> str:
+    """How what needed both came to be."""
+    return outcome if then == Outcome.HIT.value else then

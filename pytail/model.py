@@ -35,9 +35,9 @@ DIGEST_LENGTHS: Mapping[str, int] = {
 class Outcome(enum.Enum):
     """How a response came to be, as its X-Cache header says."""
 
-    #: From what we know or hold.
+    #: From what we know or hold, or made here.
     HIT = "HIT"
-    #: From upstream, asked for this.
+    #: Not known or held; from upstream, asked for this.
     MISS = "MISS"
     #: Known, and confirmed by upstream just now.
     REVALIDATED = "REVALIDATED"

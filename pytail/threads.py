@@ -13,6 +13,9 @@ from gevent.threadpool import ThreadPool
 
 Result = TypeVar("Result")
 
+#: Host names looked up at once.
+_LOOKUPS = 10
+
 
 def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
     """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
@@ -22,6 +25,17 @@ def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resul
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]
+
+
+def look_up_apart() -> None:
+    """Give the looking up of host names threads of its own.
+
+    A name server that is silent takes up a thread for half a minute, and nothing else must wait for
+    that.
+    """
+    hub = gevent.get_hub()
+    if getattr(hub.resolver, "pool", None) is hub.threadpool:
+        hub.resolver.pool = ThreadPool(_LOOKUPS)
 
 
 def _outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:

@@ -29,6 +29,7 @@ from pytail.errors import (
     PageUnreadable,
     ProjectNotFound,
     UpstreamGarbled,
+    UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
@@ -286,7 +287,7 @@ class Upstream:
         except breaker.Open as rest:
             seconds = math.ceil(rest.seconds)
             reason = f"failed {rest.failures} times in a row; left alone for {seconds} seconds"
-            raise UpstreamUnreachable(masked(url), reason, seconds) from None
+            raise UpstreamLeftAlone(masked(url), reason, seconds) from None
 
     def _get(
         self, url: str, headers: Mapping[str, str], method: str = "GET"

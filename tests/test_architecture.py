@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simple.negotiation": set(),
     "catalog": {"threads"},
     "store": {"simple.names"},
-    "connections": set(),
+    "connections": {"threads"},
     "upstream": {"breaker", "connections", "threads", "simple.fields", "simple.json", "simple.html"},
     "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
@@ -81,7 +81,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
-        "resources.files", "arrivals", "bounds", "app",
+        "resources.files", "arrivals", "bounds", "app", "connections",
     },
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """For a project, which answer is right at this moment; for a URL, which file it means."""
 
 import contextlib
+import json
 import sqlite3
 
 import gevent
@@ -28,6 +29,7 @@ from tests.test_store import keep
 from tests.watching import until
 
 TTL = 900.0
+DAY = 24 * 3600.0
 PAGE = "/simple/demo/"
 
 
@@ -437,6 +439,66 @@ def test_a_file_of_a_quarantined_project_is_not_offered_though_it_is_held(ours, 
         ours.find(dist.location)
 
 
+def test_a_quarantined_project_that_is_removed_offers_no_file_either(ours, index, clock):
+    index.add(dist := sdist("demo"))
+    ours.files()
+    keep(ours.store, ours.find(dist.location), dist.data)
+    index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
+    clock.now += TTL
+    ours.files()
+    index.page_extra.clear()
+    index.dists.clear()
+    for _ in range(2):
+        clock.now += TTL
+        with pytest.raises(ProjectNotFound):
+            ours.files()
+        with pytest.raises(FileNotListed):
+            ours.find(dist.location)
+
+
+# Never backwards
+
+
+def numbered(serial, *files, **headers):
+    """A page with that serial."""
+    listed = [file.entry() for file in files]
+    page = {"name": "demo", "files": listed, "meta": {"_last-serial": serial}}
+    return reply(json.dumps(page).encode(), JSON, **headers)
+
+
+def test_a_lagging_node_takes_back_no_page_however_old_that_is(ours, index, clock):
+    index.answers[PAGE] = numbered(7, sdist("demo"))
+    ours.files()
+    clock.now += 30 * DAY
+    index.answers[PAGE] = numbered(6)
+    assert ours.files() == ["demo-1.0.tar.gz"]  # item 111
+    clock.now += DAY
+    assert ours.files() == []
+
+
+@pytest.mark.parametrize("between", [numbered(7, sdist("demo")), reply(b"", None, "304 Same")])
+def test_only_a_node_that_lags_all_the_time_is_believed(ours, index, clock, between):
+    index.answers[PAGE] = numbered(7, sdist("demo"), etag='"7"')
+    ours.files()
+    for answer in (numbered(6), between, numbered(6)):
+        index.answers[PAGE] = answer
+        clock.now += 0.9 * DAY
+        assert ours.files() == ["demo-1.0.tar.gz"]
+
+
+def test_a_page_that_comes_late_takes_back_no_newer_one_of_another_process(serve, index):
+    late = Gated(json.dumps({"files": [], "meta": {"_last-serial": 6}}).encode(), Content_Type=JSON)
+    one, other = serve(), serve()
+    index.answers[PAGE] = late
+    slow = gevent.spawn(one.files)
+    late.asked.wait()
+    index.answers[PAGE] = numbered(7, sdist("demo"))
+    assert other.files() == ["demo-1.0.tar.gz"]
+    late.open()
+    assert slow.get(timeout=5) == ["demo-1.0.tar.gz"]
+    assert one.files() == other.files() == ["demo-1.0.tar.gz"]
+
+
 # Files
 
 
@@ -524,6 +586,16 @@ def test_whether_a_file_is_listed_is_not_known_without_upstream(ours, index):
     index.stop()
     with pytest.raises(UpstreamError):
         ours.find(sdist("demo").location)
+
+
+def test_whether_a_file_is_listed_is_not_known_from_an_old_copy_of_the_page(ours, index, clock):
+    index.add(sdist("demo", "1.0"))
+    ours.files()
+    index.add(released := sdist("demo", "2.0"))
+    clock.now += TTL
+    index.answers[PAGE] = reply(b"no", "text/plain", "500 Oops")
+    with pytest.raises(UpstreamError):
+        ours.find(released.location)
 
 
 def test_one_project_in_trouble_does_not_hide_another(ours, index):

@@ -1,13 +1,14 @@
 """Work off the hub."""
 
 import os
+import socket
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from pytail.threads import off_hub
+from pytail.threads import look_up_apart, off_hub
 
 thread_id = get_original("_thread", "get_ident")
 
@@ -46,3 +47,17 @@ def test_an_error_that_is_no_exception_is_the_callers_too():
 
     with pytest.raises(gevent.GreenletExit):
         off_hub(leave)
+
+
+def test_a_silent_name_server_holds_up_nothing_but_lookups(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr("_socket.getaddrinfo", lambda *_: os.read(reader, 1))
+    look_up_apart()
+    lookups = [gevent.spawn(socket.getaddrinfo, "index.example.org", 80) for _ in range(30)]
+    gevent.sleep(0)
+    with gevent.Timeout(5):
+        assert off_hub(lambda: "done") == "done"
+    os.write(writer, b"!" * 30)
+    gevent.joinall(lookups, timeout=5)
+    os.close(reader)
+    os.close(writer)

@@ -504,6 +504,42 @@ def test_a_connection_that_upstream_closed_meanwhile_is_replaced_in_silence():
         upstream.close()
 
 
+def test_all_connections_that_upstream_closed_meanwhile_are_replaced_in_silence():
+    together, asked = Event(), []
+
+    def script(connection):
+        asked.append(connection.request())
+        if len(asked) == 5:
+            together.set()
+        together.wait()
+        # As often as there are connections at first: then each is closed when it is used again.
+        answer(connection)
+        connection.request()
+
+    with RawServer(script) as server:
+        upstream = Upstream(server.url, timeout=5)
+        first = [gevent.spawn(upstream.page, "demo") for _ in range(5)]
+        gevent.joinall(first, raise_error=True)
+        assert upstream.page("demo") is not None
+        assert server.connections == 6
+        upstream.close()
+
+
+def test_an_answer_whose_head_never_ends_is_given_up():
+    def script(connection):
+        connection.request()
+        connection.send(body=b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        while True:
+            connection.send(body=b"x")
+            gevent.sleep(0.05)
+
+    with (
+        RawServer(script) as server,
+        pytest.raises(UpstreamUnreachable, match="within 0"),
+    ):
+        quickly(server.url).page("demo")
+
+
 def test_an_upstream_that_never_answers_is_asked_twice_and_no_more():
     asked = []
 

@@ -17,6 +17,8 @@ _EVERY_RESPONSE = {
     # Whatever a page holds, a browser runs none of it and sends nothing from it.
     "Content-Security-Policy": "sandbox allow-top-navigation; default-src 'none'",
 }
+#: How a response came to be that nobody else had a part in, such as a redirect.
+_MADE_HERE = {"X-Cache": "HIT", "Age": "0"}
 _PREFLIGHT = {
     "Allow": ALLOW,
     "Access-Control-Allow-Methods": ALLOW,
@@ -37,6 +39,9 @@ class CommonHeaders:
     ) -> None:
         """Add the headers; answer OPTIONS, for any path."""
         resp.set_headers(_EVERY_RESPONSE)
+        for name, value in _MADE_HERE.items():
+            if resp.get_header(name) is None:
+                resp.set_header(name, value)
         if req.method == "OPTIONS":
             resp.set_headers(_PREFLIGHT)
             resp.status = falcon.HTTP_204

@@ -15,7 +15,7 @@ import gevent
 from pytail.downloads import Downloads, Part, Stream
 from pytail.errors import TransferCut
 from pytail.index import Index
-from pytail.model import File
+from pytail.model import File, Outcome
 from pytail.resources.conditions import Unsatisfiable, matches, span
 
 _PIECE = 256 * 1024
@@ -31,7 +31,7 @@ class DistributionFile:
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        if _head(req, resp, file):
+        if self._head(req, resp, file):
             return
         part = self._part(req, resp, file)
         if resp.status == falcon.HTTP_416:
@@ -60,10 +60,30 @@ class DistributionFile:
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        if not _head(req, resp, file):
+        if not self._head(req, resp, file):
             resp.content_length = self._downloads.size(file)
             # Given a stream, falcon does not take an unknown length for none.
             resp.stream = iter(())
+
+    def _head(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
+        """Say what is true of every response for `file`; whether that was all, being a 304."""
+        etag, age = etag_of(file), self._index.held_for(file)
+        resp.set_headers(
+            {
+                "Accept-Ranges": "bytes",
+                "Cache-Control": "max-age=365000000, immutable, public",
+                "ETag": etag,
+                "X-Cache": (Outcome.MISS if age is None else Outcome.HIT).value,
+                "Age": str(int(age or 0)),
+            }
+        )
+        resp.content_type = "application/octet-stream"
+        if matches(req.get_header("If-None-Match"), etag):
+            # The URL says what the file is, held or not.
+            resp.set_header("X-Cache", Outcome.HIT.value)
+            resp.status = falcon.HTTP_304
+            return True
+        return False
 
     def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
@@ -121,23 +141,6 @@ class Body:
                 raise TransferCut(self._filename, "the held file was truncated while it was sent")
             self._left -= len(piece)
         return piece
-
-
-def _head(req: falcon.Request, resp: falcon.Response, file: File) -> bool:
-    """Say what is true of every response for `file`; whether that was all, being a 304."""
-    etag = etag_of(file)
-    resp.set_headers(
-        {
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "max-age=365000000, immutable, public",
-            "ETag": etag,
-        }
-    )
-    resp.content_type = "application/octet-stream"
-    if matches(req.get_header("If-None-Match"), etag):
-        resp.status = falcon.HTTP_304
-        return True
-    return False
 
 
 def etag_of(file: File) -> str:

@@ -67,7 +67,11 @@ class Project:
         body = self._pages.project(
             answer.entry.revision, lambda: self._index.contents(answer), self._files, form, coding
         )
-        reuse = min(int(answer.fresh_for) or STALE_REUSE, LONGEST_REUSE)
+        # As if clients did not subtract Age, which pip and poetry do not: to none of them may the
+        # page be fresh for longer than to us.
+        reuse = min(int(answer.fresh_for), LONGEST_REUSE)
+        if answer.outcome is Outcome.STALE:
+            reuse = STALE_REUSE
         _send(req, resp, body, reuse, answer.entry.last_serial)
         resp.set_header("X-Cache", answer.outcome.value)
         resp.set_header("Age", str(int(answer.age)))

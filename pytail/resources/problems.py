@@ -14,13 +14,17 @@ _PAGE = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
     "</head>\n<body>\n<h1>{title}</h1>\n<p>{detail}</p>\n</body>\n</html>\n"
 )
+#: What says something of the content that is not sent.
+_OF_CONTENT = (
+    "Accept-Ranges", "Age", "Content-Encoding", "Content-Length", "Content-Range", "ETag",
+)  # fmt: skip
 
 
 def send_problem(req: falcon.Request, resp: falcon.Response, status: str, detail: str) -> None:
     """Answer with `status` (code and phrase) and `detail`, in the form the client can show."""
     resp.status = status
     # What was said of the response that there will not be.
-    for name in ("ETag", "Accept-Ranges", "Content-Range", "Content-Encoding", "Content-Length"):
+    for name in _OF_CONTENT:
         resp.delete_header(name)
     resp.stream = None
     resp.set_header("Cache-Control", "no-store")

@@ -10,18 +10,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gevent import Greenlet, sleep, spawn
-from gevent.event import Event
+from gevent import killall, sleep, spawn
 from gevent.server import StreamServer
 
 from tests.fakeindex import HTML, JSON, FakeIndex, reply, wheel
 from tests.running import Client, Clock, serving
 
 HOUR = 3600
+#: A second, for other projects all the while: a quarter of what is promised, because here the
+#: clients, pytail and its upstream share one interpreter, and the machine may have more to do.
+HITS = 50
 
 
 def text(status: str, **headers: str) -> Any:
@@ -29,7 +32,9 @@ def text(status: str, **headers: str) -> Any:
 
 
 def half(environ: dict[str, Any], start_response: Any) -> Any:
-    start_response("200 OK", [("Content-Type", JSON), ("Content-Length", "1000")])
+    start_response(
+        "200 OK", [("Content-Type", JSON), ("Content-Length", "1000"), ("Connection", "close")]
+    )
     return [b'{"files": [']
 
 
@@ -60,17 +65,29 @@ def served(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[tuple[Cli
         yield pytail, index
 
 
-def hits(pytail: Client, until: Event) -> Greenlet:
-    """Asks for a fresh page until told to stop; its value is how often it was answered a second."""
+def hits(pytail: Client) -> float:
+    """How often a second one client gets a fresh page; the best of a few tries, if need be."""
+    best, address = 0.0, pytail.url.removeprefix("http://")
+    with closing(HTTPConnection(address, timeout=5)) as connection:
+        for _ in range(8):
+            started, count = time.monotonic(), 0
+            while time.monotonic() - started < 0.25:
+                connection.request("GET", "/simple/other/")
+                response = connection.getresponse()
+                response.read()
+                assert response.headers["X-Cache"] == "HIT"
+                count += 1
+            best = max(best, count / (time.monotonic() - started))
+            if best >= HITS:
+                break
+    return best
 
-    def ask() -> float:
-        started, count = time.monotonic(), 0
-        while not until.is_set():
-            assert pytail.get("/simple/other/").headers["X-Cache"] == "HIT"
-            count += 1
-        return count / (time.monotonic() - started)
 
-    return spawn(ask)
+def insist(pytail: Client, path: str) -> None:
+    """Ask again and again, as installers do."""
+    while True:
+        pytail.get(path)
+        sleep(0.1)
 
 
 def timed(ask: Callable[[], Any]) -> tuple[Any, float]:
@@ -79,8 +96,9 @@ def timed(ask: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def check(pytail: Client, status: int) -> None:
-    over = Event()
-    others = hits(pytail, over)
+    paths = ["/simple/demo/", "/simple/unknown/"] * 5
+    troubled = [spawn(insist, pytail, path) for path in paths]
+    others = spawn(hits, pytail)
     known, seconds = timed(lambda: pytail.get("/simple/demo/"))
     assert (known.status, known.headers["X-Cache"]) == (200, "STALE")
     assert seconds < 3
@@ -89,9 +107,8 @@ def check(pytail: Client, status: int) -> None:
     assert seconds < 10
     if status == 503:
         assert unknown.headers["Retry-After"].isdigit()
-    over.set()
-    others.join()
-    assert others.get() > 0
+    assert others.get() >= HITS
+    killall(troubled)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
