@@ -54,7 +54,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
-    "server": {"app"},
+    "heads": set(),
+    "handler": {"heads"},
+    "wire": {"handler"},
+    "gunicorn": {"handler", "wire"},
+    "server": {"app", "wire"},
     "cli": {"server"},
     "wsgi": {"app", "cli"},
     "__main__": {"cli"},
@@ -67,13 +71,14 @@ LIVES_IN = {
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
+    "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
     "orjson": {"simple.json", "catalog", "resources.problems"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
     "urllib3": {"connections", "upstream"},
     "gevent": {
-        "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
+        "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
         "resources.files",
     },
 }  # fmt: skip

@@ -7,6 +7,7 @@ that no client is tempted to decode it.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 
 import falcon
@@ -67,7 +68,17 @@ class Body:
         """Make ready to send `part`. Raises what reading its first bytes raises."""
         self._stream.seek(part.start)
         self._left = part.stop - part.start
-        self._ready = self._read()
+        if not isinstance(self._stream, io.FileIO):
+            self._ready = self._read()
+
+    def held(self) -> tuple[int, int, int] | None:
+        """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
+
+        None for an arriving file, which has to be iterated.
+        """
+        if isinstance(self._stream, io.FileIO):
+            return self._stream.fileno(), self._stream.tell(), self._left
+        return None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
