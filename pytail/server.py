@@ -35,7 +35,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     with _listening(settings.bind) as listener:
         application = create_app(settings)
         with contextlib.closing(application):
-            server = Server(listener, application)
+            server = Server(listener, application, settings.max_connections)
             server.start()
             # What is there now stays, and is not to be looked through again and again.
             gc.collect()

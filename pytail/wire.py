@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import socket
 import time
 from typing import Any
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Connections at the same time; others wait to be accepted.
 MAX_CONNECTIONS = 1000
+#: Descriptors for each connection: its own, that of its file, one of upstream's.
+_DESCRIPTORS = 3
 #: Seconds between looks at the deadlines.
 _SWEEP = 1.0
 
@@ -46,6 +49,7 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def start(self) -> None:
         """Accept connections."""
+        _allow_descriptors(_DESCRIPTORS * (self.pool.size or MAX_CONNECTIONS))
         super().start()
         self._sweeper = self.loop.timer(_SWEEP, _SWEEP, ref=False)
         self._sweeper.start(self.sweep)
@@ -81,3 +85,13 @@ class Server(WSGIServer):  # type: ignore[misc]
         if self._sweeper is not None:
             self._sweeper.close()
             self._sweeper = None
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Let this process have that many, as many as it may: at first 1024 are usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("only %d open files are allowed, %d could be needed", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import socket
 import ssl
 import time
@@ -473,6 +474,16 @@ def test_connections_beyond_the_bound_make_room_for_new_ones():
         # It was the oldest that had to go.
         assert held[0].recv(1) == b""
         assert len(server.handlers) <= 20
+
+
+def test_as_many_files_may_be_open_as_there_may_be_connections():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        with listening(Server, spawn=700):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 700
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_no_connection_is_kept_while_they_are_scarce():
