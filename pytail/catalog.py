@@ -38,6 +38,8 @@ APPLICATION_ID = 0x7074616C
 SCHEMA_VERSION = 1
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
+#: Entries at hand at most.
+_MOST_ENTRIES = 5000
 
 _LONGEST_CHECK = 0.5
 _LOCK_PATIENCE = 5.0
@@ -157,11 +159,20 @@ class Catalog:
         self._reads, self._reader = ThreadPool(1), _database(path, _LOCK_PATIENCE)
         self._writes, self._writer = ThreadPool(1), _database(path, _LOCK_PATIENCE)
         self._patience = _LOCK_PATIENCE
+        #: The entries asked for since anybody last changed the file.
+        self._entries: dict[str, Entry] = {}
+        self._version: tuple[int] | None = None
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
-        row = self._one(_SELECT_ENTRY, name)
-        return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+        version = self._one("PRAGMA data_version")
+        is_full = len(self._entries) >= _MOST_ENTRIES
+        if version is None or version != self._version or is_full:
+            self._entries, self._version = {}, version
+        entry = self._entries.get(name)
+        if entry is None and (row := self._one(_SELECT_ENTRY, name)) is not None:
+            entry = self._entries[name] = Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+        return entry
 
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""

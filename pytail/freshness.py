@@ -81,6 +81,14 @@ class Freshness:
             raise ProjectNotFound(project, self._upstream.url, answer.outcome.value)
         return answer
 
+    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
+        """The answer for `project` where upstream need not be asked for it, None otherwise."""
+        known = self._known(project)
+        if known is None or not known.found:
+            return None
+        is_fresh = self._age(known) < min(self._ttl(known), max_age)
+        return self.answer(project, max_age) if is_fresh else None
+
     def _ttl(self, known: Entry) -> float:
         settings = self._settings
         return settings.project_cache_ttl_secs if known.found else settings.missing_ttl_secs

@@ -46,13 +46,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.conditions": set(),
     "resources.common": set(),
     "resources.problems": {"simple.negotiation"},
+    "resources.ready": {"freshness", "index"},
     "resources.pages": {
-        "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
+        "index", "pages", "resources.conditions", "resources.ready", "simple.names",
+        "simple.negotiation",
     },
     "resources.files": {"index", "downloads", "resources.conditions"},
     "app": {
         "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
+        "resources.ready",
     },
     "heads": set(),
     "handler": {"heads"},
