@@ -309,6 +309,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             if sent == 0:
                 break
             offset += sent
+            self.result.advance(sent)
             if offset < end:
                 gevent.sleep(0)
         self._left = end - offset

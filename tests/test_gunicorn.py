@@ -79,4 +79,5 @@ def test_access_log_is_gunicorns(tmp_path: Path, index: FakeIndex, log: Path):
     )
     with under_gunicorn(tmp_path / "cache", index.url, log, *options) as running:
         running.client.get("/simple/demo/?x", Accept=JSON, User_Agent="someone/1")
-        assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()
+    # It is written after the response.
+    assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,8 @@ import trustme
 from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytail.handler import IDLE_TIME, REQUEST_TIME, STALL_TIME
 from pytail.wire import Server
@@ -132,6 +135,16 @@ GOOD = [
     get("/read", "Content-Length: 5", "Expect: 100-continue", method="POST") + b"hello",
 ]
 
+#: After which another one may follow.
+WELL_ENDED = [
+    get("/304"),
+    get("/a%20b/?x=%20", "X-One: 1"),
+    get("/", method="HEAD"),
+    get("/parts"),
+    get("/read", "Content-Length: 5", method="POST") + b"he\r\no",
+    get("/", "Content-Length: 300", method="POST") + b"GET / HTTP/1.1\r\n\r\n" + b"x" * 282,
+]
+
 #: Not of the answer, or said where pywsgi does not although RFC 9112 section 9.6 asks for it.
 _APART = re.compile(rb"Date: [^\r]*\r\n|Connection: close\r\n")
 
@@ -226,6 +239,21 @@ def test_head_may_arrive_byte_by_byte(server: Server):
         assert statuses(until_closed(client)) == [304]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(WELL_ENDED), max_size=5), st.lists(st.integers(0, 700)))
+def test_it_matters_to_no_answer_where_requests_are_torn(requests: list[bytes], cuts: list[int]):
+    data = b"".join(requests)
+    ends = sorted({cut for cut in cuts if cut < len(data)} | {len(data)})
+    with listening(Server) as server, connect(server) as client:
+        for start, end in itertools.pairwise([0, *ends]):
+            client.sendall(data[start:end])
+            gevent.sleep(0)
+        client.shutdown(socket.SHUT_WR)
+        torn = until_closed(client)
+        assert _APART.sub(b"", torn) == _APART.sub(b"", ask(server, data))
+    assert len(statuses(torn)) == len(requests)
+
+
 def test_upload_that_nobody_reads_does_not_keep_the_answer_from_the_client(server: Server):
     with connect(server) as client:
         client.sendall(get("/", f"Content-Length: {len(BIG)}", method="POST"))
@@ -260,7 +288,10 @@ class Held:
 
     def __init__(self, file: Any, offset: int, length: int) -> None:
         self.file, self.span = file, (file.fileno(), offset, length)
-        self.is_closed = False
+        self.sent, self.is_closed = 0, False
+
+    def advance(self, count: int) -> None:
+        self.sent += count
 
     def held(self) -> tuple[int, int, int]:
         return self.span
@@ -294,6 +325,7 @@ def test_held_file_is_sent_by_the_kernel(tmp_path: Path, offset: int, length: in
     assert rest[:length] == BIG[offset : offset + length]
     assert rest[length:].startswith(head.partition(b"\r\nDate")[0])
     assert held.is_closed
+    assert held.sent == 2 * length
 
 
 def test_file_truncated_while_it_is_sent_closes_the_connection(tmp_path: Path):

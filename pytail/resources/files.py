@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 
 import falcon
@@ -74,11 +75,17 @@ class Body:
     def held(self) -> tuple[int, int, int] | None:
         """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
 
-        None for an arriving file, which has to be iterated.
+        Whoever sends it so tells by `advance`. None for an arriving file, which has to be iterated.
         """
         if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
         return None
+
+    def advance(self, count: int) -> None:
+        """Take `count` bytes of what `held` told for sent."""
+        assert isinstance(self._stream, io.FileIO), "a tail is iterated"
+        self._stream.seek(count, os.SEEK_CUR)
+        self._left -= count
 
     def __iter__(self) -> Iterator[bytes]:
         return self
