@@ -40,6 +40,9 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.is_draining = False
         self._sweeper: Any = None
         options = {"log": None, "error_log": log, **options}
+        if "ssl_context" in options:
+            # With the first bytes of a request instead, for which there is a deadline.
+            options["do_handshake_on_connect"] = False
         super().__init__(listener, application, spawn=spawn, **options)
 
     @property

@@ -378,20 +378,35 @@ def test_fast_client_of_a_file_gives_way(tmp_path: Path):
     assert turns > 100
 
 
-def test_tls_carries_the_same():
-    authority = trustme.CA()
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Iterator[Server]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
+    with listening(Server, ssl_context=context) as running:
+        yield running
+
+
+def test_tls_carries_the_same(authority: trustme.CA, tls_server: Server):
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with (
-        listening(Server, ssl_context=context) as server,
-        trusting.wrap_socket(connect(server), server_hostname="127.0.0.1") as client,
-    ):
+    with trusting.wrap_socket(connect(tls_server), server_hostname="127.0.0.1") as client:
         client.sendall(get("/big") + get("/304", "Connection: close"))
         answer = until_closed(client)
     assert answer.partition(b"\r\n\r\n")[2].startswith(BIG)
     assert statuses(answer.replace(BIG, b"")) == [200, 304]
+
+
+def test_slow_tls_handshake_is_cut_off(tls_server: Server):
+    with connect(tls_server) as client:
+        client.sendall(b"\x16\x03\x01")
+        wait_until(lambda: waiting(tls_server) == 1)
+        tls_server.sweep(time.monotonic() + REQUEST_TIME + 1)
+        assert until_closed(client) == b""
 
 
 # Clients that hold connections
