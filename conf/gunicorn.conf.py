@@ -7,13 +7,15 @@ import os
 
 wsgi_app = "pytail.wsgi"
 
-#: pytail waits for upstream and for slow clients in greenlets; it refuses any other class.
-worker_class = "gevent"
+#: pytail waits for upstream and for slow clients in greenlets. "gevent" does as well, but takes more
+#: processor time for each request and file, and knows fewer limits; any other class is refused.
+worker_class = "pytail.gunicorn.Worker"
 
 #: Workers share one cache directory: what one has fetched, all serve. One for each core will do.
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 
-#: Clients at the same time, of each worker.
+#: Connections at the same time, of each worker. Others wait in the backlog; those that only wait for
+#: a next request make room.
 worker_connections = 1000
 
 bind = os.environ.get("PYTAIL_BIND", "127.0.0.1:3141")
@@ -28,7 +30,7 @@ timeout = 120
 #: Downloads under way get this long to end when gunicorn stops or reloads.
 graceful_timeout = 30
 
-#: Index clients keep their connections open between requests.
+#: Index clients keep their connections open between requests; for pytail's own class it is always so.
 keepalive = 75
 
 #: pytail is operated by signals and files alone.

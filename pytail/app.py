@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import falcon
@@ -24,6 +24,7 @@ from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
+from pytail.resources.ready import ReadyPages
 from pytail.settings import Settings
 from pytail.store import Store
 from pytail.upstream import Upstream
@@ -54,7 +55,7 @@ _UPLOADS = "pytail is a read-only cache of another index: uploads are not offere
 class Application(falcon.App):  # type: ignore[type-arg]
     """The WSGI application; `close` frees what it holds."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "_ready")
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
@@ -72,6 +73,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)
+        self._ready = ReadyPages(super().__call__, index)
         metadata = Metadata(catalog, store, upstream)
         bounds = Bounds(
             settings.cache_dir,
@@ -99,6 +101,10 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):
             self.add_error_handler(kind, _on_error)
+
+    def __call__(self, env: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """As WSGI has it (PEP 3333)."""
+        return self._ready(env, start_response)
 
     def close(self) -> None:
         """Finish what is being written and close the catalog and the connections."""

@@ -38,6 +38,8 @@ APPLICATION_ID = 0x7074616C
 SCHEMA_VERSION = 1
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
+#: Entries and files at hand at most.
+_MOST_FOUND = 4000
 
 #: Projects forgotten at once where room is needed.
 _TRIMMED = 20
@@ -159,16 +161,17 @@ class Catalog:
         self._reads, self._reader = ThreadPool(1), _database(path, _LOCK_PATIENCE)
         self._writes, self._writer = ThreadPool(1), _database(path, _LOCK_PATIENCE)
         self._patience = _LOCK_PATIENCE
+        #: What was looked up since anybody last changed the file, by statement and parameters.
+        self._found: dict[tuple[str, ...], Any] = {}
+        self._version: tuple[int] | None = None
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
-        row = self._one(_SELECT_ENTRY, name)
-        return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+        return self._look_up(_entry, _SELECT_ENTRY, name)
 
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
-        row = self._one(_SELECT_FILE, shelf, filename, upstream)
-        return None if row is None else _file(row)
+        return self._look_up(_file, _SELECT_FILE, shelf, filename, upstream)
 
     def page(self, name: str) -> ProjectPage | None:
         """The page of the project `name`, None when we have none."""
@@ -301,6 +304,16 @@ class Catalog:
             other=orjson.dumps(page.other),
         ).execute(self._writer)
 
+    def _look_up(self, make: Callable[[tuple[Any, ...]], Result], *question: str) -> Result | None:
+        """What `make` makes of the one row, made once while the file stays as it is."""
+        version = self._one("PRAGMA data_version")
+        if version is None or version != self._version or len(self._found) >= _MOST_FOUND:
+            self._found, self._version = {}, version
+        found: Result | None = self._found.get(question)
+        if found is None and (row := self._one(*question)) is not None:
+            found = self._found[question] = make(row)
+        return found
+
     def _one(self, sql: str, *parameters: str) -> tuple[Any, ...] | None:
         return self._try("read", lambda: self._inline.execute_sql(sql, parameters).fetchone())
 
@@ -408,6 +421,10 @@ def _rows(page: ProjectPage) -> Iterator[tuple[Any, ...]]:
             file.upload_time, file.requires_python, dump(file.yanked), dump(file.core_metadata),
             file.gpg_sig, file.provenance, dump(file.other),
         )  # fmt: skip
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
 
 
 def _file(row: tuple[Any, ...]) -> File:

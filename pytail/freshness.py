@@ -87,7 +87,7 @@ class Freshness:
         return self._told(project, lambda: self._shared(project, None, PATIENCE, key))
 
     def _right(self, project: str, known: Entry | None, max_age: float) -> Answer:
-        if known is not None and self._age(known) < min(self._ttl(known), max_age):
+        if known is not None and self._is_fresh(known, max_age):
             reason = "fresh" if known.found else "upstream has no such project"
             return self._from_copy(known, Outcome.HIT, reason)
         if known is not None and known.found:
@@ -107,6 +107,24 @@ class Freshness:
         if not answer.entry.found:
             raise ProjectNotFound(project, self._upstream.url, answer.outcome.value, answer.age)
         return answer
+
+    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
+        """The answer for `project` where upstream need not be asked for it, None otherwise.
+
+        Whoever gives it to a client says so by `tell`.
+        """
+        known = self._known(project)
+        if known is None or not known.found or not self._is_fresh(known, max_age):
+            return None
+        return self._from_copy(known, Outcome.HIT, "fresh")
+
+    def tell(self, answer: Answer) -> None:
+        """Log that a client was given the answer of `fresh`."""
+        reason = f"{answer.age:.0f} s old, {answer.reason}"
+        _tell(answer.entry.name, answer.outcome.value, reason, time.monotonic(), None)
+
+    def _is_fresh(self, known: Entry, max_age: float) -> bool:
+        return self._age(known) < min(self._ttl(known), max_age)
 
     def _ttl(self, known: Entry) -> float:
         settings = self._settings

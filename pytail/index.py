@@ -63,6 +63,14 @@ class Index:
         answer = self._freshness.answer(project, max_age)
         return self._held_only(answer) if self._settings.offline else answer
 
+    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
+        """What `page` would give, where that is an answer from the catalog; None otherwise."""
+        return None if self._settings.offline else self._freshness.fresh(project, max_age)
+
+    def tell(self, answer: Answer) -> None:
+        """Log that a client was given the answer of `fresh`."""
+        self._freshness.tell(answer)
+
     def contents(self, answer: Answer) -> ProjectPage:
         """The page of `answer`, asked for anew where the catalog has lost it.
 

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Pool
-from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from pytail.app import create_app
 from pytail.errors import SettingError
 from pytail.settings import Bind, Settings, masked
+from pytail.wire import Server
 
 log = logging.getLogger(__name__)
 
@@ -31,62 +30,16 @@ GRACE = 30.0
 _BACKLOG = 1024
 
 
-class Handler(WSGIHandler):
-    """One connection; it knows whether it is between requests, where it can be closed."""
-
-    is_idle = False
-
-    def read_requestline(self) -> Any:
-        if self.server.is_draining:
-            return None
-        self.is_idle = True
-        try:
-            return super().read_requestline()
-        finally:
-            self.is_idle = False
-
-    def handle(self) -> None:
-        self.server.handlers.add(self)
-        try:
-            super().handle()
-        finally:
-            self.server.handlers.discard(self)
-
-    def log_request(self) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s", self.format_request())
-
-
-class Server(WSGIServer):
-    """A pywsgi server that can drain."""
-
-    handler_class = Handler
-
-    def __init__(self, listener: socket.socket, application: Any) -> None:
-        # With a pool, stopping waits for the connections.
-        super().__init__(listener, application, spawn=Pool(), log=None, error_log=log)
-        self.handlers: set[Handler] = set()
-        self.is_draining = False
-
-    def drain(self, grace: float) -> None:
-        """Stop accepting, let the responses under way end within `grace` seconds, stop."""
-        self.is_draining = True
-        self.close()
-        for handler in list(self.handlers):
-            if handler.is_idle:
-                # Its wait for a next request ends as if the client had gone.
-                with contextlib.suppress(OSError):
-                    handler.socket.shutdown(socket.SHUT_RD)
-        self.stop(timeout=grace)
-
-
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until a signal. Raises SettingError where the address or the cache cannot be used."""
     with _listening(settings.bind) as listener:
         application = create_app(settings)
         with contextlib.closing(application):
-            server = Server(listener, application)
+            server = Server(listener, application, settings.max_connections)
             server.start()
+            # What is there now stays, and is not to be looked through again and again.
+            gc.collect()
+            gc.freeze()
             _announce(settings, listener, announce)
             _serve(server)
 
@@ -105,7 +58,7 @@ def _serve(server: Server) -> None:
     ]
     stop.wait()
     log.info("stopping: letting %d connections end", len(server.handlers))
-    server.drain(GRACE)
+    server.stop(GRACE)
     for watcher in signals:
         watcher.cancel()
 

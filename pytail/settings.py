@@ -124,6 +124,13 @@ def size(value: str) -> int:
     return number
 
 
+def count(value: str) -> int:
+    """A whole number above zero; ValueError with the remedy otherwise."""
+    if not re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII) or int(value) == 0:
+        raise ValueError("give a whole number above zero")
+    return int(value)
+
+
 def file(value: str) -> Path | None:
     """A file, None for an empty string; ValueError with the remedy otherwise."""
     return directory(value) if value else None
@@ -184,6 +191,9 @@ class Settings:
     )
     min_free: int = _setting(
         limit, "0", "bytes of the cache directory's disk that are to stay free"
+    )
+    max_connections: int = _setting(
+        count, "1000", "connections of clients at the same time; those that only wait make room"
     )
     upstream_ca: Path | None = _setting(
         file, "", "PEM file or directory of certificates to trust beside the system's"

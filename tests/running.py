@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pytail.app import create_app
-from pytail.server import Server
 from pytail.settings import Settings
+from pytail.wire import Server
 from tests.fakeindex import JSON
 
 
@@ -61,7 +61,7 @@ class Client:
     ) -> HTTPConnection:
         """A connection with a request sent; its `getresponse` and its end are the caller's."""
         connection = HTTPConnection(self.url.removeprefix("http://"), timeout=20)
-        connection.putrequest(method, path, skip_accept_encoding=True)
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         if body is not None:
@@ -115,7 +115,7 @@ def serving(
             try:
                 yield client
             finally:
-                server.drain(grace=5)
+                server.stop(timeout=5)
 
 
 def free_port() -> int:

@@ -53,15 +53,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.conditions": set(),
     "resources.common": set(),
     "resources.problems": {"simple.negotiation"},
+    "resources.ready": {"freshness", "index"},
     "resources.pages": {
-        "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
+        "index", "pages", "resources.conditions", "resources.ready", "simple.names",
+        "simple.negotiation",
     },
     "resources.files": {"index", "downloads", "resources.conditions"},
     "app": {
         "bounds", "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
+        "resources.ready",
     },
-    "server": {"app"},
+    "heads": set(),
+    "handler": {"heads"},
+    "wire": {"handler"},
+    "gunicorn": {"handler", "wire"},
+    "server": {"app", "wire"},
     "cli": {"server"},
     "wsgi": {"app", "cli"},
     "__main__": {"cli"},
@@ -74,14 +81,15 @@ LIVES_IN = {
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
+    "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
     "orjson": {"simple.json", "catalog", "resources.problems"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
     "urllib3": {"connections", "upstream"},
     "gevent": {
-        "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
-        "resources.files", "arrivals", "bounds", "app", "connections",
+        "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
+        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections",
     },
 }  # fmt: skip
 

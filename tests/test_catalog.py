@@ -195,6 +195,30 @@ def test_the_last_serial_is_the_highest(catalog):
     assert catalog.last_serial(UPSTREAM) == 12
 
 
+def test_what_another_process_changes_is_seen_at_once(catalog, path):
+    with contextlib.closing(Catalog(path)) as other:
+        for number in range(3):
+            file = dataclasses.replace(BARE_FILE, size=number)
+            other.remember(entry(revision=str(number)), ProjectPage(name="demo", files=(file,)))
+            for _ in range(2):
+                assert catalog.entry("demo").revision == str(number)
+                assert catalog.file(SHELF, BARE_FILE.filename, UPSTREAM) == file
+            other.confirm("demo", 100.0 + number)
+            assert catalog.entry("demo").checked_at == 100.0 + number
+        other.remember_missing(entry(found=False))
+        assert not catalog.entry("demo").found
+        assert catalog.file(SHELF, BARE_FILE.filename, UPSTREAM) is None
+
+
+def test_what_is_looked_up_is_at_hand_up_to_a_number(catalog, monkeypatch):
+    monkeypatch.setattr(room, "_MOST_FOUND", 3)
+    for number in range(10):
+        catalog.remember(entry(f"p{number}"), page(f"p{number}"))
+    for number in range(10):
+        assert catalog.entry(f"p{number}").name == f"p{number}"
+        assert len(catalog._found) <= 3
+
+
 def test_another_upstreams_pages_say_nothing_about_this_one(catalog):
     catalog.remember(entry(last_serial=7), BARE_PAGE)
     other = "https://other.example.org"

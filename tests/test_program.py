@@ -83,6 +83,7 @@ def test_help_names_each_option_its_variable_and_its_default():
         ("project-cache-ttl-secs", "-1"),
         ("project-cache-ttl-secs", "nan"),
         ("request-timeout-secs", "0"),
+        ("max-connections", "0"),
         ("max-page-bytes", "0"),
         ("max-page-bytes", "64XB"),
     ],
@@ -227,6 +228,23 @@ def test_second_signal_stops_at_once(tmp_path: Path, index: FakeIndex):
         busy.close()
 
 
+def test_connections_beyond_the_bound_keep_nobody_waiting(tmp_path: Path, index: FakeIndex):
+    options = ("--max-connections", "10")
+    with (
+        embedded(tmp_path / "cache", index.url, tmp_path / "log", *options) as running,
+        contextlib.ExitStack() as clients,
+    ):
+        held = [
+            clients.enter_context(socket.create_connection(address(running.client)))
+            for _ in range(30)
+        ]
+        started = time.monotonic()
+        assert running.client.get("/simple/").status == 200
+        assert time.monotonic() - started < 1
+        held[0].settimeout(5)
+        assert held[0].recv(1) == b""
+
+
 def test_verbose_logs_each_decision(tmp_path: Path, index: FakeIndex):
     index.add(wheel("demo"))
     with embedded(tmp_path / "cache", index.url, tmp_path / "log", "--verbose") as running:
@@ -236,9 +254,13 @@ def test_verbose_logs_each_decision(tmp_path: Path, index: FakeIndex):
 
 
 def is_listening(client: Client) -> bool:
-    host, _, port = client.url.removeprefix("http://").rpartition(":")
     with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+        return probe.connect_ex(address(client)) == 0
+
+
+def address(client: Client) -> tuple[str, int]:
+    host, _, port = client.url.removeprefix("http://").rpartition(":")
+    return host, int(port)
 
 
 @pytest.fixture

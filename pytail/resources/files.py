@@ -7,6 +7,8 @@ that no client is tempted to decode it.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator
 
 import falcon
@@ -115,7 +117,24 @@ class Body:
 
     def start(self) -> None:
         """Make ready to send. Raises what reading the first bytes raises."""
-        self._ready = self._read()
+        if not isinstance(self._stream, io.FileIO):
+            self._ready = self._read()
+
+    def held(self) -> tuple[int, int, int] | None:
+        """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
+
+        Whoever sends it so tells by `advance`. None for a file that has to be iterated.
+        """
+        if isinstance(self._stream, io.FileIO) and self._left is not None:
+            return self._stream.fileno(), self._stream.tell(), self._left
+        return None
+
+    def advance(self, count: int) -> None:
+        """Take `count` bytes of what `held` told for sent."""
+        assert isinstance(self._stream, io.FileIO), "what is not held is iterated"
+        assert self._left is not None
+        self._stream.seek(count, os.SEEK_CUR)
+        self._left -= count
 
     def __iter__(self) -> Iterator[bytes]:
         return self

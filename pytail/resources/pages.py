@@ -11,6 +11,7 @@ from pytail.index import Index
 from pytail.model import Outcome
 from pytail.pages import Body, Pages
 from pytail.resources.conditions import matches
+from pytail.resources.ready import ANSWER
 from pytail.settings import Settings
 from pytail.simple.names import is_project_name, normalized
 from pytail.simple.negotiation import Coding, Form, coding_for, form_for
@@ -63,7 +64,8 @@ class Project:
             redirect(req, resp, f"../{normalized(project)}/")
             return
         form, coding = _wanted(req)
-        answer = self._index.page(project, self._max_age(req))
+        max_age = self._max_age(req)
+        answer = self._index.page(project, max_age)
         body = self._pages.project(
             answer.entry.revision, lambda: self._index.contents(answer), self._files, form, coding
         )
@@ -75,6 +77,7 @@ class Project:
         _send(req, resp, body, reuse, answer.entry.last_serial)
         resp.set_header("X-Cache", answer.outcome.value)
         resp.set_header("Age", str(int(answer.age)))
+        req.env[ANSWER] = answer, max_age
 
     on_head = on_get
 

@@ -1,0 +1,53 @@
+"""A gunicorn worker with pytail's own handling of connections: ``-k pytail.gunicorn.Worker``.
+
+gunicorn's master loads this room before gevent has patched anything, so it must not lead to any
+that waits for others.
+"""
+
+from __future__ import annotations
+
+import gc
+from datetime import timedelta
+from typing import Any
+
+from gunicorn.workers.ggevent import GeventPyWSGIWorker, GeventResponse
+
+from pytail.handler import Handler
+from pytail.wire import Server
+
+
+class LoggedHandler(Handler):
+    """A handler that writes gunicorn's access log."""
+
+    def log_request(self) -> None:
+        """Log the request where gunicorn has an access log."""
+        access = self.server.log
+        # Versions before 25 do not tell, but look for themselves.
+        if getattr(access, "access_log_enabled", True):
+            status, headers = self._orig_status or "000", self.response_headers or []
+            response = GeventResponse(status, headers, self.response_length)
+            environ = {**self.environ, "RAW_URI": self.path}
+            took = timedelta(seconds=self.time_finish - self.time_start)
+            access.access(response, _fields(environ), environ, took)
+
+
+class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker, with our server; ``worker_connections`` bounds the connections."""
+
+    server_class = Server
+    wsgi_handler = LoggedHandler
+
+    def run(self) -> None:
+        """Serve until gunicorn says otherwise."""
+        # What is there now stays, and is not to be looked through again and again.
+        gc.collect()
+        gc.freeze()
+        super().run()
+
+
+def _fields(environ: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (key.removeprefix("HTTP_").replace("_", "-"), value)
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    ]

@@ -1,0 +1,164 @@
+"""Request heads (RFC 9112): bytes to what they say, strictly; pure functions.
+
+What two readers could understand in two ways is refused, so that no request hides in another one:
+each line ends in CRLF, nothing is folded, a length is said once and in one way. A field whose name
+has an underscore is dropped, since in a WSGI environment it would pass for one with a hyphen.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote
+
+#: Bytes of the request line and of the whole head, and fields, beyond which a head is refused.
+LONGEST_LINE, LONGEST_HEAD, MOST_FIELDS = 8192, 64 * 1024, 100
+
+#: All but control characters; tabs are white space.
+_PLAIN = bytes({9, *range(32, 127), *range(128, 256)})
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VERSION = re.compile(r"HTTP/1\.[0-9]")
+_ORIGIN = re.compile(r"https?://([^/?#@]+)(?=[/?]|\Z)", re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_WHITE = " \t"
+_TOO_LARGE = "431 Request Header Fields Too Large"
+
+
+class HeadRefused(ValueError):
+    """A head that is malformed, ambiguous or too large."""
+
+    def __init__(self, reason: str, status: str = "400 Bad Request") -> None:
+        super().__init__(reason)
+        #: The response's code and phrase.
+        self.status = status
+
+
+@dataclass(slots=True)
+class Head:
+    """What the head of a request says."""
+
+    #: The request line as sent, for logs.
+    line: str
+    method: str
+    target: str
+    #: ``HTTP/1.1`` or ``HTTP/1.0``.
+    version: str
+    #: Its part of a WSGI environment.
+    environ: dict[str, str]
+    #: Whether the client expects the connection to stay open.
+    keeps_alive: bool
+    #: Bytes of the body; None for a chunked one.
+    length: int | None
+
+
+def parsed(head: bytes) -> Head:
+    """The head of a request, up to but not including the empty line. Raises HeadRefused."""
+    lines = head.split(b"\r\n")
+    if controls(head) != b"\r\n" * (len(lines) - 1):
+        raise HeadRefused("control characters, or a line that ends otherwise than in CRLF")
+    check_size(head)
+    if len(lines) > MOST_FIELDS + 1:
+        raise HeadRefused("too many fields", _TOO_LARGE)
+    line, *fields = head.decode("latin-1").split("\r\n")
+    method, target, version = _request_line(line)
+    environ = _environ(fields)
+    path = _origin_form(method, target, environ)
+    path, _, query = path.partition("?")
+    environ["REQUEST_METHOD"] = method
+    environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
+    environ["QUERY_STRING"] = query
+    environ["SERVER_PROTOCOL"] = version
+    if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
+        raise HeadRefused("no Host")
+    length = _length(environ, method, version)
+    return Head(line, method, target, version, environ, _keeps_alive(environ, version), length)
+
+
+def check_size(head: bytes) -> None:
+    """Raise HeadRefused where `head`, or what has arrived of it, is too large."""
+    if len(head) > LONGEST_LINE and b"\r\n" not in head[: LONGEST_LINE + 2]:
+        raise HeadRefused("request line too long", "414 URI Too Long")
+    if len(head) > LONGEST_HEAD:
+        raise HeadRefused("too large", _TOO_LARGE)
+
+
+def controls(head: bytes) -> bytes:
+    """The control characters of a request's or a response's head, line ends among them."""
+    return head.translate(None, _PLAIN)
+
+
+def _request_line(line: str) -> tuple[str, str, str]:
+    words = line.split(" ")
+    if len(words) != 3 or "\t" in line:
+        raise HeadRefused("not a request line")
+    method, target, version = words
+    if not _TOKEN.fullmatch(method) or not target:
+        raise HeadRefused("not a request line")
+    if not _VERSION.fullmatch(version):
+        raise HeadRefused("not HTTP/1", "505 HTTP Version Not Supported")
+    return method, target, "HTTP/1.0" if version == "HTTP/1.0" else "HTTP/1.1"
+
+
+def _environ(fields: list[str]) -> dict[str, str]:
+    environ: dict[str, str] = {}
+    for field in fields:
+        name, colon, value = field.partition(":")
+        key = _key(name)
+        if not colon:
+            raise HeadRefused("a field without colon")
+        value = value.strip(_WHITE)
+        if key not in environ:
+            environ[key] = value
+        elif key in {"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"}:
+            raise HeadRefused(f"{name} twice")
+        else:
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+    environ.pop("", None)
+    return environ
+
+
+@lru_cache(maxsize=256)
+def _key(name: str) -> str:
+    """The variable for a field's `name`, "" for one to drop; HeadRefused where it is no name."""
+    if not _TOKEN.fullmatch(name):
+        raise HeadRefused("not a field name")
+    if "_" in name:
+        return ""
+    key = name.upper().replace("-", "_")
+    return key if key in {"CONTENT_LENGTH", "CONTENT_TYPE"} else f"HTTP_{key}"
+
+
+def _origin_form(method: str, target: str, environ: dict[str, str]) -> str:
+    """`target` as a path with its query; the host that an absolute one names is the Host."""
+    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+        return target
+    origin = _ORIGIN.match(target)
+    if origin is None:
+        raise HeadRefused("not a request target")
+    environ["HTTP_HOST"] = origin[1]
+    path = target[origin.end() :]
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _keeps_alive(environ: dict[str, str], version: str) -> bool:
+    options = environ.get("HTTP_CONNECTION")
+    if options is None:
+        return version == "HTTP/1.1"
+    tokens = {token.strip(_WHITE) for token in options.lower().split(",")}
+    return "close" not in tokens and (version == "HTTP/1.1" or "keep-alive" in tokens)
+
+
+def _length(environ: dict[str, str], method: str, version: str) -> int | None:
+    coding, length = environ.get("HTTP_TRANSFER_ENCODING"), environ.get("CONTENT_LENGTH")
+    if coding is not None:
+        if length is not None or version == "HTTP/1.0" or coding.lower() != "chunked":
+            raise HeadRefused("a Transfer-Encoding that leaves the length in doubt")
+        return None
+    if length is None:
+        return 0
+    if not _LENGTH.fullmatch(length):
+        raise HeadRefused("not a Content-Length")
+    if method == "HEAD" and int(length):
+        raise HeadRefused("a HEAD with a body")
+    return int(length)
