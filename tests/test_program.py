@@ -89,11 +89,13 @@ def test_help_names_each_option_its_variable_and_its_default():
 )
 def test_bad_value_is_one_line_and_exit_code_2(tmp_path: Path, option: str, value: str):
     variable = f"PYTAIL_{option.upper().replace('-', '_')}"
-    for out in (run(f"--{option}", value), run(**{variable: value})):
+    for name, out in (
+        (f"--{option}", run(f"--{option}", value)),
+        (variable, run(**{variable: value})),
+    ):
         assert (out.returncode, out.stdout) == (2, "")
         (line,) = out.stderr.splitlines()
-        assert line.startswith("pytail: ")
-        assert option in line
+        assert line.startswith(f"pytail: {name} ")
         assert value in line
 
 
@@ -322,10 +324,12 @@ def test_workers_share_what_they_know_and_hold(
 def test_configuration_for_gunicorn_starts_it(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     port, conf = free_port(), Path(__file__).parents[1] / "conf" / "gunicorn.conf.py"
     environ = {
-        "PYTAIL_BIND": f"127.0.0.1:{port}",
+        "PYTAIL_CONFIG": str(tmp_path / "pytail.toml"),
         "PYTAIL_CACHE_DIR": str(tmp_path / "cache"),
-        "PYTAIL_UPSTREAM_BASE_URL": index.url,
     }
+    (tmp_path / "pytail.toml").write_text(
+        f'bind = "127.0.0.1:{port}"\nupstream-base-url = "{index.url}"\n'
+    )
     command = [sys.executable, "-m", "gunicorn", "-c", str(conf)]
     url = f"http://127.0.0.1:{port}"
     with program(command, gunicorn_log, url, **environ) as running:
