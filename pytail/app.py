@@ -6,15 +6,16 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import falcon
 import peewee
 
-from pytail import errors
+from pytail import errors, logs
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads
+from pytail.exchanges import Watched
 from pytail.index import Index
 from pytail.metadata import Metadata
 from pytail.pages import Pages
@@ -52,11 +53,12 @@ _UPLOADS = "pytail is a read-only cache of another index: uploads are not offere
 class Application(falcon.App):  # type: ignore[type-arg]
     """The WSGI application; `close` frees what it holds."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "_watched")
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
+        self._watched = Watched(super().__call__, logs.access)
         upstream = Upstream(
             settings.upstream_base_url,
             settings.request_timeout_secs,
@@ -89,6 +91,10 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):
             self.add_error_handler(kind, _on_error)
+
+    def __call__(self, env: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """As WSGI has it (PEP 3333)."""
+        return self._watched(env, start_response)
 
     def close(self) -> None:
         """Finish what is being written and close the catalog and the connections."""

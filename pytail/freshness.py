@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from pytail.catalog import Catalog, Entry
 from pytail.errors import ProjectNotFound, UpstreamError, UpstreamOffline, UpstreamUnreachable
+from pytail.exchanges import Waiting
 from pytail.model import Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.singleflight import SingleFlight, StillFlying
@@ -118,7 +119,8 @@ class Freshness:
         flight = key or project
         is_joined = flight in self._flights
         try:
-            answer = self._flights.run(flight, lambda: self._ask(project, known), patience)
+            with Waiting():
+                answer = self._flights.run(flight, lambda: self._ask(project, known), patience)
         except StillFlying:
             reason = f"no answer within {patience:g} seconds; it is still waited for"
             raise UpstreamUnreachable(f"{self._upstream.url}/simple/{project}/", reason) from None

@@ -34,6 +34,7 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.exchanges import Waiting
 from pytail.model import ProjectPage
 from pytail.settings import masked
 from pytail.simple import fields, html, json
@@ -188,7 +189,7 @@ class Upstream:
     def size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
         headers = {"Accept-Encoding": "identity"}
-        with self._attempt(url):
+        with Waiting(), self._attempt(url):
             response, _ = self._get(url, headers, method="HEAD")
             if response.status in (405, 501):
                 # The head of a GET says the same; its body is not waited for.

@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "settings": set(),
     "configuration": set(),
-    "logs": set(),
+    "exchanges": set(),
+    "logs": {"exchanges"},
     "threads": set(),
     "singleflight": set(),
     "simple.__init__": set(),
@@ -35,10 +36,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalog": {"threads"},
     "store": {"simple.names"},
     "connections": set(),
-    "upstream": {"breaker", "connections", "threads", "simple.fields", "simple.json", "simple.html"},
+    "upstream": {
+        "breaker", "connections", "exchanges", "threads", "simple.fields", "simple.json", "simple.html",
+    },
     "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
-    "freshness": {"catalog", "upstream", "singleflight"},
+    "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
     "wheels": set(),
     "metadata": {"catalog", "store", "upstream", "threads", "wheels"},
@@ -51,9 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.pages": {
         "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
     },
-    "resources.files": {"index", "downloads", "resources.conditions"},
+    "resources.files": {"downloads", "exchanges", "index", "resources.conditions"},
     "app": {
-        "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
+        "catalog", "downloads", "exchanges", "index", "logs", "metadata", "pages", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
     "server": {"app"},
@@ -74,14 +77,14 @@ LIVES_IN = {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
     },
     "lxml": {"simple.html"},
-    "orjson": {"simple.json", "catalog", "resources.problems"},
+    "orjson": {"logs", "simple.json", "catalog", "resources.problems"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
     "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
-        "resources.files",
+        "resources.files", "logs",
     },
 }  # fmt: skip
 

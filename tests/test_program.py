@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -304,6 +306,23 @@ def test_bad_variable_under_gunicorn_is_a_clear_error(tmp_path: Path):
     assert out.returncode != 0
     assert "PYTAIL_PROJECT_CACHE_TTL_SECS 'soon'" in out.stderr
     assert "Traceback" not in out.stderr
+
+
+@pytest.mark.parametrize("start", [embedded, under_gunicorn])
+def test_access_lines_for_machines_come_from_either_server(
+    tmp_path: Path, index: FakeIndex, start: Any
+):
+    index.add(wheel("demo"))
+    log = tmp_path / "log"
+    environ = {"PYTAIL_LOG_FORMAT": "json"} if start is under_gunicorn else {}
+    options = () if environ else ("--log-format", "json")
+    with start(tmp_path / "cache", index.url, log, *options, **environ) as running:
+        answer = running.client.get("/simple/demo/?secret", Accept=JSON)
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("path") == "/simple/demo/"]
+    assert line["request_id"] == answer.headers["X-Request-Id"]
+    assert (line["status"], line["outcome"], line["bytes"]) == (200, "MISS", len(answer.data))
+    assert "secret" not in log.read_text()
 
 
 def test_workers_share_what_they_know_and_hold(

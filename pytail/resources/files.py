@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import falcon
 import gevent
 
-from pytail.downloads import Downloads, Opened
+from pytail.downloads import Downloads
 from pytail.errors import TransferCut
+from pytail.exchanges import Arriving, Readable, Waiting
 from pytail.index import Index
-from pytail.model import File
+from pytail.model import File, Outcome
 from pytail.resources.conditions import Span, Unsatisfiable, matches, span
 
 _PIECE = 256 * 1024
@@ -33,8 +34,10 @@ class DistributionFile:
         file = self._index.file(f"{first}/{rest}", filename)
         if _head(req, resp, file):
             return
-        opened = self._downloads.open(file)
-        body = Body(file.filename, opened)
+        with Waiting() as wait:
+            opened = self._downloads.open(file)
+            wait.counts = opened.outcome is not Outcome.HIT
+        body = Body(file.filename, Arriving(opened.stream) if wait.counts else opened.stream)
         try:
             part = _part(req, resp, opened.size)
             # The first bytes before the head: an error is still an answer until then.
@@ -59,8 +62,8 @@ class DistributionFile:
 class Body:
     """A part of an opened file as a WSGI body; closing it closes the file."""
 
-    def __init__(self, filename: str, opened: Opened) -> None:
-        self._filename, self._stream = filename, opened.stream
+    def __init__(self, filename: str, stream: Readable) -> None:
+        self._filename, self._stream = filename, stream
         self._left, self._ready = 0, b""
 
     def start(self, part: Span) -> None:
