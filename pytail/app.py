@@ -18,11 +18,14 @@ from pytail.downloads import Downloads
 from pytail.exchanges import Watched
 from pytail.index import Index
 from pytail.metadata import Metadata
+from pytail.metrics import Metrics
 from pytail.pages import Pages
+from pytail.pulse import Pulse
 from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
+from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
 from pytail.store import Store
 from pytail.upstream import Upstream
@@ -58,7 +61,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
-        self._watched = Watched(super().__call__, logs.access)
+        metrics = Metrics()
+        self._watched = Watched(super().__call__, logs.access, metrics.answered)
         upstream = Upstream(
             settings.upstream_base_url,
             settings.request_timeout_secs,
@@ -66,6 +70,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
             offline=settings.offline,
             ca=settings.upstream_ca,
             client_cert=settings.upstream_client_cert,
+            metrics=metrics,
         )
         # After what can be refused without anything being open.
         store, catalog = _opened(settings)
@@ -75,6 +80,15 @@ class Application(falcon.App):  # type: ignore[type-arg]
         metadata = Metadata(catalog, store, upstream)
         pages, downloads = Pages(), Downloads(store, upstream, metadata)
 
+        self._parts.callback(
+            Pulse(
+                metrics.hub_was_late, lambda: metrics.breaker_is(is_open=upstream.is_left_alone)
+            ).stop
+        )
+
+        self.add_route("/+health", Health())
+        self.add_route("/+status", Status(metrics, upstream))
+        self.add_route("/+metrics", Exposition(metrics))
         self.add_route("/", Redirect("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.
         for mount, files in (

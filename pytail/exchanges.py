@@ -57,6 +57,11 @@ class Exchange:
         )
 
     @property
+    def is_watching(self) -> bool:
+        """Whether it is of those who watch pytail, not of those who use it."""
+        return self.path.startswith("/+")
+
+    @property
     def plain_path(self) -> str:
         """The path without what could break a line."""
         if _PLAIN.fullmatch(self.path):
@@ -181,6 +186,18 @@ class _Body:
             # It asks for more: what it was given last has gone out.
             exchange.sent += len(piece)
         exchange.is_cut = False
+
+    def held(self) -> tuple[int, int, int] | None:
+        """As the body's own, for a server that sends files itself; it says by `took` how much."""
+        held = getattr(self._body, "held", None)
+        span: tuple[int, int, int] | None = None if held is None else held()
+        if span is not None:
+            self._exchange.is_cut = False
+        return span
+
+    def took(self, sent: int, length: int) -> None:
+        """`sent` of the `length` bytes of a held file have gone out."""
+        self._exchange.sent, self._exchange.is_cut = sent, sent < length
 
     def close(self) -> None:
         try:

@@ -24,8 +24,6 @@ log = logging.getLogger("pytail.access")
 
 #: Seconds and lines for which the lines of requests are gathered at most.
 GATHERED, MOST_GATHERED = 0.2, 500
-#: The paths under which pytail is watched, which would fill the log with themselves.
-_OWN = "/+"
 
 
 def configure(settings: Settings) -> None:
@@ -39,7 +37,8 @@ def configure(settings: Settings) -> None:
 
 def access(exchange: Exchange) -> None:
     """Log an exchange that is over."""
-    level = logging.DEBUG if exchange.path.startswith(_OWN) else logging.INFO
+    # Those who watch pytail would fill the log with themselves.
+    level = logging.DEBUG if exchange.is_watching else logging.INFO
     if log.isEnabledFor(level):
         moment = time.time()
         for handler in log.handlers:

@@ -28,8 +28,7 @@ if not monkey.is_module_patched("socket"):
         " 'gunicorn -k gevent pytail.wsgi', without --preload"
     )
 
-from pytail import logs  # noqa: E402
-from pytail.app import create_app  # noqa: E402
+from pytail import logs, workers  # noqa: E402
 from pytail.configuration import load  # noqa: E402
 from pytail.errors import SettingError  # noqa: E402
 from pytail.settings import masked  # noqa: E402
@@ -38,6 +37,10 @@ try:
     _configuration = load(os.environ)
     _settings = _configuration.settings
     logs.configure(_settings)
+    # Before anything imports prometheus_client, which decides then how to count.
+    workers.share(_settings.cache_dir)
+    from pytail.app import create_app
+
     application = create_app(_settings)
 except SettingError as error:
     _refuse(str(error))

@@ -25,6 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configuration": set(),
     "exchanges": set(),
     "logs": {"exchanges"},
+    "workers": set(),
+    "metrics": {"exchanges", "workers"},
+    "pulse": set(),
     "threads": set(),
     "singleflight": set(),
     "simple.__init__": set(),
@@ -37,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"simple.names"},
     "connections": set(),
     "upstream": {
-        "breaker", "connections", "exchanges", "threads", "simple.fields", "simple.json", "simple.html",
+        "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
     },
     "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
@@ -55,9 +58,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "index", "pages", "resources.conditions", "simple.names", "simple.negotiation",
     },
     "resources.files": {"downloads", "exchanges", "index", "resources.conditions"},
+    "resources.watching": {"metrics", "upstream"},
     "app": {
-        "catalog", "downloads", "exchanges", "index", "logs", "metadata", "pages", "store", "upstream",
+        "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics", "pages", "pulse",
+        "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
+        "resources.watching",
     },
     "server": {"app"},
     "commands.__init__": set(),
@@ -65,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands.config": {"configuration", "commands.options"},
     "commands.serve": {"configuration", "commands.options", "server"},
     "cli": {"commands.config", "commands.options", "commands.serve"},
-    "wsgi": {"app", "configuration", "logs"},
+    "wsgi": {"app", "configuration", "logs", "workers"},
     "__main__": {"cli"},
 }  # fmt: skip
 
@@ -75,16 +81,18 @@ LIVES_IN = {
     "click": {"cli", "commands.config", "commands.options", "commands.serve"},
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
+        "resources.watching",
     },
     "lxml": {"simple.html"},
-    "orjson": {"logs", "simple.json", "catalog", "resources.problems"},
+    "orjson": {"logs", "simple.json", "catalog", "resources.problems", "resources.watching"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
+    "prometheus_client": {"metrics", "workers"},
     "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "transfers", "server", "singleflight", "threads", "catalog", "downloads",
-        "resources.files", "logs",
+        "resources.files", "logs", "pulse",
     },
 }  # fmt: skip
 

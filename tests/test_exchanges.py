@@ -157,6 +157,27 @@ def test_no_exchange_is_current_outside_of_one():
         pass
 
 
+class Held(io.BytesIO):
+    """A body that a server may send itself."""
+
+    def held(self) -> tuple[int, int, int]:
+        return 7, 100, 5
+
+
+@pytest.mark.parametrize(("sent", "is_cut"), [(5, False), (3, True)])
+def test_a_file_that_the_server_sends_itself_is_counted_as_it_says(sent: int, is_cut: bool):
+    served = Served(Held())
+    body = served.ask()
+    assert body.held() == (7, 100, 5)
+    body.took(sent, 5)
+    body.close()
+    assert (served.told[0].sent, served.told[0].is_cut) == (sent, is_cut)
+
+
+def test_another_body_is_not_the_servers_to_send():
+    assert Served([b"a"]).ask().held() is None
+
+
 @pytest.mark.parametrize(
     ("path", "plain"),
     [

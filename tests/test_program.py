@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -338,6 +338,38 @@ def test_workers_share_what_they_know_and_hold(
             assert running.client.get("/simple/demo/", Accept=JSON).status == 200
             assert running.client.get(path).data == dist.data
     assert (index.page_count("demo"), index.count(dist.path)) == (1, 1)
+
+
+def requests_counted(client: Client) -> int:
+    text = client.get("/+metrics").data.decode()
+    return int(sum(float(line.split()[-1]) for line in text.splitlines()
+                   if line.startswith("pytail_requests_total{")))  # fmt: skip
+
+
+def test_each_worker_tells_the_metrics_of_all_also_of_those_killed(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
+):
+    index.add(wheel("demo"))
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, "--workers", "2") as running:
+        shared = tmp_path / "cache" / "+metrics"
+        wait_for(lambda: len(list(shared.glob("*/*.lock"))) == 2)
+        locks, before = sorted(shared.glob("*/*.lock")), requests_counted(running.client)
+        # A connection each, so that both workers have their share of requests and of questions.
+        for _ in range(30):
+            assert running.client.get("/simple/demo/").status == 200
+        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+        status = running.client.get("/+status").json()
+        assert sum(status["requests"].values()) == before + 30
+        os.kill(int(locks[0].stem), signal.SIGKILL)
+        wait_for(lambda: not locks[0].exists())
+        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_configuration_for_gunicorn_starts_it(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
