@@ -80,12 +80,10 @@ class Application(falcon.App):  # type: ignore[type-arg]
         metadata = Metadata(catalog, store, upstream)
         pages, downloads = Pages(), Downloads(store, upstream, metadata)
 
-        self._parts.callback(
-            Pulse(
-                metrics.hub_was_late, lambda: metrics.breaker_is(is_open=upstream.is_left_alone)
-            ).stop
-        )
+        def look() -> None:
+            metrics.breaker_is(is_open=upstream.is_left_alone)
 
+        self._parts.callback(Pulse(metrics.hub_was_late, look).stop)
         self.add_route("/+health", Health())
         self.add_route("/+status", Status(metrics, upstream))
         self.add_route("/+metrics", Exposition(metrics))

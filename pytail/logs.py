@@ -111,7 +111,7 @@ def _safe(line: str) -> str:
     return masked(line) if "@" in line else line
 
 
-class Handler(logging.StreamHandler[TextIO]):
+class Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes lines, those of exchanges a moment later and together."""
 
     def __init__(self, stream: TextIO, formatter: Text | Json) -> None:

@@ -56,6 +56,8 @@ class Metrics:
         for kind in _ERRORS:
             self._upstream_errors.labels(kind)
         self._evicted_files = self._evicted_bytes = 0
+        #: Whether anyone has told what is held.
+        self.is_store_known = False
 
     def _make_counters(self) -> None:
         def counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -123,6 +125,7 @@ class Metrics:
 
     def store_is(self, *, files: int, size: int, limit: int) -> None:
         """What is held by all processes together; sizes in bytes, no `limit`: 0."""
+        self.is_store_known = True
         self._held.set(files)
         self._size.set(size)
         self._limit.set(limit)

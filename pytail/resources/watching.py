@@ -44,12 +44,8 @@ class Status:
                 "version": __version__,
                 "uptime_secs": round(time.time() - total("pytail_start_time_seconds"), 1),
                 "upstream": self._of_upstream(),
-                "held": {
-                    "files": int(total("pytail_store_files")),
-                    "bytes": int(total("pytail_store_bytes")),
-                    "limit_bytes": int(total("pytail_store_limit_bytes")) or None,
-                    "evicted_files": int(total("pytail_evictions_total")),
-                },
+                "held": self._held() if self._metrics.is_store_known else None,
+                "evicted_files": int(total("pytail_evictions_total")),
                 "arriving_files": int(total("pytail_arriving_files")),
                 "requests": {name: int(number) for name, number in requests.items()},
                 "sent_bytes": {name: int(number) for name, number in sent.items()},
@@ -61,6 +57,14 @@ class Status:
         )
 
     on_head = on_get
+
+    def _held(self) -> dict[str, object]:
+        total = self._metrics.total
+        return {
+            "files": int(total("pytail_store_files")),
+            "bytes": int(total("pytail_store_bytes")),
+            "limit_bytes": int(total("pytail_store_limit_bytes")) or None,
+        }
 
     def _of_upstream(self) -> dict[str, object]:
         errors = self._metrics.totals("pytail_upstream_errors_total", "kind")
