@@ -8,9 +8,10 @@ from the start, at zero, so that a rate sees its first step.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from pytail import __version__, workers
 from pytail.exchanges import Exchange
 from pytail.model import Outcome
 
+log = logging.getLogger(__name__)
+
 #: Of the text that `Metrics.text` gives.
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 #: Fetched for this very client; everything else comes from what is known, held or arriving anyway.
@@ -37,6 +40,26 @@ _ERRORS = ("unreachable", "refused", "garbled", "cut")
 #: Seconds.
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 _HUB_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Reading:
+    """What the series said at one moment."""
+
+    def __init__(self, samples: Iterable[Any]) -> None:
+        self._samples = list(samples)
+
+    def total(self, name: str) -> float:
+        """The value of the series `name`, those of all labels added up."""
+        return sum(self.by(name).values())
+
+    def by(self, name: str, label: str = "") -> dict[str, float]:
+        """The values of the series `name` by the value of their `label`, others added up."""
+        totals: dict[str, float] = {}
+        for sample in self._samples:
+            if sample.name == name:
+                key = sample.labels.get(label, "")
+                totals[key] = totals.get(key, 0.0) + sample.value
+        return totals
 
 
 class Metrics:
@@ -141,31 +164,23 @@ class Metrics:
         with self._read() as registry:
             return generate_latest(registry)
 
-    def total(self, name: str) -> float:
-        """The value of the series `name`, those of all labels added up."""
-        return sum(self.totals(name).values())
-
-    def totals(self, name: str, label: str = "") -> dict[str, float]:
-        """The values of the series `name` by the value of their `label`, others added up."""
-        totals: dict[str, float] = {}
-        for sample in self._samples():
-            if sample.name == name:
-                key = sample.labels.get(label, "")
-                totals[key] = totals.get(key, 0.0) + sample.value
-        return totals
-
-    def _samples(self) -> list[Any]:
+    def reading(self) -> Reading:
+        """What all series say now."""
         with self._read() as registry:
-            return [sample for family in registry.collect() for sample in family.samples]
+            return Reading(sample for family in registry.collect() for sample in family.samples)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[CollectorRegistry]:
-        if self._shared is None:
-            yield self._registry
-            return
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self._shared))
-        with workers.locked(self._shared):
+        registry = self._registry
+        with contextlib.ExitStack() as stack:
+            if self._shared is not None:
+                try:
+                    stack.enter_context(workers.living(self._shared))
+                    registry = CollectorRegistry()
+                    MultiProcessCollector(registry, str(self._shared))
+                except OSError as error:
+                    # Someone may have emptied the cache directory.
+                    log.warning("what is told is of this worker alone: %s", error)
             yield registry
 
     def _moves(self, outcome: str, status: str) -> tuple[Counter, Counter]:

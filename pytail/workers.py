@@ -39,7 +39,7 @@ def share(cache_dir: Path) -> None:
     directory = cache_dir / "+metrics" / f"{socket.gethostname()}-{os.getppid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory, fcntl.LOCK_EX):
+        with _alone(directory):
             _clear(directory)
             _join(directory)
     except OSError as error:
@@ -48,11 +48,18 @@ def share(cache_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
-    """While no worker comes or goes. Raises OSError."""
+def living(directory: Path) -> Iterator[None]:
+    """While no worker comes or goes, and the dead ones are buried. Raises OSError."""
+    with _alone(directory):
+        _bury_dead(directory)
+        yield
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, how)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -63,9 +70,7 @@ def _join(directory: Path) -> None:
     os.environ[VARIABLE] = str(directory)
     for kind in _LASTING:
         _allocate(directory / f"{kind}_{_DEAD}.db")
-    for lock in directory.glob("*.lock"):
-        if lock.stem != str(os.getpid()) and not _is_held(lock):
-            _bury(directory, lock.stem)
+    _bury_dead(directory)
     # Open until this process ends, however it does.
     descriptor = os.open(
         directory / f"{os.getpid()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
@@ -73,6 +78,14 @@ def _join(directory: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     for kind in (*_LASTING, *_PASSING):
         _allocate(directory / f"{kind}_{os.getpid()}.db")
+
+
+def _bury_dead(directory: Path) -> None:
+    for lock in directory.glob("*.lock"):
+        # A lock of our own number that we do not hold yet is of a worker long dead; but what it
+        # counted is where we go on.
+        if lock.stem != str(os.getpid()) and not _is_held(lock):
+            _bury(directory, lock.stem)
 
 
 def _allocate(path: Path) -> None:

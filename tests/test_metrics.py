@@ -21,17 +21,17 @@ def exchange(outcome: str, status: str, sent: int, path: str = "/simple/demo/") 
 def test_two_applications_count_apart():
     one, other = Metrics(), Metrics()
     one.answered(exchange("HIT", "200", 10))
-    assert one.total("pytail_requests_total") == 1
-    assert other.total("pytail_requests_total") == 0
+    assert one.reading().total("pytail_requests_total") == 1
+    assert other.reading().total("pytail_requests_total") == 0
 
 
 def test_responses_are_counted_by_outcome_and_by_class_of_status():
     metrics = Metrics()
     for outcome, status in (("HIT", "200"), ("HIT", "304"), ("MISS", "404"), ("", "")):
         metrics.answered(exchange(outcome, status, 0))
-    by_status = metrics.totals("pytail_requests_total", "status")
+    by_status = metrics.reading().by("pytail_requests_total", "status")
     assert by_status == {"2xx": 1, "3xx": 1, "4xx": 1, "0xx": 1}
-    by_outcome = metrics.totals("pytail_requests_total", "outcome")
+    by_outcome = metrics.reading().by("pytail_requests_total", "outcome")
     assert (by_outcome["HIT"], by_outcome["MISS"], by_outcome["NONE"]) == (2, 1, 1)
 
 
@@ -43,23 +43,23 @@ def test_responses_are_counted_by_outcome_and_by_class_of_status():
 def test_bytes_are_upstreams_where_they_were_fetched_for_this_client(outcome: str, source: str):
     metrics = Metrics()
     metrics.answered(exchange(outcome, "200", 7))
-    assert metrics.totals("pytail_sent_bytes_total", "source")[source] == 7
-    assert metrics.total("pytail_sent_bytes_total") == 7
+    assert metrics.reading().by("pytail_sent_bytes_total", "source")[source] == 7
+    assert metrics.reading().total("pytail_sent_bytes_total") == 7
 
 
 def test_what_is_cut_is_counted():
     metrics, cut = Metrics(), exchange("MISS", "200", 7)
     cut.is_cut = True
     metrics.answered(cut)
-    assert metrics.total("pytail_cut_responses_total") == 1
+    assert metrics.reading().total("pytail_cut_responses_total") == 1
 
 
 def test_evictions_are_told_as_totals_and_counted_as_steps():
     metrics = Metrics()
     for files, size in ((2, 20), (2, 20), (5, 70)):
         metrics.evicted_are(files, size)
-    assert metrics.total("pytail_evictions_total") == 5
-    assert metrics.total("pytail_evicted_bytes_total") == 70
+    assert metrics.reading().total("pytail_evictions_total") == 5
+    assert metrics.reading().total("pytail_evicted_bytes_total") == 70
 
 
 def test_the_store_is_what_was_last_told():
@@ -67,7 +67,7 @@ def test_the_store_is_what_was_last_told():
     metrics.store_is(files=1, size=10, limit=100)
     metrics.store_is(files=2, size=30, limit=100)
     metrics.arriving_are(3)
-    found = [metrics.total(f"pytail_{name}")
+    found = [metrics.reading().total(f"pytail_{name}")
              for name in ("store_files", "store_bytes", "store_limit_bytes", "arriving_files")]  # fmt: skip
     assert found == [2, 30, 100, 3]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ for line in sys.stdin:
         metrics.upstream_answered(0.1)
     metrics.arriving_are(number)
     names = ("requests_total", "upstream_seconds_count", "arriving_files")
-    print(*(int(metrics.total(f"pytail_{name}")) for name in names), flush=True)
+    read = metrics.reading()
+    print(*(int(read.total(f"pytail_{name}")) for name in names), flush=True)
 """
 
 
@@ -103,6 +105,14 @@ def test_what_a_dead_worker_counted_stays_and_its_files_go(tmp_path: Path, sudde
         assert pids == {"dead", str(last.process.pid)}
 
 
+def test_a_worker_that_is_gone_is_buried_by_the_next_question(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert one.count(5) == (5, 5, 5)
+        one.end(suddenly=True)
+        assert other.count(0) == (5, 5, 0)
+        assert not any(str(one.process.pid) in name for name in files(tmp_path))
+
+
 def test_the_living_are_not_buried(tmp_path: Path):
     with worker(tmp_path) as one:
         one.count(2)
@@ -129,6 +139,14 @@ def test_space_is_taken_beforehand(tmp_path: Path):
         assert len(mapped) == 8
         for path in mapped:
             assert path.stat().st_blocks * 512 >= path.stat().st_size == 128 * 1024
+
+
+def test_where_the_place_is_gone_a_worker_tells_of_itself(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert other.count(4) == (4, 4, 4)
+        shutil.rmtree(tmp_path / "+metrics")
+        assert one.count(3) == (3, 3, 3)
+        assert "of this worker alone" in one.end()
 
 
 def test_where_there_is_no_place_to_share_a_worker_counts_alone_and_says_so(tmp_path: Path):

@@ -11,7 +11,7 @@ import falcon
 import orjson
 
 from pytail import __version__
-from pytail.metrics import MEDIA_TYPE, Metrics
+from pytail.metrics import MEDIA_TYPE, Metrics, Reading
 from pytail.model import Outcome
 from pytail.upstream import Upstream
 
@@ -35,18 +35,18 @@ class Status:
         self._metrics, self._upstream = metrics, upstream
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        total = self._metrics.total
-        requests = self._metrics.totals("pytail_requests_total", "outcome")
-        sent = self._metrics.totals("pytail_sent_bytes_total", "source")
+        read = self._metrics.reading()
+        requests = read.by("pytail_requests_total", "outcome")
+        sent = read.by("pytail_sent_bytes_total", "source")
         _send(
             resp,
             {
                 "version": __version__,
-                "uptime_secs": round(time.time() - total("pytail_start_time_seconds"), 1),
-                "upstream": self._of_upstream(),
-                "held": self._held() if self._metrics.is_store_known else None,
-                "evicted_files": int(total("pytail_evictions_total")),
-                "arriving_files": int(total("pytail_arriving_files")),
+                "uptime_secs": round(time.time() - read.total("pytail_start_time_seconds"), 1),
+                "upstream": self._of_upstream(read),
+                "held": _held(read) if self._metrics.is_store_known else None,
+                "evicted_files": int(read.total("pytail_evictions_total")),
+                "arriving_files": int(read.total("pytail_arriving_files")),
                 "requests": {name: int(number) for name, number in requests.items()},
                 "sent_bytes": {name: int(number) for name, number in sent.items()},
                 "hit_ratio": {
@@ -58,20 +58,12 @@ class Status:
 
     on_head = on_get
 
-    def _held(self) -> dict[str, object]:
-        total = self._metrics.total
-        return {
-            "files": int(total("pytail_store_files")),
-            "bytes": int(total("pytail_store_bytes")),
-            "limit_bytes": int(total("pytail_store_limit_bytes")) or None,
-        }
-
-    def _of_upstream(self) -> dict[str, object]:
-        errors = self._metrics.totals("pytail_upstream_errors_total", "kind")
+    def _of_upstream(self, read: Reading) -> dict[str, object]:
+        errors = read.by("pytail_upstream_errors_total", "kind")
         return {
             "url": self._upstream.url,
-            "breaker": "open" if self._metrics.total("pytail_breaker_open") else "closed",
-            "answers": int(self._metrics.total("pytail_upstream_seconds_count")),
+            "breaker": "open" if read.total("pytail_breaker_open") else "closed",
+            "answers": int(read.total("pytail_upstream_seconds_count")),
             "errors": {name: int(number) for name, number in errors.items()},
         }
 
@@ -88,6 +80,14 @@ class Exposition:
         resp.data = self._metrics.text()
 
     on_head = on_get
+
+
+def _held(read: Reading) -> dict[str, object]:
+    return {
+        "files": int(read.total("pytail_store_files")),
+        "bytes": int(read.total("pytail_store_bytes")),
+        "limit_bytes": int(read.total("pytail_store_limit_bytes")) or None,
+    }
 
 
 def _send(resp: falcon.Response, content: dict[str, object]) -> None:
