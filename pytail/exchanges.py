@@ -171,7 +171,7 @@ class Watched:
 class _Body:
     """A response's body, counted as the server takes it."""
 
-    __slots__ = ("_body", "_end", "_exchange")
+    __slots__ = ("_body", "_end", "_exchange", "_left")
 
     def __init__(
         self, body: Iterable[bytes], exchange: Exchange, end: Callable[[Exchange], None]
@@ -188,16 +188,23 @@ class _Body:
         exchange.is_cut = False
 
     def held(self) -> tuple[int, int, int] | None:
-        """As the body's own, for a server that sends files itself; it says by `took` how much."""
+        """As the body's own: descriptor, offset and length for a server that sends files itself.
+
+        None for a body that has to be iterated. What goes out is told by `advance`.
+        """
         held = getattr(self._body, "held", None)
         span: tuple[int, int, int] | None = None if held is None else held()
         if span is not None:
-            self._exchange.is_cut = False
+            self._left = span[2]
+            self._exchange.is_cut = self._left > 0
         return span
 
-    def took(self, sent: int, length: int) -> None:
-        """`sent` of the `length` bytes of a held file have gone out."""
-        self._exchange.sent, self._exchange.is_cut = sent, sent < length
+    def advance(self, count: int) -> None:
+        """Another `count` bytes of what is `held` have gone out."""
+        self._body.advance(count)  # type: ignore[attr-defined]
+        self._left -= count
+        self._exchange.sent += count
+        self._exchange.is_cut = self._left > 0
 
     def close(self) -> None:
         try:

@@ -160,17 +160,29 @@ def test_no_exchange_is_current_outside_of_one():
 class Held(io.BytesIO):
     """A body that a server may send itself."""
 
+    advanced = 0
+
     def held(self) -> tuple[int, int, int]:
         return 7, 100, 5
 
+    def advance(self, count: int) -> None:
+        self.advanced += count
 
-@pytest.mark.parametrize(("sent", "is_cut"), [(5, False), (3, True)])
-def test_a_file_that_the_server_sends_itself_is_counted_as_it_says(sent: int, is_cut: bool):
-    served = Served(Held())
+
+@pytest.mark.parametrize(
+    ("steps", "sent", "is_cut"), [((2, 3), 5, False), ((2, 1), 3, True), ((), 0, True)]
+)
+def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
+    steps: tuple[int, ...], sent: int, is_cut: bool
+):
+    held = Held()
+    served = Served(held)
     body = served.ask()
     assert body.held() == (7, 100, 5)
-    body.took(sent, 5)
+    for step in steps:
+        body.advance(step)
     body.close()
+    assert held.advanced == sent
     assert (served.told[0].sent, served.told[0].is_cut) == (sent, is_cut)
 
 
