@@ -1,9 +1,13 @@
 """pytail under gunicorn: ``gunicorn -c gunicorn.conf.py``.
 
-pytail takes its own settings from the ``PYTAIL_*`` variables; see the table in the README.
+pytail takes its own settings from the ``PYTAIL_*`` variables and from the file that
+``PYTAIL_CONFIG`` names; see the table in the README.
 """
 
 import os
+
+from pytail.configuration import load
+from pytail.errors import SettingError
 
 wsgi_app = "pytail.wsgi"
 
@@ -18,7 +22,10 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 #: a next request make room.
 worker_connections = 1000
 
-bind = os.environ.get("PYTAIL_BIND", "127.0.0.1:3141")
+try:
+    bind = str(load(os.environ).settings.bind)
+except SettingError as error:
+    raise SystemExit(f"pytail: {error}") from None
 backlog = 1024
 
 #: Each worker opens the cache itself; a connection to it must not be shared by a fork.

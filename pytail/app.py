@@ -13,18 +13,22 @@ import falcon
 import gevent
 import peewee
 
-from pytail import errors
+from pytail import errors, logs
 from pytail.bounds import Bounds
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads
+from pytail.exchanges import Watched
 from pytail.index import Index
 from pytail.metadata import Metadata
+from pytail.metrics import Metrics
 from pytail.pages import Pages
+from pytail.pulse import Pulse
 from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
 from pytail.resources.ready import ReadyPages
+from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
 from pytail.store import Store
 from pytail.upstream import Upstream
@@ -55,11 +59,12 @@ _UPLOADS = "pytail is a read-only cache of another index: uploads are not offere
 class Application(falcon.App):  # type: ignore[type-arg]
     """The WSGI application; `close` frees what it holds."""
 
-    __slots__ = ("_parts", "_ready")
+    __slots__ = ("_parts", "_watched")
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
         self._parts = contextlib.ExitStack()
+        metrics = Metrics()
         upstream = Upstream(
             settings.upstream_base_url,
             settings.request_timeout_secs,
@@ -67,13 +72,15 @@ class Application(falcon.App):  # type: ignore[type-arg]
             offline=settings.offline,
             ca=settings.upstream_ca,
             client_cert=settings.upstream_client_cert,
+            metrics=metrics,
         )
         # After what can be refused without anything being open.
         store, catalog = _opened(settings)
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)
-        self._ready = ReadyPages(super().__call__, index)
+        ready = ReadyPages(super().__call__, index)
+        self._watched = Watched(ready, logs.access, metrics.answered)
         metadata = Metadata(catalog, store, upstream)
         bounds = Bounds(
             settings.cache_dir,
@@ -85,6 +92,16 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(gevent.spawn(bounds.run).kill)
         pages, downloads = Pages(), Downloads(store, upstream, metadata, bounds)
 
+        def look() -> None:
+            metrics.breaker_is(is_open=upstream.is_left_alone)
+            metrics.arriving_are(downloads.arriving)
+            metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)
+            metrics.evicted_are(bounds.evicted, bounds.evicted_bytes)
+
+        self._parts.callback(Pulse(metrics.hub_was_late, look).stop)
+        self.add_route("/+health", Health())
+        self.add_route("/+status", Status(metrics, upstream))
+        self.add_route("/+metrics", Exposition(metrics))
         self.add_route("/", Redirect("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.
         for mount, files in (
@@ -104,7 +121,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
 
     def __call__(self, env: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """As WSGI has it (PEP 3333)."""
-        return self._ready(env, start_response)
+        return self._watched(env, start_response)
 
     def close(self) -> None:
         """Finish what is being written and close the catalog and the connections."""

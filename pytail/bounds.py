@@ -34,6 +34,8 @@ _CATALOG_SHARE = 0.5
 _INTERVAL = 1.0
 #: A count of all files is believed for this many times the seconds that it took.
 _BELIEF = 20
+#: Seconds for which it is believed at least where nothing depends on it.
+_UNBOUNDED = 30.0
 
 
 class Bounds:
@@ -54,8 +56,20 @@ class Bounds:
         self._one = Semaphore()
         # The smallest file refused in this spell of trouble, None when there is no trouble.
         self._refused: int | None = None
+        #: Files on the disk when they were last counted, held and partial.
+        self.files = 0
         #: Files and bytes removed so far.
         self.evicted, self.evicted_bytes = 0, 0
+
+    @property
+    def size(self) -> int:
+        """The bytes that are taken below the directory, or will be by what is arriving."""
+        return self._counted + self._catalog.size() + sum(self._reserved.values())
+
+    @property
+    def limit(self) -> int:
+        """The bytes that may be taken, 0 for any number."""
+        return self._limit
 
     def reserve(self, partial: Partial, size: int) -> None:
         """Make room for a file of `size` bytes in all, as far as is known.
@@ -119,7 +133,7 @@ class Bounds:
             raise NotKept(f"the disk of {self._directory} has {missing} bytes too few free")
 
     def _total(self) -> int:
-        return self._counted + self._catalog_size() + sum(self._reserved.values())
+        return self.size if self._limit else 0
 
     def _shortfall(self) -> int:
         """The bytes that the disk will have too few when all under way has come."""
@@ -136,14 +150,18 @@ class Bounds:
     def _count(self) -> None:
         """Count what is kept, unless nothing came or went since."""
         seen = self._store.last_change()
-        if self._limit and seen != self._seen and time.monotonic() >= self._believed_until:
-            ours = {partial.path for partial in self._reserved}
-            started = time.monotonic()
-            self._counted = off_hub(
-                lambda: sum(kept.size for kept in self._store.kept() if kept.path not in ours)
-            )
-            self._seen = seen
-            self._believed_until = time.monotonic() + _BELIEF * (time.monotonic() - started)
+        if seen == self._seen or time.monotonic() < self._believed_until:
+            return
+        ours = {partial.path for partial in self._reserved}
+
+        def count() -> list[int]:
+            return [kept.size for kept in self._store.kept() if kept.path not in ours]
+
+        started = time.monotonic()
+        sizes = off_hub(count)
+        self.files, self._counted, self._seen = len(sizes), sum(sizes), seen
+        belief = max(_BELIEF * (time.monotonic() - started), 0 if self._limit else _UNBOUNDED)
+        self._believed_until = time.monotonic() + belief
 
     def _remove(self, *, spare_last: bool) -> None:
         """Remove the least recently used until there is room; not the very last one used."""

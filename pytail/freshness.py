@@ -21,6 +21,7 @@ from pytail.errors import (
     UpstreamOffline,
     UpstreamUnreachable,
 )
+from pytail.exchanges import Waiting
 from pytail.model import Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.singleflight import SingleFlight, StillFlying
@@ -161,7 +162,10 @@ class Freshness:
         flight = key or project
         is_joined = flight in self._flights
         try:
-            answer = self._flights.run(flight, lambda: self._fly(flight, project, known), patience)
+            with Waiting():
+                answer = self._flights.run(
+                    flight, lambda: self._fly(flight, project, known), patience
+                )
         except StillFlying:
             if not is_joined and flight in self._flights:
                 self._abandoned.add(flight)

@@ -1,4 +1,4 @@
-"""What an operator can choose: each setting defined once, for flags and ``PYTAIL_*`` variables.
+"""What an operator can choose: each setting defined once, for flags, variables and a file.
 
 A `Settings` is checked when it is made; whoever holds one may trust it.
 """
@@ -6,6 +6,7 @@ A `Settings` is checked when it is made; whoever holds one may trust it.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -145,6 +146,20 @@ def switch(value: str) -> bool:
     return words[value.strip().lower()]
 
 
+def choice(*words: str) -> Callable[[str], str]:
+    """One of `words`, in any case; the parser raises ValueError with the remedy otherwise."""
+
+    def parse(value: str) -> str:
+        word = value.strip().lower()
+        if word not in words:
+            meant = difflib.get_close_matches(word, words, n=1)
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            raise ValueError(f"give {', '.join(words[:-1])} or {words[-1]}{hint}")
+        return word
+
+    return parse
+
+
 def _setting(parse: Callable[[str], Any], default: str, meaning: str) -> Any:
     metadata = {"parse": parse, "default": default, "meaning": meaning}
     return dataclasses.field(default_factory=lambda: parse(default), metadata=metadata)
@@ -205,6 +220,14 @@ class Settings:
     core_metadata_from_wheels: bool = _setting(
         switch, "no", "promise core metadata of wheels where upstream has none, and read it out"
     )
+    log_format: str = _setting(
+        choice("text", "json"), "text", "log lines for people or for machines: text or json"
+    )
+    log_level: str = _setting(
+        choice("debug", "info", "warning", "error"),
+        "info",
+        "least level of what is logged: debug, info, warning or error",
+    )
 
     @classmethod
     def of(cls, given: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:
@@ -222,12 +245,6 @@ class Settings:
                     shown = _BEFORE_LAST_AT.sub(r"\1***@", value) if "url" in field.name else value
                     raise SettingError(spell(field.name), shown, str(error)) from None
         return cls(**parsed)
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
-        """The settings of the ``PYTAIL_*`` variables. Raises SettingError."""
-        names = {field.name: variable(field.name) for field in dataclasses.fields(cls)}
-        return cls.of({name: environ.get(names[name]) for name in names}, variable)
 
 
 def variable(name: str) -> str:

@@ -35,6 +35,8 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.exchanges import Waiting
+from pytail.metrics import Metrics
 from pytail.model import ProjectPage
 from pytail.settings import masked
 from pytail.simple import fields, html, json
@@ -76,8 +78,8 @@ class PageFound:
 class Transfer:
     """The body of a file on its way: raw bytes, never decoded."""
 
-    def __init__(self, response: BaseHTTPResponse, url: str) -> None:
-        self._response, self._url = response, masked(url)
+    def __init__(self, response: BaseHTTPResponse, url: str, metrics: Metrics) -> None:
+        self._response, self._url, self._metrics = response, masked(url), metrics
         #: Where in the file it begins and ends, in bytes; `stop` is None when upstream does not say.
         self.start, self.stop = 0, fields.serial(response.headers.get("Content-Length"))
         #: Bytes of the whole file; None when upstream does not say.
@@ -100,6 +102,7 @@ class Transfer:
         try:
             return self._response.read1(min(size, _FILE_PIECE), decode_content=False)
         except (HTTPError, OSError) as error:
+            self._metrics.upstream_failed("cut")
             raise UpstreamUnreachable(self._url, _reason(error)) from error
 
     def close(self) -> None:
@@ -110,7 +113,7 @@ class Transfer:
 class Upstream:
     """An index to ask for pages and files."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         base_url: str,
         timeout: float,
@@ -121,12 +124,14 @@ class Upstream:
         ca: Path | None = None,
         client_cert: Path | None = None,
         environ: Mapping[str, str] = os.environ,
+        metrics: Metrics | None = None,
     ) -> None:
         """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
 
         A page is `max_page_bytes` at most, decompressed. With `offline`, nothing is asked and everything raises UpstreamOffline. `ca`, `client_cert`
-        and `environ` are as for Connections. Raises SettingError.
+        and `environ` are as for Connections; `metrics` are told how it goes. Raises SettingError.
         """
+        self._metrics = Metrics() if metrics is None else metrics
         parts = urlsplit(base_url)
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._timeout, self._clock = timeout, clock
@@ -138,6 +143,11 @@ class Upstream:
     def url(self) -> str:
         """The URL above ``/simple/`` without credentials."""
         return self._base
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether it failed so often of late that it is not asked for a while."""
+        return self._breakers.is_open(origin(self._base))
 
     def page(self, project: str, etag: str | None = None) -> PageFound | None:
         """The page of `project` (normalized), or None when it is still the one with `etag`.
@@ -185,7 +195,7 @@ class Upstream:
             rest.close()
         with self._attempt(url):
             response, _ = self._get(url, {"Accept-Encoding": "identity"})
-            return Transfer(_successful(response, url), url)
+            return Transfer(_successful(response, url), url, self._metrics)
 
     def part(self, url: str, start: int, stop: int, size: int) -> Transfer:
         """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
@@ -200,7 +210,7 @@ class Upstream:
                 if response.status in (200, 416, 501):
                     raise UpstreamWithoutRanges(masked(url))
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
-            part = Transfer(response, url)
+            part = Transfer(response, url, self._metrics)
             if (part.start, part.stop, part.size) != (start, stop, size):
                 part.close()
                 raise UpstreamGarbled(masked(url), "answers with another range than asked for")
@@ -209,13 +219,13 @@ class Upstream:
     def size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
         headers = {"Accept-Encoding": "identity"}
-        with self._attempt(url):
+        with Waiting(), self._attempt(url):
             response, _ = self._get(url, headers, method="HEAD")
             if response.status in (405, 501):
                 # The head of a GET says the same; its body is not waited for.
                 _let_go(response)
                 response, _ = self._get(url, headers)
-            transfer = Transfer(_successful(response, url), url)
+            transfer = Transfer(_successful(response, url), url, self._metrics)
         transfer.close()
         return transfer.size
 
@@ -261,7 +271,7 @@ class Upstream:
                 response, _ = self._get(url, {"Accept-Encoding": "identity"})
             if response.status != 206:
                 _successful(response, url)
-            return Transfer(response, url)
+            return Transfer(response, url, self._metrics)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -278,9 +288,16 @@ class Upstream:
                     yield
                 except UpstreamRefused as error:
                     attempt.is_failure = error.status >= 500 or error.status == 429
+                    if attempt.is_failure:
+                        self._metrics.upstream_failed("refused")
                     attempt.retry_after = error.retry_after
                     raise
-                except (ProjectNotFound, UpstreamGarbled):
+                except UpstreamUnreachable:
+                    self._metrics.upstream_failed("unreachable")
+                    raise
+                except (ProjectNotFound, UpstreamGarbled) as error:
+                    if isinstance(error, UpstreamGarbled):
+                        self._metrics.upstream_failed("garbled")
                     # Whatever it said, it is there.
                     attempt.is_failure = False
                     raise
@@ -311,8 +328,9 @@ class Upstream:
             response = self._connections.request(method, url, headers)
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(masked(url), _reason(error)) from error
-        milliseconds = (self._clock() - started) * 1000
-        log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, milliseconds)
+        seconds = self._clock() - started
+        self._metrics.upstream_answered(seconds)
+        log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, seconds * 1000)
         return response
 
     def _body(self, response: BaseHTTPResponse, url: str, *, decode: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""``application``, for ``gunicorn -k gevent pytail.wsgi``, with settings from the environment.
+"""``application``, for ``gunicorn -k gevent pytail.wsgi``, with settings from the environment and a file.
 
 It is made when this module is loaded, in the worker, and only where gevent has patched the standard
 library before: under another kind of worker each wait would stop all clients.
@@ -28,17 +28,23 @@ if not monkey.is_module_patched("socket"):
         " 'gunicorn -k gevent pytail.wsgi', without --preload"
     )
 
-from pytail.app import create_app  # noqa: E402
-from pytail.cli import configure_logging  # noqa: E402
+from pytail import logs, workers  # noqa: E402
+from pytail.configuration import load  # noqa: E402
 from pytail.errors import SettingError  # noqa: E402
-from pytail.settings import Settings, masked  # noqa: E402
+from pytail.settings import masked  # noqa: E402
 
-configure_logging(os.environ.get("PYTAIL_VERBOSE", "").lower() in ("1", "true", "yes", "on"))
 try:
-    _settings = Settings.from_environment(os.environ)
+    _configuration = load(os.environ)
+    _settings = _configuration.settings
+    logs.configure(_settings)
+    # Before anything imports prometheus_client, which decides then how to count.
+    workers.share(_settings.cache_dir)
+    from pytail.app import create_app
+
     application = create_app(_settings)
 except SettingError as error:
     _refuse(str(error))
-logging.getLogger("pytail").info(
-    "cache in %s, upstream %s", _settings.cache_dir, masked(_settings.upstream_base_url)
-)
+log = logging.getLogger(__name__)
+for _warning in _configuration.warnings:
+    log.warning("%s", _warning)
+log.info("cache in %s, upstream %s", _settings.cache_dir, masked(_settings.upstream_base_url))

@@ -22,6 +22,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
     "settings": set(),
+    "configuration": set(),
+    "exchanges": set(),
+    "logs": {"exchanges"},
+    "workers": set(),
+    "metrics": {"exchanges", "workers"},
+    "pulse": set(),
     "threads": set(),
     "singleflight": set(),
     "simple.__init__": set(),
@@ -33,10 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalog": {"threads"},
     "store": {"simple.names"},
     "connections": {"threads"},
-    "upstream": {"breaker", "connections", "threads", "simple.fields", "simple.json", "simple.html"},
+    "upstream": {
+        "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
+    },
     "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
-    "freshness": {"catalog", "upstream", "singleflight"},
+    "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
     "wheels": set(),
     "metadata": {"catalog", "store", "upstream", "threads", "wheels"},
@@ -58,38 +66,47 @@ MAY_IMPORT: dict[str, set[str]] = {
         "index", "pages", "resources.conditions", "resources.ready", "simple.names",
         "simple.negotiation",
     },
-    "resources.files": {"index", "downloads", "resources.conditions"},
+    "resources.files": {"downloads", "exchanges", "index", "resources.conditions"},
+    "resources.watching": {"metrics", "upstream"},
     "app": {
-        "bounds", "catalog", "downloads", "index", "metadata", "pages", "store", "upstream",
+        "bounds", "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics",
+        "pages", "pulse", "store", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
-        "resources.ready",
+        "resources.ready", "resources.watching",
     },
     "heads": set(),
     "handler": {"heads"},
     "wire": {"handler"},
     "gunicorn": {"handler", "wire"},
     "server": {"app", "wire"},
-    "cli": {"server"},
-    "wsgi": {"app", "cli"},
+    "commands.__init__": set(),
+    "commands.options": {"configuration", "logs"},
+    "commands.config": {"configuration", "commands.options"},
+    "commands.serve": {"configuration", "commands.options", "server"},
+    "cli": {"commands.config", "commands.options", "commands.serve"},
+    "wsgi": {"app", "configuration", "logs", "workers"},
     "__main__": {"cli"},
 }  # fmt: skip
 
 #: Which room each third-party package lives in.
 LIVES_IN = {
     "backports": {"pages"},  # in the standard library as compression.zstd from 3.14 on
-    "click": {"cli"},
+    "click": {"cli", "commands.config", "commands.options", "commands.serve"},
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
+        "resources.watching",
     },
     "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
-    "orjson": {"simple.json", "catalog", "resources.problems"},
+    "orjson": {"logs", "simple.json", "catalog", "resources.problems", "resources.watching"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
+    "prometheus_client": {"metrics", "workers"},
+    "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
-        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections",
+        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse",
     },
 }  # fmt: skip
 
@@ -133,7 +150,7 @@ def test_arrows_run_one_way(room: str):
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_third_party_packages_stay_in_their_rooms(room: str):
     tops = {name.partition(".")[0] for name in imports(rooms()[room])} - {"pytail"}
-    third_party = tops - set(sys.stdlib_module_names) - {"compression"}
+    third_party = tops - set(sys.stdlib_module_names) - {"compression", "tomllib"}
     assert third_party == {package for package, homes in LIVES_IN.items() if room in homes}
 
 

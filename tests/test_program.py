@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,11 +92,13 @@ def test_help_names_each_option_its_variable_and_its_default():
 )
 def test_bad_value_is_one_line_and_exit_code_2(tmp_path: Path, option: str, value: str):
     variable = f"PYTAIL_{option.upper().replace('-', '_')}"
-    for out in (run(f"--{option}", value), run(**{variable: value})):
+    for name, out in (
+        (f"--{option}", run(f"--{option}", value)),
+        (variable, run(**{variable: value})),
+    ):
         assert (out.returncode, out.stdout) == (2, "")
         (line,) = out.stderr.splitlines()
-        assert line.startswith("pytail: ")
-        assert option in line
+        assert line.startswith(f"pytail: {name} ")
         assert value in line
 
 
@@ -326,6 +330,23 @@ def test_bad_variable_under_gunicorn_is_a_clear_error(tmp_path: Path):
     assert "Traceback" not in out.stderr
 
 
+@pytest.mark.parametrize("start", [embedded, under_gunicorn])
+def test_access_lines_for_machines_come_from_either_server(
+    tmp_path: Path, index: FakeIndex, start: Any
+):
+    index.add(wheel("demo"))
+    log = tmp_path / "log"
+    environ = {"PYTAIL_LOG_FORMAT": "json"} if start is under_gunicorn else {}
+    options = () if environ else ("--log-format", "json")
+    with start(tmp_path / "cache", index.url, log, *options, **environ) as running:
+        answer = running.client.get("/simple/demo/?secret", Accept=JSON)
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("path") == "/simple/demo/"]
+    assert line["request_id"] == answer.headers["X-Request-Id"]
+    assert (line["status"], line["outcome"], line["bytes"]) == (200, "MISS", len(answer.data))
+    assert "secret" not in log.read_text()
+
+
 def test_workers_share_what_they_know_and_hold(
     tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
@@ -341,13 +362,47 @@ def test_workers_share_what_they_know_and_hold(
     assert (index.page_count("demo"), index.count(dist.path)) == (1, 1)
 
 
+def requests_counted(client: Client) -> int:
+    text = client.get("/+metrics").data.decode()
+    return int(sum(float(line.split()[-1]) for line in text.splitlines()
+                   if line.startswith("pytail_requests_total{")))  # fmt: skip
+
+
+def test_each_worker_tells_the_metrics_of_all_also_of_those_killed(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
+):
+    index.add(wheel("demo"))
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, "--workers", "2") as running:
+        shared = tmp_path / "cache" / "+metrics"
+        wait_for(lambda: len(list(shared.glob("*/*.lock"))) == 2)
+        locks, before = sorted(shared.glob("*/*.lock")), requests_counted(running.client)
+        # A connection each, so that both workers have their share of requests and of questions.
+        for _ in range(30):
+            assert running.client.get("/simple/demo/").status == 200
+        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+        status = running.client.get("/+status").json()
+        assert sum(status["requests"].values()) == before + 30
+        os.kill(int(locks[0].stem), signal.SIGKILL)
+        wait_for(lambda: not locks[0].exists())
+        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_configuration_for_gunicorn_starts_it(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     port, conf = free_port(), Path(__file__).parents[1] / "conf" / "gunicorn.conf.py"
     environ = {
-        "PYTAIL_BIND": f"127.0.0.1:{port}",
+        "PYTAIL_CONFIG": str(tmp_path / "pytail.toml"),
         "PYTAIL_CACHE_DIR": str(tmp_path / "cache"),
-        "PYTAIL_UPSTREAM_BASE_URL": index.url,
     }
+    (tmp_path / "pytail.toml").write_text(
+        f'bind = "127.0.0.1:{port}"\nupstream-base-url = "{index.url}"\n'
+    )
     command = [sys.executable, "-m", "gunicorn", "-c", str(conf)]
     url = f"http://127.0.0.1:{port}"
     with program(command, gunicorn_log, url, **environ) as running:

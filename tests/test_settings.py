@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytail.configuration import load
 from pytail.errors import SettingError
 from pytail.settings import (
     Bind,
@@ -183,7 +184,7 @@ def test_another_switch_is_refused(value: str):
 def test_the_table_of_the_readme_is_that_of_the_code():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     told = dict(re.findall(r"^\| `(--[a-z-]+)` \| .* \| `?(.*?)`? ?\|$", readme, re.MULTILINE))
-    assert told.pop("--verbose") == ""
+    assert (told.pop("--verbose"), told.pop("--config")) == ("", "")
     fields = dataclasses.fields(Settings)
     assert told == {flag(field.name): field.metadata["default"] for field in fields}
 
@@ -195,7 +196,7 @@ def test_a_setting_that_is_not_given_has_its_default(value: str | None):
 
 
 def test_each_setting_is_a_variable():
-    found = Settings.from_environment(
+    found = load(
         {
             "PYTAIL_BIND": "[::1]:80",
             "PYTAIL_UPSTREAM_BASE_URL": f"{INDEX}/simple/",
@@ -204,7 +205,7 @@ def test_each_setting_is_a_variable():
             "PYTAIL_REQUEST_TIMEOUT_SECS": "2.5",
             "PYTAIL_OTHER": "x",
         }
-    )
+    ).settings
     assert found == Settings(
         bind=Bind("::1", 80),
         upstream_base_url=INDEX,
@@ -221,7 +222,7 @@ def test_a_setting_has_one_name_in_two_spellings():
 
 def test_an_operator_is_told_what_is_wrong_and_what_would_be_right():
     with pytest.raises(SettingError) as caught:
-        Settings.from_environment({"PYTAIL_REQUEST_TIMEOUT_SECS": "soon"})
+        load({"PYTAIL_REQUEST_TIMEOUT_SECS": "soon"})
     message = "PYTAIL_REQUEST_TIMEOUT_SECS 'soon': give a number of seconds, zero or more, or one with a unit, such as 15m"
     assert str(caught.value) == message
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import falcon
 import gevent
 
-from pytail.downloads import Downloads, Part, Stream
+from pytail.downloads import Downloads, Part
 from pytail.errors import TransferCut
+from pytail.exchanges import Arriving, Readable, Waiting
 from pytail.index import Index
 from pytail.model import File, Outcome
 from pytail.resources.conditions import Unsatisfiable, matches, span
@@ -38,7 +39,10 @@ class DistributionFile:
         part = self._part(req, resp, file)
         if resp.status == falcon.HTTP_416:
             return
-        opened = self._downloads.open(file, part)
+        with Waiting() as wait:
+            opened = self._downloads.open(file, part)
+            wait.counts = opened.outcome is not Outcome.HIT
+        stream = Arriving(opened.stream) if wait.counts else opened.stream
         if part is None:
             length = opened.size
         elif part.size == opened.size:
@@ -46,7 +50,7 @@ class DistributionFile:
         else:
             opened.stream.close()
             raise TransferCut(file.filename, f"it has {opened.size} bytes, not {part.size}")
-        body = Body(file.filename, opened.stream, length)
+        body = Body(file.filename, stream, length)
         try:
             # The first bytes before the head: an error is still an answer until then.
             body.start()
@@ -110,7 +114,7 @@ class DistributionFile:
 class Body:
     """What is to be sent of an opened file, as a WSGI body; closing it closes the file."""
 
-    def __init__(self, filename: str, stream: Stream, length: int | None) -> None:
+    def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
         """`length` is in bytes, None for all that `stream` gives."""
         self._filename, self._stream, self._left = filename, stream, length
         self._ready = b""

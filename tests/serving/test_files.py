@@ -16,7 +16,7 @@ from tests.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
 from tests.running import Answer, Client, Clock, file_path, serving
 
 DATA = os.urandom(300_000)
-MOMENTARY = {"Date", "x-cache"}
+MOMENTARY = {"x-request-id", "Date", "x-cache"}
 
 
 @pytest.fixture

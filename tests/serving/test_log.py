@@ -1,0 +1,123 @@
+"""The access line of each request, as clients cause it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from pytail import logs
+from tests.fakeindex import FakeIndex, Gated, wheel
+from tests.running import Client
+from tests.watching import until
+
+Lines = Callable[[int], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """The access lines, once there are so many."""
+    out = io.StringIO()
+    handler = logs.Handler(out, logs.Json())
+    logs.log.addHandler(handler)
+    logs.log.setLevel(logging.INFO)
+    logs.log.propagate = False
+
+    def wait(count: int) -> list[dict[str, Any]]:
+        until(lambda: handler.flush() or len(out.getvalue().splitlines()) >= count)
+        return [json.loads(line) for line in out.getvalue().splitlines()]
+
+    yield wait
+    logs.log.removeHandler(handler)
+    logs.log.setLevel(logging.NOTSET)
+    logs.log.propagate = True
+
+
+def test_each_request_has_a_line_with_outcome_bytes_and_id(
+    pytail: Client, index: FakeIndex, lines: Lines
+):
+    dist = wheel("demo")
+    index.add(dist)
+    path = f"/root/pypi/+f/{dist.location}"
+    answers = [pytail.get("/simple/demo/?key=secret"), pytail.get("/simple/demo/"),
+               pytail.get(path), pytail.get(path), pytail.head(path), pytail.get("/nowhere")]  # fmt: skip
+    found = lines(len(answers))
+    assert [line["outcome"] for line in found] == ["MISS", "HIT", "MISS", "HIT", None, None]
+    assert [line["status"] for line in found] == [200, 200, 200, 200, 200, 404]
+    assert [line["bytes"] for line in found] == [len(answer.data) for answer in answers]
+    assert [line["request_id"] for line in found] == [a.headers["X-Request-Id"] for a in answers]
+    assert [line["cut"] for line in found] == [False] * 6
+    assert "secret" not in str(found)
+
+
+def test_a_line_tells_how_long_upstream_was_waited_for(
+    pytail: Client, index: FakeIndex, lines: Lines
+):
+    dist = wheel("demo", payload=os.urandom(100_000))
+    index.add(dist)
+    pytail.get("/simple/demo/")
+    half = len(dist.data) // 2
+    gated = Gated(dist.data[:half], dist.data[half:], size=len(dist.data))
+    index.answers[dist.path] = gated
+    path = f"/root/pypi/+f/{dist.location}"
+    clients = [gevent.spawn(pytail.get, path) for _ in range(2)]
+    gated.asked.wait()
+    gated.open()
+    gevent.sleep(0.05)
+    gated.open()
+    gevent.joinall(clients, raise_error=True)
+    pytail.get(path)
+    page, *shared, held = lines(4)
+    assert 0 < page["upstream_ms"] <= page["ms"]
+    assert sorted(line["outcome"] for line in shared) == ["COALESCED", "MISS"]
+    assert all(40 <= line["upstream_ms"] <= line["ms"] for line in shared)
+    assert held["upstream_ms"] == 0
+
+
+def test_a_client_that_leaves_is_a_line_that_says_so(
+    pytail: Client, index: FakeIndex, lines: Lines
+):
+    dist = wheel("demo", payload=os.urandom(30_000_000))
+    index.add(dist)
+    pytail.get(f"/root/pypi/+f/{dist.location}")
+    connection = pytail.open("GET", f"/root/pypi/+f/{dist.location}")
+    connection.sock.recv(1)
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    line = lines(2)[-1]
+    assert line["cut"] is True
+    assert line["bytes"] < len(dist.data)
+
+
+def test_a_transfer_that_upstream_cuts_is_a_line_that_says_so(
+    pytail: Client, index: FakeIndex, lines: Lines
+):
+    dist = wheel("demo", payload=os.urandom(300_000))
+    index.add(dist)
+    pytail.get("/simple/demo/")
+    wrong = dist.data[:-1] + bytes([dist.data[-1] ^ 1])
+    gated = Gated(wrong, size=len(wrong))
+    gated.open()
+    index.answers[dist.path] = gated
+    with pytest.raises(Exception, match="IncompleteRead"):
+        pytail.get(f"/root/pypi/+f/{dist.location}")
+    assert lines(2)[-1]["cut"] is True
+
+
+def test_a_client_finds_its_own_id_in_the_response_and_in_the_log(pytail: Client, lines: Lines):
+    answer = pytail.get("/simple/", X_Request_Id="ci-job-17/3")
+    assert answer.headers["X-Request-Id"] == "ci-job-17/3"
+    assert lines(1)[0]["request_id"] == "ci-job-17/3"
+
+
+@pytest.mark.parametrize("path", ["/", "/simple/", "/simple/demo/", "/nowhere", "/simple/demo"])
+def test_every_response_has_an_id(pytail: Client, path: str):
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        assert len(pytail.request(method, path).headers.get_all("X-Request-Id")) == 1
