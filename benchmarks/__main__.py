@@ -36,15 +36,17 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
     show_default=True,
     help="keeps the peers' environments and the index upstream; needs 10 GB",
 )
-def main(only: tuple[str, ...], quick: bool, work: Path) -> None:
+@click.option("--latency", type=float, default=0, help="milliseconds between caches and upstream")
+def main(only: tuple[str, ...], quick: bool, work: Path, latency: float) -> None:
     """Measure pytail beside its peers; without --only, write docs/performance.md."""
     os.environ["PATH"] += os.pathsep + "/usr/sbin"
     install_programs()
     site, work = Site(work.resolve() / "upstream-1"), work.resolve()
-    peers = Peers(work, site.root)
+    peers = Peers(work, site.root, latency / 1000)
     site.root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(work / "run", ignore_errors=True)
     told = report.setting(peers.environments)
+    told["latency upstream"] = f"{latency:g} ms, on loopback"
     click.echo("\n".join(f"{name}: {value}" for name, value in told.items()) + "\n")
     with peers.nginx() as nginx:
         uv = load.uv_headers(peers.environments.program("clients", "uv"))

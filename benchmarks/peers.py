@@ -65,12 +65,26 @@ class Server:
         """Bytes of resident memory now, or with `VmHWM` at most so far, of all its processes."""
         return 1024 * sum(_kibibytes(pid, what) for pid in _family(self.pid))
 
+    def busy(self) -> float:
+        """Seconds of processor time, so far, of all its processes."""
+        return sum(map(_ticks, _family(self.pid))) / os.sysconf("SC_CLK_TCK")
+
+    def settle(self) -> None:
+        """Wait until it has done what was asked of it, lest it take time from the next."""
+        before, now, deadline = -1.0, self.busy(), time.monotonic() + 60
+        while now > before and time.monotonic() < deadline:
+            time.sleep(0.1)
+            before, now = now, self.busy()
+
 
 class Peers:
-    """Starts programs below `work`; `site` is what nginx serves."""
+    """Starts programs below `work`; `site` is what nginx serves.
 
-    def __init__(self, work: Path, site: Path) -> None:
-        self.work, self.site = work, site
+    With a `latency` in seconds, those that follow nginx reach it that much later.
+    """
+
+    def __init__(self, work: Path, site: Path, latency: float = 0) -> None:
+        self.work, self.site, self.latency = work, site, latency
         self.environments = Environments(work / "environments")
         self._numbers = itertools.count()
         self._upstream = ""
@@ -83,8 +97,9 @@ class Peers:
         # Or root's nginx would read as nobody, who need not be able to.
         user = "user root;" if os.geteuid() == 0 else ""
         conf.write_text(_NGINX.format(user=user, run=run, port=port, root=self.site))
-        with self._serving("nginx", ["nginx", "-c", conf], run, port, "/simple/") as server:
-            self._upstream = server.url
+        serving = self._serving("nginx", ["nginx", "-c", conf], run, port, "/simple/")
+        with serving as server, self._far_away(server) as upstream:
+            self._upstream = upstream.url
             yield server
 
     @contextlib.contextmanager
@@ -150,10 +165,22 @@ class Peers:
             "--host",
             "127.0.0.1",
         ]
+        # Large pages take it longer than the five seconds that it gives itself.
+        command += ["--request-timeout", 60, "--port", port]
         index = "/root/pypi/+simple/"
-        with self._serving("devpi", [*command, "--port", port], run, port, index) as server:
+        with self._serving("devpi", command, run, port, index) as server:
             _make_mirror(server, f"{self._upstream}/simple/")
             yield server
+
+    @contextlib.contextmanager
+    def _far_away(self, server: Server) -> Iterator[Server]:
+        if not self.latency:
+            yield server
+            return
+        port, run = free_port(), self._run("relay")
+        command = [sys.executable, Path(__file__).with_name("relay.py"), port, server.port]
+        with self._serving("relay", [*command, self.latency], run, port, "/simple/") as relay:
+            yield relay
 
     def _options(self, port: int, cache: Path) -> list[Any]:
         bind = ["--bind", f"127.0.0.1:{port}", "--cache-dir", cache]
@@ -252,3 +279,10 @@ def _kibibytes(pid: int, what: str) -> float:
         if line.startswith(f"{what}:"):
             return float(line.split()[1])
     return 0.0
+
+
+def _ticks(pid: int) -> int:
+    """Processor time: utime and stime, fields 14 and 15 in proc(5)."""
+    # What stands before is the name, in parentheses, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

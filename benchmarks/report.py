@@ -23,6 +23,7 @@ Written by `{command}`; [benchmarks/README.md](../benchmarks/README.md) says how
 repeat it. Figures are medians, with the lowest and the highest round in brackets. Whoever takes part
 in a row takes turns, so ratios can be compared where absolute figures depend on the machine.
 """
+_COST = " processor time a request, µs |"
 _QUICK = """
 **Preliminary:** the rounds were short (`--quick`), on a machine that did other work as well.
 """
@@ -88,6 +89,11 @@ def setting(environments: Environments) -> dict[str, str]:
         versions = environments.versions(name).items()
         told[name] = ", ".join(f"{package} {number}" for package, number in versions)
     return told
+
+
+def _contestant(row: Row, name: str) -> str:
+    line = f"| {name} | {_spread(row.samples[name])} | {len(row.samples[name])} |"
+    return f"{line} {figure(statistics.median(row.costs[name]))} |" if row.costs else line
 
 
 def _judged(row: Row) -> list[Verdict]:

@@ -46,6 +46,8 @@ class Row:
     unit: str
     samples: Samples = field(default_factory=dict)
     bounds: list[Bound] = field(default_factory=list)
+    #: Microseconds of processor time a request, which what else the machine does alters least.
+    costs: Samples = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -58,34 +59,31 @@ def mix(bench: Bench) -> Row:
     projects = list(bench.site.mix().items())
     # So that a slow server, which gets through them once or twice, meets an even selection.
     random.Random(1).shuffle(projects)
-    peers = bench.peers
-    samples = _hot(
+    bounds = [_rate(0.8, "nginx"), _rate(100, "rust"), _rate(80, "devpi"), _rate(80, "proxpi")]
+    return _hot(
         bench,
-        [bench.static, bench.ours, bench.rust, peers.devpi, peers.proxpi],
+        _requests("mix", "hot pages, realistic mix, uv's headers", *bounds),
+        [bench.static, bench.ours, bench.rust, bench.peers.devpi, bench.peers.proxpi],
         lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
     )
-    bounds = [_rate(0.8, "nginx"), _rate(100, "rust"), _rate(80, "devpi"), _rate(80, "proxpi")]
-    return Row("mix", "hot pages, realistic mix, uv's headers", "requests/s", samples, bounds)
 
 
 def page_10(bench: Bench) -> Row:
     """A small page."""
-    samples = _hot_page(bench, 10, PLAIN, bench.rust)
-    return Row("page-10", "hot page of 10 files", "requests/s", samples, [_rate(0.5, "rust")])
+    row = _requests("page-10", "hot page of 10 files", _rate(0.5, "rust"))
+    return _hot_page(bench, row, 10, PLAIN, bench.rust)
 
 
 def page_500(bench: Bench) -> Row:
     """A page of middling size."""
-    samples = _hot_page(bench, 500, GZIP, bench.rust)
-    work = "hot page of 500 files, gzip"
-    return Row("page-500", work, "requests/s", samples, [_rate(0.5, "rust")])
+    row = _requests("page-500", "hot page of 500 files, gzip", _rate(0.5, "rust"))
+    return _hot_page(bench, row, 500, GZIP, bench.rust)
 
 
 def page_5000(bench: Bench) -> Row:
     """A large page."""
-    samples = _hot_page(bench, 5000, GZIP, bench.static)
-    work = "hot page of 5,000 files, gzip"
-    return Row("page-5000", work, "requests/s", samples, [_rate(0.8, "nginx")])
+    row = _requests("page-5000", "hot page of 5,000 files, gzip", _rate(0.8, "nginx"))
+    return _hot_page(bench, row, 5000, GZIP, bench.static)
 
 
 def unchanged(bench: Bench) -> Row:
@@ -95,28 +93,28 @@ def unchanged(bench: Bench) -> Row:
         pages = [_page(bench, server, count, GZIP) for count in (10, 500, 5000)]
         return [load.unchanged_request(server, page) for page in pages]
 
-    samples = _hot(bench, [bench.ours, bench.rust], ask)
     work = "304 on pages of 10, 500 and 5,000 files"
-    return Row("unchanged", work, "requests/s", samples, [_rate(0.5, "rust")])
+    row = _requests("unchanged", work, _rate(0.5, "rust"))
+    return _hot(bench, row, [bench.ours, bench.rust], ask)
 
 
 def file_100k(bench: Bench) -> Row:
     """A small held file."""
-    samples = _held_file(bench, 100 * KIB, 16)
-    return Row("file-100k", "held file of 100 KB", "requests/s", samples, [_rate(1.2, "rust")])
+    row = _requests("file-100k", "held file of 100 KB", _rate(1.2, "rust"))
+    return _held_file(bench, row, 100 * KIB, 16)
 
 
 def file_10m(bench: Bench) -> Row:
     """A held file of some size."""
-    samples = _held_file(bench, 10 * MIB, 8)
-    return Row("file-10m", "held file of 10 MB", "requests/s", samples, [_rate(0.9, "rust")])
+    row = _requests("file-10m", "held file of 10 MB", _rate(0.9, "rust"))
+    return _held_file(bench, row, 10 * MIB, 8)
 
 
 def file_range(bench: Bench) -> Row:
     """A part of a held file."""
-    samples = _held_file(bench, 10 * MIB, 16, (4 * MIB, 5 * MIB))
     work = "1 MB range of a held file of 10 MB"
-    return Row("file-range", work, "requests/s", samples, [_rate(0.8, "rust")])
+    row = _requests("file-range", work, _rate(0.8, "rust"))
+    return _held_file(bench, row, 10 * MIB, 16, (4 * MIB, 5 * MIB))
 
 
 def cold_file(bench: Bench, clients: int) -> Row:
@@ -177,17 +175,25 @@ def pip_warm(bench: Bench) -> Row:
 
 def uv_cold(bench: Bench) -> Row:
     """uv, from an empty cache, in each round again."""
+    work, unit = "uv pip install of 40 wheels, cold", "s"
+    row = Row("uv-cold", work, unit, bounds=[_time(1.0, "rust", "devpi", "proxpi")])
     client, peers = Client(bench.peers, bench.site, "uv"), bench.peers
 
-    def measure(start: Start) -> float:
+    def measure(name: str, start: Start) -> float:
         with start() as server:
-            return client.install(server)
+            try:
+                return client.install(server)
+            except load.WrongAnswer as error:
+                if name == OURS:
+                    raise
+                row.notes.append(f"a peer's install failed: {error}")
+                return math.inf
 
     starts: dict[str, Start] = {OURS: bench.ours, "rust": bench.rust}
     starts |= {"devpi": peers.devpi, "proxpi": peers.proxpi}
-    samples = interleaved(bench.rounds, {n: partial(measure, s) for n, s in starts.items()})
-    bounds = [_time(1.0, "rust", "devpi", "proxpi")]
-    return Row("uv-cold", "uv pip install of 40 wheels, cold", "s", samples, bounds)
+    contestants = {name: partial(measure, name, start) for name, start in starts.items()}
+    row.samples = interleaved(bench.rounds, contestants)
+    return row
 
 
 def gunicorn(bench: Bench) -> Row:
@@ -200,15 +206,16 @@ def gunicorn(bench: Bench) -> Row:
     starts: list[Start] = [bench.ours]
     starts += [partial(bench.peers.gunicorn, n, kind) for kind in classes for n in (1, 2)]
     projects = bench.site.mix().items()
-    samples = _hot(
+    bounds = [Bound(1.5, True, (f"{kind} -w 1",), f"{kind} -w 2") for kind in classes]
+    row = _requests("gunicorn", "hot pages, realistic mix, under gunicorn", *bounds)
+    row.notes += notes
+    return _hot(
         bench,
+        row,
         starts,
         lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
         connections=32,
     )
-    bounds = [Bound(1.5, True, (f"{kind} -w 1",), f"{kind} -w 2") for kind in classes]
-    work = "hot pages, realistic mix, under gunicorn"
-    return Row("gunicorn", work, "requests/s", samples, bounds, notes)
 
 
 ROWS: dict[str, Callable[[Bench], Row]] = {
@@ -244,35 +251,45 @@ def _page(bench: Bench, server: Server, count: int, headers: Mapping[str, str]) 
     return load.page_request(server, project, count, headers)
 
 
-def _hot(bench: Bench, starts: list[Start], ask: Ask, connections: int = 16) -> Samples:
-    """Requests a second of each, for what `ask` has seen to be answered right."""
+def _requests(key: str, work: str, *bounds: Bound) -> Row:
+    return Row(key, work, "requests/s", bounds=[*bounds])
+
+
+def _hot(bench: Bench, row: Row, starts: list[Start], ask: Ask, connections: int = 16) -> Row:
+    """`row` with requests a second, and what they cost, of what `ask` saw to be answered right."""
     with ExitStack() as stack:
         servers = [stack.enter_context(start()) for start in starts]
         requests = {server.name: ask(server) for server in servers}
 
         def measure(server: Server, seconds: float) -> float:
-            return load.hammered(server, requests[server.name], seconds, connections).rate
+            done = load.hammered(server, requests[server.name], seconds, connections)
+            row.costs.setdefault(server.name, []).append(done.cost)
+            return done.rate
 
         for server in servers:
             measure(server, 1)
+        row.costs.clear()
         contestants = {each.name: partial(measure, each, bench.seconds) for each in servers}
-        return interleaved(bench.rounds, contestants)
+        row.samples = interleaved(bench.rounds, contestants)
+    return row
 
 
-def _hot_page(bench: Bench, count: int, headers: Mapping[str, str], peer: Start) -> Samples:
-    return _hot(bench, [bench.ours, peer], lambda server: [_page(bench, server, count, headers)])
+def _hot_page(bench: Bench, row: Row, count: int, headers: Mapping[str, str], peer: Start) -> Row:
+    def ask(server: Server) -> list[Request]:
+        return [_page(bench, server, count, headers)]
+
+    return _hot(bench, row, [bench.ours, peer], ask)
 
 
 def _held_file(
-    bench: Bench, size: int, connections: int, part: tuple[int, int] | None = None
-) -> Samples:
+    bench: Bench, row: Row, size: int, connections: int, part: tuple[int, int] | None = None
+) -> Row:
     digest = bench.site.ballast("held", 100 * KIB, 10 * MIB)[size]
-    return _hot(
-        bench,
-        [bench.ours, bench.rust],
-        lambda server: [load.file_request(server, "held", digest, part)],
-        connections,
-    )
+
+    def ask(server: Server) -> list[Request]:
+        return [load.file_request(server, "held", digest, part)]
+
+    return _hot(bench, row, [bench.ours, bench.rust], ask, connections)
 
 
 def _warm_installs(bench: Bench, program: str) -> Samples:
