@@ -51,12 +51,13 @@ def main(only: tuple[str, ...], quick: bool, work: Path, latency: float) -> None
     with peers.nginx() as nginx:
         uv = load.uv_headers(peers.environments.program("clients", "uv"))
         bench = Bench(peers, site, nginx, 3 if quick else 7, 1 if quick else 4, quick, uv)
-        done = [_measured(bench, key) for key in only or MEASURES]
-    rows = [each for each in done if isinstance(each, Row)]
-    plots = [each for each in done if isinstance(each, Plot)]
-    click.echo("\n" + report.verdicts(rows))
-    if not only:
-        _write(rows, plots, told, quick)
+        done: list[Row | Plot] = []
+        for key in only or MEASURES:
+            done.append(_measured(bench, key))
+            # Each time: what was measured stays, whatever ends the run.
+            if not only:
+                _write(done, told, quick)
+    click.echo("\n" + report.verdicts(each for each in done if isinstance(each, Row)))
 
 
 def _measured(bench: Bench, key: str) -> Row | Plot:
@@ -72,12 +73,13 @@ def _measured(bench: Bench, key: str) -> Row | Plot:
     return done
 
 
-def _write(rows: list[Row], plots: list[Plot], told: dict[str, str], quick: bool) -> None:
+def _write(done: list[Row | Plot], told: dict[str, str], quick: bool) -> None:
+    rows = [each for each in done if isinstance(each, Row)]
+    plots = [each for each in done if isinstance(each, Plot)]
     for plot in plots:
         DOCUMENT.with_name(f"performance-{plot.key}.svg").write_text(svg(plot))
     command = "python -m benchmarks" + " --quick" * quick
     DOCUMENT.write_text(report.document(rows, plots, told, command, quick))
-    click.echo(f"wrote {DOCUMENT}")
 
 
 if __name__ == "__main__":

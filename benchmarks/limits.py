@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,9 @@ from benchmarks.peers import Server
 from benchmarks.results import OURS, Bound, Row, interleaved, percentile
 from benchmarks.rows import Bench
 from benchmarks.upstream import GIB, MIB
+
+#: Something cold that comes in; it ends when it has come.
+Arrival = Callable[[], object]
 
 
 def idle_memory(bench: Bench) -> Row:
@@ -79,32 +82,26 @@ def start(bench: Bench) -> Row:
 
 def page_neighbours(bench: Bench) -> Row:
     """What small hits feel while pages of 20,000 files arrive."""
-    rounds = 1 if bench.quick else 3
     pages = [bench.site.page(f"huge-{number}", 20_000) for number in range(3)]
 
-    def measure() -> float:
-        with bench.ours() as server:
-            arrive = [partial(load.asked_each, server, [page], bench.uv) for page in pages]
-            return percentile(_disturbed(bench, server, arrive), 0.99)
+    def arrivals(server: Server) -> list[Arrival]:
+        return [partial(load.asked_each, server, [page], bench.uv) for page in pages]
 
     work = "p99 of small hits while 20,000-file pages arrive cold"
-    return _row("p99-page", work, "ms", 25, rounds, measure)
+    return _neighbours(bench, "p99-page", work, 25, arrivals)
 
 
 def file_neighbours(bench: Bench) -> Row:
     """What small hits feel while large files arrive."""
-    rounds, size = (1 if bench.quick else 3), 200 * MIB
-    names = [f"big-{number}" for number in range(8)]
+    size, names = 200 * MIB, [f"big-{number}" for number in range(8)]
     digests = {name: bench.site.ballast(name, size)[size] for name in names}
 
-    def measure() -> float:
-        with bench.ours() as server:
-            paths = [load.file_paths(server, name)[digest] for name, digest in digests.items()]
-            arrive = [partial(load.drained, server, dict.fromkeys(paths, size))]
-            return percentile(_disturbed(bench, server, arrive), 0.99)
+    def arrivals(server: Server) -> list[Arrival]:
+        paths = [load.file_paths(server, name)[digest] for name, digest in digests.items()]
+        return [partial(load.drained, server, dict.fromkeys(paths, size))]
 
     work = "p99 of small hits while eight 200 MB files arrive cold"
-    return _row("p99-files", work, "ms", 20, rounds, measure)
+    return _neighbours(bench, "p99-files", work, 20, arrivals)
 
 
 LIMITS: dict[str, Callable[[Bench], Row]] = {
@@ -129,10 +126,23 @@ def _quick(row: Row, bench: Bench, note: str) -> Row:
     return row
 
 
-def _disturbed(
-    bench: Bench, server: Server, arrivals: Sequence[Callable[[], object]]
-) -> list[float]:
-    """Milliseconds of small hits, sent every 2 ms, while one of `arrivals` after the other runs.
+def _neighbours(
+    bench: Bench, key: str, work: str, most: float, arrivals: Callable[[Server], list[Arrival]]
+) -> Row:
+    def measure(arrivals: Callable[[Server], list[Arrival]]) -> float:
+        with bench.ours() as server:
+            return percentile(_disturbed(bench, server, arrivals(server)), 0.99)
+
+    def nothing(_server: Server) -> list[Arrival]:
+        return [partial(time.sleep, 2)]
+
+    contestants = {OURS: partial(measure, arrivals), "nothing arriving": partial(measure, nothing)}
+    samples = interleaved(1 if bench.quick else 3, contestants)
+    return Row(key, work, "ms", samples, [Bound(most, False)])
+
+
+def _disturbed(bench: Bench, server: Server, arrivals: list[Arrival]) -> list[float]:
+    """Milliseconds of small hits, sent every 10 ms, while one of `arrivals` after the other runs.
 
     Those run in another process, so that the one that measures has no other work.
     """
