@@ -80,7 +80,7 @@ def workers(bench: Bench) -> Plot:
             return load.hammered(servers[count], asks, seconds, 32).rate
 
         for count in WORKERS:
-            measure(count, 2)
+            measure(count, 10)
         samples = interleaved(bench.rounds, {str(n): partial(measure, n) for n in WORKERS})
     plot.lines["gevent"] = [(n, statistics.median(samples[str(n)])) for n in WORKERS]
     return plot

@@ -25,7 +25,7 @@ in a row takes turns, so ratios can be compared where absolute figures depend on
 """
 _COST = " processor time a request, µs |"
 _QUICK = """
-**Preliminary:** the rounds were short (`--quick`), on a machine that did other work as well.
+**Preliminary:** the rounds were few and short (`--quick`), so the figures are rough.
 """
 
 
@@ -61,10 +61,9 @@ def detail(row: Row) -> str:
     """One row: what each contestant did."""
     lines = [f"### {row.key}: {row.work}", ""]
     if row.samples:
-        lines += [f"| | {row.unit} | rounds |", "|---|--:|--:|"]
-        lines += [
-            f"| {n} | {_spread(values)} | {len(values)} |" for n, values in row.samples.items()
-        ]
+        cost = bool(row.costs)
+        lines += [f"| | {row.unit} | rounds |{_COST * cost}", f"|---|--:|--:|{'--:|' * cost}"]
+        lines += [_contestant(row, name) for name in row.samples]
     for verdict in _judged(row):
         holds = "holds" if verdict.holds else "**does not hold**"
         bound = f"{verdict.bound.who}: {_bound(row, verdict)}"

@@ -215,6 +215,8 @@ def gunicorn(bench: Bench) -> Row:
         starts,
         lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
         connections=32,
+        # Each worker has its own memory to fill.
+        warm=10,
     )
 
 
@@ -255,8 +257,18 @@ def _requests(key: str, work: str, *bounds: Bound) -> Row:
     return Row(key, work, "requests/s", bounds=[*bounds])
 
 
-def _hot(bench: Bench, row: Row, starts: list[Start], ask: Ask, connections: int = 16) -> Row:
-    """`row` with requests a second, and what they cost, of what `ask` saw to be answered right."""
+def _hot(
+    bench: Bench,
+    row: Row,
+    starts: list[Start],
+    ask: Ask,
+    connections: int = 16,
+    warm: float = 1,
+) -> Row:
+    """`row` with requests a second, and what they cost, of what `ask` saw to be answered right.
+
+    Each server gets them for `warm` seconds before.
+    """
     with ExitStack() as stack:
         servers = [stack.enter_context(start()) for start in starts]
         requests = {server.name: ask(server) for server in servers}
@@ -267,7 +279,7 @@ def _hot(bench: Bench, row: Row, starts: list[Start], ask: Ask, connections: int
             return done.rate
 
         for server in servers:
-            measure(server, 1)
+            measure(server, warm)
         row.costs.clear()
         contestants = {each.name: partial(measure, each, bench.seconds) for each in servers}
         row.samples = interleaved(bench.rounds, contestants)

@@ -95,11 +95,13 @@ def test_held_file_is_hashed_and_its_part_compared(tmp_path):
 
 def test_report_says_of_each_bound_whether_it_holds():
     fast = Row("a", "work", "requests/s", {"pytail": [60.0], "peer": [100.0]}, [FASTER])
+    fast.costs = {"pytail": [16.0], "peer": [10.0]}
     slow = Row("b", "other work", "MB", {"pytail": [71.0]}, [Bound(70, at_least=False)])
     lost = Row("c", "c", "", notes=["failed: no peer"])
     page = report.document([fast, slow, lost], [], {"machine": "2 cores"}, "this", quick=True)
     assert "| a | work | pytail | at least 0.5 x peer | 0.6 x (0.6 to 0.6) | yes |" in page
     assert "| b | other work | pytail | at most 70 MB | 71 (71 to 71) | **no** |" in page
+    assert "| peer | 100 (100 to 100) | 1 | 10 |" in page
     assert "| c | c | | | not measured | **no** |" in page
     assert "- machine: 2 cores" in page
     assert "Preliminary" in page
