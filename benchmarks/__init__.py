@@ -1,0 +1,1 @@
+"""Measures pytail beside its peers; see README.md."""

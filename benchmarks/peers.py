@@ -1,0 +1,288 @@
+"""pytail and its peers as running programs, each from an environment of its own.
+
+Each start gets a free port and an empty cache directory, which goes when the program ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environments import Environments
+
+_NGINX = """
+{user} daemon off; worker_processes 1; pid {run}/pid; error_log stderr error;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; gzip_static on; keepalive_requests 1000000000;
+  types {{ application/vnd.pypi.simple.v1+json json; }} default_type application/octet-stream;
+  client_body_temp_path {run}/t; proxy_temp_path {run}/t; fastcgi_temp_path {run}/t;
+  uwsgi_temp_path {run}/t; scgi_temp_path {run}/t;
+  server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; index index.json; }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running program that serves an index at `url` + `index`."""
+
+    name: str
+    port: int
+    index: str
+    pid: int
+    #: When it was started, by the monotonic clock.
+    born: float
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def page(self, project: str) -> str:
+        """The path of a project's page."""
+        return f"{self.index}{project}/"
+
+    def connect(self) -> HTTPConnection:
+        """A connection to it; closing it is the caller's."""
+        return HTTPConnection("127.0.0.1", self.port, timeout=120)
+
+    def memory(self, what: str = "VmRSS") -> float:
+        """Bytes of resident memory now, or with `VmHWM` at most so far, of all its processes."""
+        return 1024 * sum(_kibibytes(pid, what) for pid in _family(self.pid))
+
+    def busy(self) -> float:
+        """Seconds of processor time, so far, of all its processes."""
+        return sum(map(_ticks, _family(self.pid))) / os.sysconf("SC_CLK_TCK")
+
+    def settle(self) -> None:
+        """Wait until it has done what was asked of it, lest it take time from the next."""
+        before, now, deadline = -1.0, self.busy(), time.monotonic() + 60
+        while now > before and time.monotonic() < deadline:
+            time.sleep(0.1)
+            before, now = now, self.busy()
+
+
+class Peers:
+    """Starts programs below `work`; `site` is what nginx serves.
+
+    With a `latency` in seconds, those that follow nginx reach it that much later.
+    """
+
+    def __init__(self, work: Path, site: Path, latency: float = 0) -> None:
+        self.work, self.site, self.latency = work, site, latency
+        self.environments = Environments(work / "environments")
+        self._numbers = itertools.count()
+        self._upstream = ""
+
+    @contextlib.contextmanager
+    def nginx(self) -> Iterator[Server]:
+        """The index itself: the upstream of those that follow, and a peer to measure against."""
+        port, run = free_port(), self._run("nginx")
+        conf = run / "nginx.conf"
+        # Or root's nginx would read as nobody, who need not be able to.
+        user = "user root;" if os.geteuid() == 0 else ""
+        conf.write_text(_NGINX.format(user=user, run=run, port=port, root=self.site))
+        serving = self._serving("nginx", ["nginx", "-c", conf], run, port, "/simple/")
+        with serving as server, self._far_away(server) as upstream:
+            self._upstream = upstream.url
+            yield server
+
+    @contextlib.contextmanager
+    def pytail(self, cache: Path | None = None) -> Iterator[Server]:
+        """Ours, one process, as installed for this interpreter."""
+        port, run = free_port(), self._run("pytail")
+        command = [sys.executable, "-m", "pytail", *self._options(port, cache or run / "cache")]
+        with self._serving("pytail", command, run, port, "/simple/") as server:
+            yield server
+
+    @contextlib.contextmanager
+    def rust(self) -> Iterator[Server]:
+        """The Rust pytail."""
+        port, run = free_port(), self._run("rust")
+        command: list[Any] = [
+            self.environments.program("rust", "pytail"),
+            *self._options(port, run / "cache"),
+        ]
+        with self._serving("rust", command, run, port, "/simple/") as server:
+            yield server
+
+    @contextlib.contextmanager
+    def gunicorn(self, workers: int, worker_class: str) -> Iterator[Server]:
+        """Ours under gunicorn."""
+        port, run = free_port(), self._run("gunicorn")
+        command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", workers]
+        command += ["-k", worker_class, "--keep-alive", 75, "--no-control-socket", "pytail.wsgi"]
+        environ = {"PYTAIL_CACHE_DIR": run / "cache", "PYTAIL_UPSTREAM_BASE_URL": self._upstream}
+        name = f"{worker_class} -w {workers}"
+        with self._serving(name, command, run, port, "/simple/", environ) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def proxpi(self) -> Iterator[Server]:
+        """The third peer, under gunicorn, as its own image runs it."""
+        port, run = free_port(), self._run("proxpi")
+        command: list[Any] = [
+            self.environments.program("proxpi", "gunicorn"),
+            "-b",
+            f"127.0.0.1:{port}",
+        ]
+        command += ["--threads", 8, "--no-control-socket", "proxpi.server:app"]
+        cache = run / "cache"
+        cache.mkdir()
+        environ = {"PROXPI_INDEX_URL": f"{self._upstream}/simple/", "PROXPI_CACHE_DIR": cache}
+        with self._serving("proxpi", command, run, port, "/index/", environ) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def devpi(self) -> Iterator[Server]:
+        """devpi-server with a mirror at root/pypi."""
+        port, run = free_port(), self._run("devpi")
+        directory = ["--serverdir", run / "server"]
+        init: list[Any] = [
+            self.environments.program("devpi", "devpi-init"),
+            *directory,
+            "--no-root-pypi",
+        ]
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        command: list[Any] = [
+            self.environments.program("devpi", "devpi-server"),
+            *directory,
+            "--host",
+            "127.0.0.1",
+        ]
+        # Large pages take it longer than the five seconds that it gives itself.
+        command += ["--request-timeout", 60, "--port", port]
+        index = "/root/pypi/+simple/"
+        with self._serving("devpi", command, run, port, index) as server:
+            _make_mirror(server, f"{self._upstream}/simple/")
+            yield server
+
+    @contextlib.contextmanager
+    def _far_away(self, server: Server) -> Iterator[Server]:
+        if not self.latency:
+            yield server
+            return
+        port, run = free_port(), self._run("relay")
+        command = [sys.executable, Path(__file__).with_name("relay.py"), port, server.port]
+        with self._serving("relay", [*command, self.latency], run, port, "/simple/") as relay:
+            yield relay
+
+    def _options(self, port: int, cache: Path) -> list[Any]:
+        bind = ["--bind", f"127.0.0.1:{port}", "--cache-dir", cache]
+        return [*bind, "--upstream-base-url", self._upstream]
+
+    def _run(self, name: str) -> Path:
+        run = self.work / "run" / f"{name}-{next(self._numbers)}"
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        return run
+
+    @contextlib.contextmanager
+    def _serving(
+        self,
+        name: str,
+        command: list[Any],
+        run: Path,
+        port: int,
+        index: str,
+        environ: dict[str, Any] | None = None,
+    ) -> Iterator[Server]:
+        env = bare_environ() | {key: str(value) for key, value in (environ or {}).items()}
+        born = time.monotonic()
+        with (run / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=run,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(process, port, run / "log")
+            yield Server(name, port, index, process.pid, born)
+        finally:
+            _end(process)
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def bare_environ() -> dict[str, str]:
+    """The environment without what would configure a program under test."""
+    unwanted = ("PIP_", "UV_", "PYTAIL_", "PROXPI_", "DEVPI", "GUNICORN_", "PYTHON")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    return {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.005)
+    raise RuntimeError(f"{log.parent.name} did not start: {log.read_text()[-2000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # Its workers, where it did not end them.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _make_mirror(server: Server, upstream: str) -> None:
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("POST", "/+login", json.dumps({"user": "root", "password": ""}))
+        token = json.load(connection.getresponse())["result"]["password"]
+        auth = base64.b64encode(f"root:{token}".encode()).decode()
+        config = {"type": "mirror", "mirror_url": upstream, "volatile": False}
+        headers = {"X-Devpi-Auth": auth, "Content-Type": "application/json"}
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("PUT", "/root/pypi", json.dumps(config), headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise RuntimeError(f"devpi takes no mirror: {response.status}")
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in _family(int(child)))]
+
+
+def _kibibytes(pid: int, what: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return float(line.split()[1])
+    return 0.0
+
+
+def _ticks(pid: int) -> int:
+    """Processor time: utime and stime, fields 14 and 15 in proc(5)."""
+    # What stands before is the name, in parentheses, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,313 @@
+"""The rows of the table that compare pytail with its peers; each returns one `Row`.
+
+All contestants of a row run at the same time, warm and checked; one is measured while the others
+idle. Where something must be cold, each measurement gets a server of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks import load
+from benchmarks.installs import Client
+from benchmarks.load import GZIP, PLAIN, Request
+from benchmarks.peers import Peers, Server
+from benchmarks.results import OURS, Bound, Row, Samples, interleaved
+from benchmarks.upstream import KIB, MIB, Site
+
+Start = Callable[[], AbstractContextManager[Server]]
+Ask = Callable[[Server], list[Request]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a row needs: the peers, the index upstream, how long to measure, uv's headers."""
+
+    peers: Peers
+    site: Site
+    nginx: Server
+    rounds: int
+    seconds: float
+    quick: bool
+    uv: Mapping[str, str]
+
+    @property
+    def ours(self) -> Start:
+        """Starts a pytail."""
+        return self.peers.pytail
+
+    @property
+    def rust(self) -> Start:
+        """Starts a Rust pytail."""
+        return self.peers.rust
+
+    @property
+    def static(self) -> Start:
+        """The nginx that serves upstream's pages and files, which runs already."""
+        return lambda: contextlib.nullcontext(self.nginx)
+
+
+def mix(bench: Bench) -> Row:
+    """40 projects, as uv asks for them."""
+    projects = list(bench.site.mix().items())
+    # So that a slow server, which gets through them once or twice, meets an even selection.
+    random.Random(1).shuffle(projects)
+    bounds = [_rate(0.8, "nginx"), _rate(100, "rust"), _rate(80, "devpi"), _rate(80, "proxpi")]
+    return _hot(
+        bench,
+        _requests("mix", "hot pages, realistic mix, uv's headers", *bounds),
+        [bench.static, bench.ours, bench.rust, bench.peers.devpi, bench.peers.proxpi],
+        lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
+    )
+
+
+def page_10(bench: Bench) -> Row:
+    """A small page."""
+    row = _requests("page-10", "hot page of 10 files", _rate(0.5, "rust"))
+    return _hot_page(bench, row, 10, PLAIN, bench.rust)
+
+
+def page_500(bench: Bench) -> Row:
+    """A page of middling size."""
+    row = _requests("page-500", "hot page of 500 files, gzip", _rate(0.5, "rust"))
+    return _hot_page(bench, row, 500, GZIP, bench.rust)
+
+
+def page_5000(bench: Bench) -> Row:
+    """A large page."""
+    row = _requests("page-5000", "hot page of 5,000 files, gzip", _rate(0.8, "nginx"))
+    return _hot_page(bench, row, 5000, GZIP, bench.static)
+
+
+def unchanged(bench: Bench) -> Row:
+    """304 for pages of three sizes."""
+
+    def ask(server: Server) -> list[Request]:
+        pages = [_page(bench, server, count, GZIP) for count in (10, 500, 5000)]
+        return [load.unchanged_request(server, page) for page in pages]
+
+    work = "304 on pages of 10, 500 and 5,000 files"
+    row = _requests("unchanged", work, _rate(0.5, "rust"))
+    return _hot(bench, row, [bench.ours, bench.rust], ask)
+
+
+def file_100k(bench: Bench) -> Row:
+    """A small held file."""
+    row = _requests("file-100k", "held file of 100 KB", _rate(1.2, "rust"))
+    return _held_file(bench, row, 100 * KIB, 16)
+
+
+def file_10m(bench: Bench) -> Row:
+    """A held file of some size."""
+    row = _requests("file-10m", "held file of 10 MB", _rate(0.9, "rust"))
+    return _held_file(bench, row, 10 * MIB, 8)
+
+
+def file_range(bench: Bench) -> Row:
+    """A part of a held file."""
+    work = "1 MB range of a held file of 10 MB"
+    row = _requests("file-range", work, _rate(0.8, "rust"))
+    return _held_file(bench, row, 10 * MIB, 16, (4 * MIB, 5 * MIB))
+
+
+def cold_file(bench: Bench, clients: int) -> Row:
+    """`clients` of a file that nobody has yet."""
+    size = 64 * MIB
+    [digest] = bench.site.ballast("cold-64m", size).values()
+    _page(bench, bench.nginx, 10, PLAIN)
+
+    def measure(start: Start) -> float:
+        with start() as server:
+            # The server is warm, the file's page known; the file itself is cold.
+            _page(bench, server, 10, PLAIN)
+            path = load.file_paths(server, "cold-64m")[digest]
+            return clients * size / load.drained(server, {path: size}, clients) / 1e6
+
+    for start in (bench.ours, bench.rust):
+        with start() as server:
+            load.file_request(server, "cold-64m", digest)
+    starts = {OURS: bench.ours, "rust": bench.rust}
+    samples = interleaved(bench.rounds, {n: partial(measure, s) for n, s in starts.items()})
+    work = f"cold file of 64 MB, {clients} client{'s' * (clients > 1)}, aggregate"
+    return Row(f"cold-file-{clients}", work, "MB/s", samples, [_rate(0.8, "rust")])
+
+
+def cold_page(bench: Bench) -> Row:
+    """A large page that nobody has asked for yet, another one in each round."""
+    rounds = 2 * bench.rounds + 1
+    pages = [bench.site.page(f"cold-5000-{turn}", 5000) for turn in range(rounds)]
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start()) for start in (bench.ours, bench.rust)]
+
+        def measure(server: Server, left: list[str]) -> float:
+            seconds, answer = load.timed_page(server, left.pop(), bench.uv)
+            if len(answer.json()["files"]) != 5000:
+                raise load.WrongAnswer(f"{server.name}: another page")
+            return seconds * 1000
+
+        for server in servers:
+            _page(bench, server, 10, bench.uv)
+        contestants = {each.name: partial(measure, each, [*pages]) for each in servers}
+        samples = interleaved(rounds, contestants)
+    work = "cold page of 5,000 files, request to last byte"
+    return Row("cold-page", work, "ms", samples, [_time(1.0, "rust")])
+
+
+def uv_warm(bench: Bench) -> Row:
+    """uv, from a cache that holds everything."""
+    samples = _warm_installs(bench, "uv")
+    return Row("uv-warm", "uv pip install of 40 wheels, warm", "s", samples, [_time(1.1, "nginx")])
+
+
+def pip_warm(bench: Bench) -> Row:
+    """The same with pip."""
+    samples = _warm_installs(bench, "pip")
+    work = "pip install of 40 wheels, warm"
+    return Row("pip-warm", work, "s", samples, [_time(1.05, "nginx")])
+
+
+def uv_cold(bench: Bench) -> Row:
+    """uv, from an empty cache, in each round again."""
+    work, unit = "uv pip install of 40 wheels, cold", "s"
+    row = Row("uv-cold", work, unit, bounds=[_time(1.0, "rust", "devpi", "proxpi")])
+    client, peers = Client(bench.peers, bench.site, "uv"), bench.peers
+
+    def measure(name: str, start: Start) -> float:
+        with start() as server:
+            try:
+                return client.install(server)
+            except load.WrongAnswer as error:
+                if name == OURS:
+                    raise
+                row.notes.append(f"a peer's install failed: {error}")
+                return math.inf
+
+    starts: dict[str, Start] = {OURS: bench.ours, "rust": bench.rust}
+    starts |= {"devpi": peers.devpi, "proxpi": peers.proxpi}
+    contestants = {name: partial(measure, name, start) for name, start in starts.items()}
+    row.samples = interleaved(bench.rounds, contestants)
+    return row
+
+
+def gunicorn(bench: Bench) -> Row:
+    """The mix under gunicorn, with one worker and with two, beside the program itself."""
+    classes, notes = ["gevent"], []
+    if importlib.util.find_spec("pytail.gunicorn"):
+        classes.append("pytail.gunicorn.Worker")
+    else:
+        notes.append("pytail.gunicorn.Worker is not there yet")
+    starts: list[Start] = [bench.ours]
+    starts += [partial(bench.peers.gunicorn, n, kind) for kind in classes for n in (1, 2)]
+    projects = bench.site.mix().items()
+    bounds = [Bound(1.5, True, (f"{kind} -w 1",), f"{kind} -w 2") for kind in classes]
+    row = _requests("gunicorn", "hot pages, realistic mix, under gunicorn", *bounds)
+    row.notes += notes
+    return _hot(
+        bench,
+        row,
+        starts,
+        lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
+        connections=32,
+        # Each worker has its own memory to fill.
+        warm=10,
+    )
+
+
+ROWS: dict[str, Callable[[Bench], Row]] = {
+    "mix": mix,
+    "page-10": page_10,
+    "page-500": page_500,
+    "page-5000": page_5000,
+    "unchanged": unchanged,
+    "file-100k": file_100k,
+    "file-10m": file_10m,
+    "file-range": file_range,
+    "cold-file-1": partial(cold_file, clients=1),
+    "cold-file-8": partial(cold_file, clients=8),
+    "cold-file-32": partial(cold_file, clients=32),
+    "cold-page": cold_page,
+    "uv-warm": uv_warm,
+    "uv-cold": uv_cold,
+    "pip-warm": pip_warm,
+    "gunicorn": gunicorn,
+}
+
+
+def _rate(factor: float, *against: str) -> Bound:
+    return Bound(factor, True, against)
+
+
+def _time(factor: float, *against: str) -> Bound:
+    return Bound(factor, False, against)
+
+
+def _page(bench: Bench, server: Server, count: int, headers: Mapping[str, str]) -> Request:
+    project = bench.site.page(f"page-{count}", count)
+    return load.page_request(server, project, count, headers)
+
+
+def _requests(key: str, work: str, *bounds: Bound) -> Row:
+    return Row(key, work, "requests/s", bounds=[*bounds])
+
+
+def _hot(
+    bench: Bench,
+    row: Row,
+    starts: list[Start],
+    ask: Ask,
+    connections: int = 16,
+    warm: float = 1,
+) -> Row:
+    """`row` with requests a second, and what they cost, of what `ask` saw to be answered right.
+
+    Each server gets them for `warm` seconds before.
+    """
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start()) for start in starts]
+        requests = {server.name: ask(server) for server in servers}
+
+        def measure(server: Server, seconds: float) -> float:
+            done = load.hammered(server, requests[server.name], seconds, connections)
+            row.costs.setdefault(server.name, []).append(done.cost)
+            return done.rate
+
+        for server in servers:
+            measure(server, warm)
+        row.costs.clear()
+        contestants = {each.name: partial(measure, each, bench.seconds) for each in servers}
+        row.samples = interleaved(bench.rounds, contestants)
+    return row
+
+
+def _hot_page(bench: Bench, row: Row, count: int, headers: Mapping[str, str], peer: Start) -> Row:
+    def ask(server: Server) -> list[Request]:
+        return [_page(bench, server, count, headers)]
+
+    return _hot(bench, row, [bench.ours, peer], ask)
+
+
+def _held_file(
+    bench: Bench, row: Row, size: int, connections: int, part: tuple[int, int] | None = None
+) -> Row:
+    digest = bench.site.ballast("held", 100 * KIB, 10 * MIB)[size]
+
+    def ask(server: Server) -> list[Request]:
+        return [load.file_request(server, "held", digest, part)]
+
+    return _hot(bench, row, [bench.ours, bench.rust], ask, connections)
+
+
+def _warm_installs(bench: Bench, program: str) -> Samples:
+    client = Client(bench.peers, bench.site, program)
+    with bench.ours() as ours:
+        servers = [ours, bench.nginx]
+        for server in servers:
+            client.install(server)
+        return interleaved(bench.rounds, {s.name: partial(client.install, s) for s in servers})
