@@ -48,7 +48,8 @@ def call(application: Any, project: str = "demo", method: str = "GET", **more: s
     said: list[Any] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> None:
-        said[:] = status, dict(headers)
+        # Each response has an id of its own.
+        said[:] = status, {name: value for name, value in headers if name.lower() != "x-request-id"}
         # As a server or another layer may.
         headers.append(("x-added", "x"))
 
