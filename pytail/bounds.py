@@ -53,6 +53,8 @@ class Bounds:
         # What this process is writing: the bytes that each file will have.
         self._reserved: dict[Partial, int] = {}
         self._counted, self._believed_until, self._seen = 0, 0.0, 0
+        # What the workers' counters take.
+        self._fixed = 0
         self._one = Semaphore()
         # The smallest file refused in this spell of trouble, None when there is no trouble.
         self._refused: int | None = None
@@ -64,7 +66,7 @@ class Bounds:
     @property
     def size(self) -> int:
         """The bytes that are taken below the directory, or will be by what is arriving."""
-        return self._counted + self._catalog.size() + sum(self._reserved.values())
+        return self._counted + self._overhead() + sum(self._reserved.values())
 
     @property
     def limit(self) -> int:
@@ -77,7 +79,7 @@ class Bounds:
         Raises NotKept where that cannot be.
         """
         self._reserved[partial] = max(size, self._reserved.get(partial, 0))
-        if self._limit and size > self._limit - self._catalog_size():
+        if self._limit and size > self._limit - self._overhead():
             raise TooLarge(f"{size} bytes are over what --cache-max-size leaves for files")
         with self._one:
             self._make_room()
@@ -112,7 +114,7 @@ class Bounds:
     def look(self) -> None:
         """Note uses, and remove files where there are too many. Raises OSError."""
         off_hub(self._store.note_uses)
-        if self._limit and self._catalog_size() > self._limit * _CATALOG_SHARE:
+        if self._limit and self._catalog.size() > self._limit * _CATALOG_SHARE:
             self._catalog.trim(int(self._limit * _CATALOG_SHARE))
         with self._one:
             self._count()
@@ -144,8 +146,16 @@ class Bounds:
         coming = sum(max(0, size - partial.size) for partial, size in self._reserved.items())
         return max(0, coming + self._min_free - disk.f_bavail * disk.f_frsize)
 
-    def _catalog_size(self) -> int:
-        return self._catalog.size() if self._limit else 0
+    def _overhead(self) -> int:
+        """The bytes that are no files'."""
+        return self._fixed + self._catalog.size()
+
+    def _counters_size(self) -> int:
+        size = 0
+        for path in (self._directory / "+metrics").rglob("*"):
+            with contextlib.suppress(OSError):
+                size += path.stat().st_blocks * 512
+        return size
 
     def _count(self) -> None:
         """Count what is kept, unless nothing came or went since."""
@@ -155,6 +165,7 @@ class Bounds:
         ours = {partial.path for partial in self._reserved}
 
         def count() -> list[int]:
+            self._fixed = self._counters_size()
             return [kept.size for kept in self._store.kept() if kept.path not in ours]
 
         started = time.monotonic()
@@ -166,7 +177,7 @@ class Bounds:
     def _remove(self, *, spare_last: bool) -> None:
         """Remove the least recently used until there is room; not the very last one used."""
         ours = {partial.path for partial in self._reserved}
-        fixed = self._catalog_size() + sum(self._reserved.values())
+        fixed = self._overhead() + sum(self._reserved.values())
         low = self._limit * _LOW - fixed if self._limit else math.inf
         most = low if low >= 0 else self._limit - fixed
         shortfall = self._shortfall()

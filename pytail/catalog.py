@@ -271,8 +271,9 @@ class Catalog:
                 model.delete().where(column.in_(names)).execute(self._writer)
 
         def shrink() -> None:
-            for pragma in ("incremental_vacuum", "wal_checkpoint(TRUNCATE)"):
-                self._writer.execute_sql(f"PRAGMA {pragma}").fetchall()
+            # A script: `execute` would free one page only.
+            self._writer.connection().executescript("PRAGMA incremental_vacuum")
+            self._writer.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
         while (left := self._try("read", lambda: off_hub(used, self._writes))) and left > size:
             self._write(forget)
@@ -341,7 +342,11 @@ def _database(path: Path, patience: float) -> peewee.SqliteDatabase:
     # Each is used by one thread at a time, and inline without yielding: no state for each greenlet.
     return peewee.SqliteDatabase(
         str(path),
-        pragmas={"journal_mode": "wal", "synchronous": "normal", "journal_size_limit": 2**24},
+        pragmas={
+            "journal_mode": "wal",
+            "synchronous": "normal",
+            "journal_size_limit": 2**24,
+        },
         timeout=patience,
         thread_safe=False,
         check_same_thread=False,
@@ -350,10 +355,13 @@ def _database(path: Path, patience: float) -> peewee.SqliteDatabase:
 
 
 def _create(path: Path) -> None:
+    if not path.exists():
+        # Only as the very first thing: then what is forgotten can leave the disk.
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA auto_vacuum = incremental")
+            connection.execute("PRAGMA journal_mode = wal")
     database = _database(path, _LOCK_PATIENCE)
     with contextlib.closing(database):
-        # Has an effect only before anything is written; then what is forgotten leaves the disk.
-        database.execute_sql("PRAGMA auto_vacuum = incremental")
         # Nothing is written where there is nothing to make: another process may have the lock.
         if database.get_tables():
             return

@@ -6,6 +6,8 @@ from gevent import monkey
 monkey.patch_all()
 
 import os  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
 
 # How this machine reaches others is nothing to the tests, which reach loopback only.
 for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -40,3 +42,15 @@ def pytail(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Client]:
     """A client of a pytail that follows `index`."""
     with serving(tmp_path / "cache", index.url, clock) as client:
         yield client
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("this machine does not let the test mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
