@@ -101,11 +101,16 @@ class Arrival:
         self.has_begun = False
         self._source: Source | None = None
         self._check = Check(file)
-        self._is_verified, self._is_kept = False, True
+        self._is_verified, self._is_unkept = False, False
         self._error: BaseException | None = None
         self._moved = Event()
         # The fetch itself and each reader; the last one closes the file.
         self._users, self._is_closed = 1, False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is whole, right and held."""
+        return self._is_verified and not self._is_unkept
 
     @property
     def is_over(self) -> bool:
@@ -198,7 +203,7 @@ class Arrival:
             # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
             self._fail(error)
         finally:
-            self._close(is_kept=self._is_verified and self._is_kept)
+            self._close(is_kept=self.is_kept)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Forget a fetch that is not needed, or could not begin for that `error`."""
@@ -302,13 +307,13 @@ class Arrival:
             self._partial.commit()
         except OSError as error:
             # It is whole and right, and whoever reads it has it open.
-            self._is_kept = False
+            self._is_unkept = True
             self._bounds.trouble(NotKept(str(error)), self.size)
             self._partial.discard()
 
     def _finish(self, started: float) -> None:
         self._is_verified = True
-        what = "kept" if self._is_kept else "passed on"
+        what = "passed on" if self._is_unkept else "kept"
         seconds = time.monotonic() - started
         log.info("%s %s, %d bytes in %.2f s", what, self.file.location, self.arrived, seconds)
 

@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 #: Marks the file as pytail's own ("ptal").
 APPLICATION_ID = 0x7074616C
 #: Raised with every change of the tables below.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
 #: Entries and files at hand at most.
@@ -98,6 +98,17 @@ class ListedFile(peewee.Model):
         without_rowid = True
         primary_key = peewee.CompositeKey("project", "position")
         indexes = ((("shelf", "filename"), False),)
+
+
+class MeasuredFile(peewee.Model):
+    """How large a file was when it was verified, where its page does not say its size."""
+
+    location = peewee.TextField(primary_key=True)
+    size = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "measured"
+        without_rowid = True
 
 
 _FILE_COLUMNS = (
@@ -172,6 +183,16 @@ class Catalog:
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
         return self._look_up(_file, _SELECT_FILE, shelf, filename, upstream)
+
+    def measured(self, location: str) -> int | None:
+        """The size in bytes by `measure`, None when there is none."""
+        sql = "SELECT size FROM measured WHERE location = ?"
+        return self._look_up(lambda row: int(row[0]), sql, location)
+
+    def measure(self, location: str, size: int) -> None:
+        """Note that the file of that `location` is `size` bytes large, as it was verified."""
+        row = MeasuredFile.replace(location=location, size=size)  # type: ignore[no-untyped-call]
+        self._write(lambda: row.execute(self._writer))
 
     def page(self, name: str) -> ProjectPage | None:
         """The page of the project `name`, None when we have none."""
@@ -367,7 +388,7 @@ def _create(path: Path) -> None:
             return
         # Sidesteps Model.bind: a model belongs to no database, each query names its own.
         with database.atomic():
-            for model in (Project, ListedFile):
+            for model in (Project, ListedFile, MeasuredFile):
                 peewee.SchemaManager(model, database).create_all()
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")

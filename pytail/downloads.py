@@ -18,6 +18,7 @@ import gevent
 
 from pytail.arrivals import Arrival, Tail
 from pytail.bounds import Bounds
+from pytail.catalog import Catalog
 from pytail.checks import Check
 from pytail.errors import (
     FileGone,
@@ -67,14 +68,22 @@ class Opened:
     #: Bytes of the whole file; None where nobody says before its end.
     size: int | None
     outcome: Outcome = Outcome.HIT
+    #: Seconds since the epoch, when a held one came; None for others.
+    came: float | None = None
 
 
 class Downloads:
     """The files that can be had: held ones from the store, others from upstream."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, metadata: Metadata, bounds: Bounds
+        self,
+        catalog: Catalog,
+        store: Store,
+        upstream: Upstream,
+        metadata: Metadata,
+        bounds: Bounds,
     ) -> None:
+        self._catalog = catalog
         self._store, self._upstream, self._metadata = store, upstream, metadata
         self._bounds = bounds
         self._arrivals: dict[str, Arrival] = {}
@@ -95,7 +104,8 @@ class Downloads:
             held = self._store.open(file)
             if held is not None:
                 held.seek(start)
-                return Opened(held, os.fstat(held.fileno()).st_size)
+                found = os.fstat(held.fileno())
+                return Opened(held, found.st_size, came=found.st_mtime)
             if part is not None and self._is_far(file, part):
                 apart = self._apart(file, part)
                 if apart is not None:
@@ -173,6 +183,8 @@ class Downloads:
         finally:
             # Before any other greenlet runs: whoever asks next must not find what is over.
             del self._arrivals[arrival.file.location]
+        if arrival.is_kept and arrival.file.size is None and arrival.size is not None:
+            self._catalog.measure(arrival.file.location, arrival.size)
 
     def _size_elsewhere(self, file: File) -> int | None:
         """The size of a file that another process is fetching."""

@@ -98,6 +98,9 @@ class Index:
         """
         if not is_shelf(shelf) or not names.is_filename(filename):
             raise FileNotListed(filename)
+        return self._measured(self._meant(shelf, filename))
+
+    def _meant(self, shelf: str, filename: str) -> File:
         for suffix in (METADATA_SUFFIX, SIGNATURE_SUFFIX):
             if filename.endswith(suffix):
                 listed = self._promising(self._file(shelf, filename, filename.removesuffix(suffix)))
@@ -115,7 +118,17 @@ class Index:
         if opened is None:
             return None
         with opened:
-            return max(0.0, self._clock() - os.fstat(opened.fileno()).st_mtime)
+            return self.age(os.fstat(opened.fileno()).st_mtime)
+
+    def age(self, came: float) -> float:
+        """The seconds since `came`, itself in seconds since the epoch."""
+        return max(0.0, self._clock() - came)
+
+    def _measured(self, file: File) -> File:
+        """`file`, with the size it had when it was verified where its page says none."""
+        if file.size is not None:
+            return file
+        return replace(file, measured=self._catalog.measured(file.location))
 
     def _promising(self, file: File) -> File:
         """`file`, with core metadata promised where it is a wheel to read them out of."""
@@ -146,7 +159,7 @@ class Index:
         entries = [self._catalog.entry(name) for name in candidates]
         if any(entry is not None and entry.status == "quarantined" for entry in entries):
             raise FileNotListed(filename)
-        unlisted = File(filename=filename, url="", shelf=shelf)
+        unlisted = self._measured(File(filename=filename, url="", shelf=shelf))
         if self._store.holds(unlisted):
             return unlisted
         return self._look_for(shelf, main, candidates)

@@ -79,6 +79,8 @@ class File:
     hashes: Mapping[str, str] = field(default_factory=dict)
     #: Bytes; None when the page does not say.
     size: int | None = None
+    #: Bytes that it had when it was verified; None when the page says its size, or nobody knows.
+    measured: int | None = None
     #: ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700); None when upstream does not say.
     upload_time: str | None = None
     #: The specifier verbatim; None when there is none.

@@ -257,7 +257,8 @@ class Store:
 
     def _is_right(self, opened: io.FileIO, file: File) -> bool:
         found = os.fstat(opened.fileno()).st_size
-        if file.size is not None and found != file.size:
+        known = file.size if file.size is not None else file.measured
+        if known is not None and found != known:
             return False
         expected = file.hashes.get("sha256")
         if file.is_beside_another and expected is not None:

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passing": {"checks", "transfers"},
     "arrivals": {"bounds", "checks", "passing", "store", "threads", "transfers"},
     "downloads": {
-        "arrivals", "bounds", "checks", "metadata", "passing", "singleflight", "store", "transfers",
+        "arrivals", "bounds", "catalog", "checks", "metadata", "passing", "singleflight", "store", "transfers",
         "upstream",
     },
     "resources.__init__": set(),

@@ -42,7 +42,7 @@ class Room:
         self.upstream = Upstream(index.url, timeout=5)
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
         bounds = Bounds(directory, self.store, self.catalog, limit=0, min_free=0)
-        self.downloads = Downloads(self.store, self.upstream, None, bounds)
+        self.downloads = Downloads(self.catalog, self.store, self.upstream, None, bounds)
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """The file with `data` as a page lists it, with its size and digest unless not."""

@@ -34,7 +34,8 @@ class DistributionFile:
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        if self._head(req, resp, file):
+        _describe(resp, file)
+        if self._is_unchanged(req, resp, file):
             return
         part = self._part(req, resp, file)
         if resp.status == falcon.HTTP_416:
@@ -59,37 +60,29 @@ class DistributionFile:
             raise
         if length is not None:
             resp.content_length = length
-        resp.set_header("X-Cache", opened.outcome.value)
+        age = None if opened.came is None else self._index.age(opened.came)
+        _tell(resp, opened.outcome, age)
         resp.stream = body
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        if not self._head(req, resp, file):
+        _describe(resp, file)
+        if not self._is_unchanged(req, resp, file):
+            age = self._index.held_for(file)
+            _tell(resp, Outcome.MISS if age is None else Outcome.HIT, age)
             resp.content_length = self._downloads.size(file)
             # Given a stream, falcon does not take an unknown length for none.
             resp.stream = iter(())
 
-    def _head(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
-        """Say what is true of every response for `file`; whether that was all, being a 304."""
-        etag, age = etag_of(file), self._index.held_for(file)
-        resp.set_headers(
-            {
-                "Accept-Ranges": "bytes",
-                "Cache-Control": "max-age=365000000, immutable, public",
-                "ETag": etag,
-                "X-Cache": (Outcome.MISS if age is None else Outcome.HIT).value,
-                "Age": str(int(age or 0)),
-            }
-        )
-        resp.content_type = "application/octet-stream"
-        if matches(req.get_header("If-None-Match"), etag):
-            # The URL says what the file is, held or not.
-            resp.set_header("X-Cache", Outcome.HIT.value)
-            resp.status = falcon.HTTP_304
-            return True
-        return False
+    def _is_unchanged(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
+        """Whether the client has it: then a 304 is all, held or not, as the URL says what it is."""
+        if not matches(req.get_header("If-None-Match"), etag_of(file)):
+            return False
+        _tell(resp, Outcome.HIT, self._index.held_for(file))
+        resp.status = falcon.HTTP_304
+        return True
 
     def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
@@ -103,6 +96,7 @@ class DistributionFile:
             resp.status = falcon.HTTP_416
             resp.set_header("Content-Range", f"bytes */{size}")
             resp.set_header("Cache-Control", "no-store")
+            _tell(resp, Outcome.HIT, None)
             return None
         if found is None:
             return None
@@ -164,6 +158,24 @@ class Body:
                 raise TransferCut(self._filename, "the held file was truncated while it was sent")
             self._left -= len(piece)
         return piece
+
+
+def _describe(resp: falcon.Response, file: File) -> None:
+    """Say what is true of every response for `file`."""
+    resp.set_headers(
+        {
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "max-age=365000000, immutable, public",
+            "ETag": etag_of(file),
+        }
+    )
+    resp.content_type = "application/octet-stream"
+
+
+def _tell(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
+    """Say how the response came to be; `age` in seconds, None for a file that is not held."""
+    resp.set_header("X-Cache", outcome.value)
+    resp.set_header("Age", str(int(age or 0)))
 
 
 def etag_of(file: File) -> str:

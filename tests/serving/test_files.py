@@ -440,3 +440,24 @@ def test_page_names_no_file_under_an_unsafe_name(pytail: Client, index: FakeInde
     (kept,) = pytail.json("a")["files"]
     assert (kept["filename"], kept["hashes"]) == ("a-1.0.zip", {})
     assert kept["url"].startswith("../../root/pypi/+f/_url/")
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-7], lambda data: data + b"!"])
+@pytest.mark.parametrize("hashes", [{}, None])
+def test_file_of_unknown_size_that_was_changed_is_fetched_again(
+    tmp_path: Path, index: FakeIndex, change: Any, hashes: Any
+):
+    more = {"size": None} | ({} if hashes is None else {"hashes": hashes})
+    dist = sdist("demo", **more)
+    index.add(dist)
+    cache = tmp_path / "cache"
+    with serving(cache, index.url) as pytail:
+        path = file_path(pytail.json("demo")["files"][0])
+        assert pytail.json("demo")["files"][0].get("size") is None
+        assert pytail.get(path).data == dist.data
+    (found,) = [path for path in (cache / "+files").rglob("*") if path.is_file()]
+    found.write_bytes(change(dist.data))
+    with serving(cache, index.url) as pytail:
+        for _ in range(2):
+            assert pytail.get(path).data == dist.data
+    assert index.count(dist.path) == 2
