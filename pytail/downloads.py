@@ -27,12 +27,14 @@ from pytail.errors import (
     UpstreamError,
     UpstreamOffline,
     UpstreamRefused,
+    UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
 from pytail.metadata import Metadata
 from pytail.model import File, Outcome
 from pytail.passing import Passing, small
-from pytail.singleflight import SingleFlight
+from pytail.settings import masked
+from pytail.singleflight import SingleFlight, StillFlying
 from pytail.store import Store
 from pytail.transfers import ResumingTransfer, Source
 from pytail.upstream import Upstream
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Stream: TypeAlias = "io.FileIO | Tail | Passing | io.BytesIO"
 
+#: Seconds for which a client waits for upstream's first word; the least patient wait for ten.
+PATIENCE = 9.0
 #: Bytes ahead of what has come for which waiting is shorter than asking upstream apart.
 _NEAR = 1024 * 1024
 #: Bytes of a file beside another, at most, where it is passed on.
@@ -145,13 +149,20 @@ class Downloads:
         arrival, is_first = self._arrivals.get(file.location), False
         if arrival is None:
             is_first = file.location not in self._starts
-            arrival = self._starts.run(file.location, lambda: self._start(file))
+            arrival = self._begun(file)
         tail = None if arrival is None else arrival.join()
         if arrival is None or tail is None:
             return None
         tail.seek(start)
         is_ours = is_first and not arrival.is_followed
         return Opened(tail, arrival.size, Outcome.MISS if is_ours else Outcome.COALESCED)
+
+    def _begun(self, file: File) -> Arrival | None:
+        try:
+            return self._starts.run(file.location, lambda: self._start(file), PATIENCE)
+        except StillFlying:
+            reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
+            raise UpstreamUnreachable(masked(file.url), reason) from None
 
     def _start(self, file: File) -> Arrival | None:
         """A fetch of `file` that has its first answer, None when another process made it held."""

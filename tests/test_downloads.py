@@ -7,7 +7,7 @@ import os
 import gevent
 import pytest
 
-from pytail import transfers
+from pytail import downloads, transfers
 from pytail.bounds import Bounds
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads, Part
@@ -441,6 +441,18 @@ def test_an_upstream_that_is_not_there_is_an_error_before_any_byte(room):
     file = room.file(base=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(UpstreamUnreachable):
         room.downloads.open(file)
+
+
+def test_nobody_waits_long_for_the_first_word_and_it_is_heard_all_the_same(room, monkeypatch):
+    monkeypatch.setattr(downloads, "PATIENCE", 0.05)
+    gated = room.serve(DATA, size=len(DATA))
+    openers = [gevent.spawn(room.downloads.open, room.file()) for _ in range(3)]
+    gevent.joinall(openers)
+    assert {type(opener.exception) for opener in openers} == {UpstreamUnreachable}
+    gated.open()
+    until(lambda: room.store.holds(room.file()))
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 1
 
 
 def test_after_an_error_upstream_is_asked_again(room):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
+import gevent
 import pytest
 
 from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import serving
+from tests.running import free_port, program, serving
 
 LARGE = os.urandom(30_000_000)
 
@@ -77,6 +79,34 @@ def test_a_directory_that_takes_no_partials_lets_files_through(
         partials.unlink()
         assert pytail.get(path_of(large)).data == large.data
         assert held(tmp_path / "cache") == {small.filename, large.filename}
+
+
+def test_no_disk_at_all_is_needed_to_let_files_through(
+    tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
+):
+    small, large = dists
+    log, port = tmp_path / "log", free_port()
+    pytail = f"{sys.executable} -m pytail --bind 127.0.0.1:{port} --cache-dir {tmp_path / 'cache'}"
+    # Nothing may write more than 4 MB into any file, the temporary directory's included.
+    command = ["bash", "-c", f"ulimit -f 4000; exec {pytail} --upstream-base-url {index.url}"]
+    with program(command, log, f"http://127.0.0.1:{port}") as running:
+        for _ in range(3):
+            for dist in (small, large):
+                answer = running.client.get(path_of(dist))
+                assert answer.data == dist.data
+                assert answer.headers["Content-Length"] == str(len(dist.data))
+        clients = [gevent.spawn(running.client.get, path_of(large)) for _ in range(8)]
+        assert {client.get().data for client in clients} == {large.data}
+        assert held(tmp_path / "cache") == {small.filename}
+        assert running.output().count("passed on unkept until") == 1
+        assert peak_memory(running.process.pid) < 150_000_000
+    assert index.count(small.path) == 1
+
+
+def peak_memory(process: int) -> int:
+    """The most bytes that a process had in memory."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def test_a_wrong_file_is_not_passed_on_whole(
