@@ -32,8 +32,8 @@ _HIGH, _LOW = 0.95, 0.85
 _CATALOG_SHARE = 0.5
 #: Seconds between looks in the background.
 _INTERVAL = 1.0
-#: A count of all files is believed for this many times the seconds that it took.
-_BELIEF = 20
+#: A count of all files that takes longer than so many seconds is believed for a multiple of them.
+_QUICK, _BELIEF = 0.1, 20
 #: Seconds for which it is believed at least where nothing depends on it.
 _UNBOUNDED = 30.0
 
@@ -171,8 +171,9 @@ class Bounds:
         started = time.monotonic()
         sizes = off_hub(count)
         self.files, self._counted, self._seen = len(sizes), sum(sizes), seen
-        belief = max(_BELIEF * (time.monotonic() - started), 0 if self._limit else _UNBOUNDED)
-        self._believed_until = time.monotonic() + belief
+        took = time.monotonic() - started
+        belief = _BELIEF * took if took > _QUICK else 0.0
+        self._believed_until = time.monotonic() + max(belief, 0 if self._limit else _UNBOUNDED)
 
     def _remove(self, *, spare_last: bool) -> None:
         """Remove the least recently used until there is room; not the very last one used."""
