@@ -72,11 +72,12 @@ def _server_rows(settings: Settings, server: dict[str, Any] | None) -> list[tupl
     requests, sent = sum(server["requests"].values()), sum(server["sent_bytes"].values())
     ratio, upstream = server["hit_ratio"], server["upstream"]
     hits = f"{_share(ratio['requests'])} of {counted(requests, 'request')}"
+    hits += f", {_share(ratio['bytes'])} of {sized(sent)}"
     health = "left alone for a while" if upstream["breaker"] == "open" else "asked as needed"
     failed = counted(sum(upstream["errors"].values()), "error")
     return [
         ("server", f"pytail {server['version']} at {settings.bind}, up {server['uptime_secs']:.0f} s"),
-        ("hits", f"{hits}, {_share(ratio['bytes'])} of {sized(sent)}"),
+        ("hits", hits if requests else "nobody has asked yet"),
         ("upstream", f"{upstream['url']}: {health}, {counted(upstream['answers'], 'answer')}, {failed}"),
     ]  # fmt: skip
 

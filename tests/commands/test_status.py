@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 import pytest
 
+from pytail.app import create_app
+from pytail.settings import Settings
+from pytail.wire import Server
 from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, wheel
 from tests.running import free_port
@@ -37,6 +43,22 @@ def test_status_without_a_server_tells_what_is_held(beside: Beside, index: FakeI
 
 def test_what_listens_there_and_is_no_pytail_is_no_server(beside: Beside, index: FakeIndex):
     assert beside.json("status", "--bind", index.url.removeprefix("http://"))["server"] is None
+
+
+def test_a_server_on_a_unix_socket_is_asked_there(beside: Beside, index: FakeIndex, tmp_path):
+    path = tmp_path / "socket"
+    settings = Settings(cache_dir=beside.cache, upstream_base_url=index.url)
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.closing(create_app(settings)) as app:
+        listener.bind(str(path))
+        listener.listen()
+        server = Server(listener, app)
+        server.start()
+        try:
+            out = beside.run("status", "--bind", f"unix:{path}").stdout
+        finally:
+            server.stop(timeout=5)
+    assert f"at unix:{path}, up " in out
+    assert "nobody has asked yet" in out
 
 
 def test_status_tells_the_share_of_the_limit_that_is_taken(beside: Beside):
