@@ -75,7 +75,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
             metrics=metrics,
         )
         # After what can be refused without anything being open.
-        store, catalog = _opened(settings)
+        store, catalog = opened(settings)
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)
@@ -136,7 +136,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
     return Application(settings, clock)
 
 
-def _opened(settings: Settings) -> tuple[Store, Catalog]:
+def opened(settings: Settings) -> tuple[Store, Catalog]:
+    """What the cache directory keeps; raises SettingError where it cannot be used."""
     directory = settings.cache_dir
     try:
         return Store(directory), Catalog(directory / "index.sqlite3")

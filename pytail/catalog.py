@@ -221,6 +221,28 @@ class Catalog:
         row = self._one("SELECT max(last_serial) FROM project WHERE upstream = ?", upstream)
         return None if row is None else row[0]
 
+    def owner(self, shelf: str, filename: str) -> str | None:
+        """The project whose page lists the file under that URL, None when no page does."""
+        sql = "SELECT project FROM file WHERE shelf = ? AND filename = ? LIMIT 1"
+        row = self._one(sql, shelf, filename)
+        return None if row is None else row[0]
+
+    def forget(self, names: Iterable[str] | None = None) -> int:
+        """Forget the projects `names` (None: all), also that some do not exist; how many there were."""
+        if names is None:
+
+            def read() -> list[str]:
+                query = Project.select(Project.name)
+                return [name for (name,) in query.tuples().execute(self._reader)]
+
+            names = self._try("read", lambda: off_hub(read, self._reads)) or []
+        left, forgotten = list(names), 0
+        while left:
+            # In several transactions: others write between them.
+            some, left = left[:_TRIMMED], left[_TRIMMED:]
+            forgotten += self._write(lambda some=some: self._drop(some)) or 0  # type: ignore[misc]
+        return forgotten
+
     def remember(self, entry: Entry, page: ProjectPage) -> None:
         """Replace what we know of a project by `entry` and `page`."""
         rows = off_hub(lambda: list(_rows(page)))
@@ -288,8 +310,7 @@ class Catalog:
         def forget() -> None:
             oldest = Project.select(Project.name).order_by(Project.checked_at).limit(_TRIMMED)
             names = [name for (name,) in oldest.tuples().execute(self._writer)]
-            for model, column in ((ListedFile, ListedFile.project), (Project, Project.name)):
-                model.delete().where(column.in_(names)).execute(self._writer)
+            self._drop(names)
 
         def shrink() -> None:
             # A script: `execute` would free one page only.
@@ -308,6 +329,10 @@ class Catalog:
             off_hub(database.close, lane)
             lane.kill()
         self._inline.close()
+
+    def _drop(self, names: list[str]) -> int:
+        ListedFile.delete().where(ListedFile.project.in_(names)).execute(self._writer)
+        return Project.delete().where(Project.name.in_(names)).execute(self._writer)  # type: ignore[no-any-return]
 
     def _put(self, entry: Entry, page: ProjectPage) -> None:
         ListedFile.delete().where(ListedFile.project == entry.name).execute(self._writer)
@@ -339,17 +364,18 @@ class Catalog:
     def _one(self, sql: str, *parameters: str) -> tuple[Any, ...] | None:
         return self._try("read", lambda: self._inline.execute_sql(sql, parameters).fetchone())
 
-    def _write(self, write: Callable[[], object]) -> None:
-        def transaction() -> None:
+    def _write(self, write: Callable[[], Result]) -> Result | None:
+        def transaction() -> Result:
             # Enough for another process's write. Whoever has the lock for longer is waited for
             # once, not by one write after the other with a client behind each.
             patience, self._patience = self._patience, 0.0
             self._writer.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             with self._writer.atomic():
-                write()
+                result = write()
             self._patience = _LOCK_PATIENCE
+            return result
 
-        self._try("write", lambda: off_hub(transaction, self._writes))
+        return self._try("write", lambda: off_hub(transaction, self._writes))
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
         try:

@@ -12,14 +12,20 @@ import click
 
 from pytail import __version__
 from pytail.commands.config import config
+from pytail.commands.gc import gc
+from pytail.commands.list import list_
 from pytail.commands.options import setting_options
+from pytail.commands.purge import purge
+from pytail.commands.refresh import refresh
 from pytail.commands.serve import serve
+from pytail.commands.status import status
+from pytail.commands.verify import verify
 from pytail.errors import SettingError
 from pytail.settings import masked
 
 
 @click.group(
-    commands=[serve, config],
+    commands=[serve, config, status, list_, refresh, purge, verify, gc],
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -260,3 +260,9 @@ def flag(name: str) -> str:
 def masked(url: str) -> str:
     """`url` with credentials replaced, as it may be shown and logged."""
     return re.sub(r"(?<=//)[^/@]*(?:@[^/@]*)*@", "***@", url)
+
+
+def without_credentials(url: str) -> str:
+    """`url` as it names what we know of an index, whoever asked for it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError
@@ -38,7 +37,7 @@ from pytail.errors import (
 from pytail.exchanges import Waiting
 from pytail.metrics import Metrics
 from pytail.model import ProjectPage
-from pytail.settings import masked
+from pytail.settings import masked, without_credentials
 from pytail.simple import fields, html, json
 from pytail.threads import off_hub
 
@@ -132,8 +131,7 @@ class Upstream:
         and `environ` are as for Connections; `metrics` are told how it goes. Raises SettingError.
         """
         self._metrics = Metrics() if metrics is None else metrics
-        parts = urlsplit(base_url)
-        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._base = without_credentials(base_url)
         self._timeout, self._clock = timeout, clock
         self._max_page_bytes = max_page_bytes
         self._is_offline, self._breakers = offline, breaker.Breakers(clock)

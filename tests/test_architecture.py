@@ -83,7 +83,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands.options": {"configuration", "logs"},
     "commands.config": {"configuration", "commands.options"},
     "commands.serve": {"configuration", "commands.options", "server"},
-    "cli": {"commands.config", "commands.options", "commands.serve"},
+    "commands.holdings": {"app", "catalog", "configuration", "simple.names", "store"},
+    "commands.status": {"configuration", "commands.holdings", "commands.options"},
+    "commands.list": {"configuration", "commands.holdings", "commands.options"},
+    "commands.refresh": {
+        "configuration", "commands.holdings", "commands.options", "freshness", "upstream",
+    },
+    "commands.purge": {"configuration", "commands.holdings", "commands.options", "store"},
+    "commands.verify": {"configuration", "commands.holdings", "commands.options"},
+    "commands.gc": {"bounds", "configuration", "commands.holdings", "commands.options"},
+    "cli": {
+        "commands.config", "commands.gc", "commands.list", "commands.options", "commands.purge",
+        "commands.refresh", "commands.serve", "commands.status", "commands.verify",
+    },
     "wsgi": {"app", "configuration", "logs", "workers"},
     "__main__": {"cli"},
 }  # fmt: skip
@@ -91,7 +103,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: Which room each third-party package lives in.
 LIVES_IN = {
     "backports": {"pages"},  # in the standard library as compression.zstd from 3.14 on
-    "click": {"cli", "commands.config", "commands.options", "commands.serve"},
+    "click": {
+        "cli", "commands.config", "commands.gc", "commands.holdings", "commands.list",
+        "commands.options", "commands.purge", "commands.refresh", "commands.serve",
+        "commands.status", "commands.verify",
+    },
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
         "resources.watching",

@@ -241,6 +241,31 @@ def test_missing_projects_are_forgotten_beyond_a_number_the_oldest_first(catalog
 # Learnt metadata
 
 
+def test_the_owner_of_a_file_is_the_project_that_lists_it(catalog):
+    catalog.remember(entry(), FULL_PAGE)
+    assert catalog.owner(BARE_FILE.shelf, BARE_FILE.filename) == "demo"
+    assert catalog.owner(BARE_FILE.shelf, FULL_FILE.filename) is None
+
+
+def test_what_is_forgotten_is_as_never_known(catalog):
+    for name in ("demo", "other"):
+        catalog.remember(entry(name), page(name))
+    catalog.remember_missing(entry("gone", found=False))
+    assert catalog.forget(["demo", "gone", "never-known"]) == 2
+    assert catalog.projects(UPSTREAM) == ["other"]
+    assert (catalog.entry("gone"), catalog.page("demo")) == (None, None)
+    assert catalog.file(SHELF, "demo-0.tar.gz", UPSTREAM) is None
+    assert catalog.file(SHELF, "other-0.tar.gz", UPSTREAM) is not None
+
+
+def test_all_is_forgotten_however_much_it_is(catalog, monkeypatch):
+    monkeypatch.setattr(room, "_TRIMMED", 2)
+    for number in range(5):
+        catalog.remember(entry(f"demo{number}"), page(f"demo{number}"))
+    assert catalog.forget() == 5
+    assert catalog.projects(UPSTREAM) == []
+
+
 @pytest.mark.parametrize(("sha256", "learnt"), [("d" * 64, {"sha256": "d" * 64}), (None, False)])
 def test_what_is_learnt_of_a_wheels_metadata_is_known(catalog, sha256, learnt):
     catalog.remember(entry(), FULL_PAGE)

@@ -1,0 +1,77 @@
+"""``pytail refresh``: ask upstream now, however young the copy is.
+
+A running server answers from the new page at once: it has the same catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+
+from pytail.commands.holdings import Holdings, holdings, progress, project_name
+from pytail.commands.options import SETTINGS, configured
+from pytail.configuration import Configuration
+from pytail.errors import ProjectNotFound, UpstreamError
+from pytail.freshness import Freshness
+from pytail.settings import Settings, masked
+from pytail.upstream import Upstream
+
+#: Seconds; the upstream timeout ends it earlier.
+_PATIENCE = 3600.0
+
+
+@click.command(epilog=SETTINGS)
+@configured
+@click.argument("projects", nargs=-1, required=True, metavar="PROJECT...")
+@click.option("--json", "as_json", is_flag=True, help="for scripts")
+def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: bool) -> int:
+    """Revalidate the page of each PROJECT with upstream now.
+
+    The exit code is 1 where upstream gave no page.
+    """
+    names = list(dict.fromkeys(map(project_name, projects)))
+    results = {}
+    with (
+        holdings(configuration) as found,
+        _freshness(configuration.settings, found) as freshness,
+        progress(len(names), "refreshing") as advance,
+    ):
+        for name in names:
+            results[name] = _refreshed(freshness, name)
+            advance(1)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        for name, result in results.items():
+            click.echo(f"{name}: {result['reason']}")
+    return 0 if all(result["is_fresh"] for result in results.values()) else 1
+
+
+@contextlib.contextmanager
+def _freshness(settings: Settings, found: Holdings) -> Iterator[Freshness]:
+    upstream = Upstream(
+        settings.upstream_base_url,
+        settings.request_timeout_secs,
+        max_page_bytes=settings.max_page_bytes,
+        offline=settings.offline,
+        ca=settings.upstream_ca,
+        client_cert=settings.upstream_client_cert,
+    )
+    with contextlib.closing(upstream):
+        # Nobody waits who would rather have the copy.
+        patient = dataclasses.replace(settings, revalidate_wait_secs=_PATIENCE, max_stale_secs=0.0)
+        yield Freshness(found.catalog, upstream, patient, time.time)
+
+
+def _refreshed(freshness: Freshness, name: str) -> dict[str, object]:
+    try:
+        answer = freshness.answer(name, max_age=0)
+    except (ProjectNotFound, UpstreamError) as error:
+        return {"is_fresh": False, "outcome": error.outcome, "reason": masked(str(error))}
+    is_fresh = answer.trouble is None
+    return {"is_fresh": is_fresh, "outcome": answer.outcome.value, "reason": masked(answer.reason)}
