@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -56,6 +59,13 @@ def dist_of(index: FakeIndex, size: int, version: str = "1.0") -> Dist:
     dist.data = os.urandom(size)
     index.add(dist)
     return dist
+
+
+def seeded() -> random.Random:
+    """Chance that can be had again: a test that fails tells how."""
+    seed = os.environ.get("PYTAIL_TESTS_SEED") or str(time.time_ns())
+    sys.stdout.write(f"PYTAIL_TESTS_SEED={seed}\n")
+    return random.Random(seed)
 
 
 def path_of(dist: Dist) -> str:
