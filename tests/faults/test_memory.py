@@ -56,18 +56,16 @@ def peak(running: Program) -> int:
 
 
 def asked(stack: ExitStack, client: Client, path: str, count: int) -> list[HTTPResponse]:
-    connections = [
-        stack.enter_context(closing(client.open("GET", path))) for _ in range(count)
-    ]
+    connections = [stack.enter_context(closing(client.open("GET", path))) for _ in range(count)]
     return [connection.getresponse() for connection in connections]
 
 
 def read(response: HTTPResponse) -> bool:
     """Whether a response is right to its end."""
-    block, position = memoryview(BLOCK * 2), 0
-    buffer = memoryview(bytearray(MIB))
+    block, buffer, position = memoryview(BLOCK * 2), bytearray(MIB), 0
     while count := response.readinto(buffer):
         start = position % MIB
+        # A memoryview on the left would compare byte by byte.
         if buffer[:count] != block[start : start + count]:
             return False
         position += count
@@ -91,7 +89,6 @@ def test_a_large_arriving_file_takes_little_memory_with_many_readers(
         gevent.joinall(readers)
         assert all(reader.value for reader in readers)
         assert index.count("/large-1.0.tar.gz") == 1
-        print("PEAK", peak(running) / MIB)
         assert peak(running) < MOST
 
 
