@@ -301,6 +301,9 @@ class Arrival:
         except OSError as error:
             raise NotKept(str(error)) from error
         self._check.add(data)
+        if self._partial.size != self._check.size:
+            # What was verified is not what readers would get.
+            raise TransferCut(self.file.filename, "the partial file was changed by someone else")
 
     def _commit(self) -> None:
         try:

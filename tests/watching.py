@@ -16,8 +16,8 @@ def open_below(directory: Path) -> list[str]:
     return [path for path in found if path.startswith(f"{directory}/")]
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Let others go on until `condition` holds."""
-    with gevent.Timeout(5):
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Let others go on until `condition` holds, for `seconds` at most."""
+    with gevent.Timeout(seconds):
         while not condition():
             gevent.sleep(0.001)
