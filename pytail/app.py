@@ -92,7 +92,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             min_free=settings.min_free,
         )
         self._parts.callback(gevent.spawn(bounds.run).kill)
-        pages, downloads = Pages(), Downloads(catalog, store, upstream, metadata, bounds)
+        pages = Pages(settings.hot_cache_size)
+        downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:
             metrics.breaker_is(is_open=upstream.is_left_alone)

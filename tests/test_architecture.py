@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upstream": {
         "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
     },
-    "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
+    "memory": {"threads"},
+    "pages": {"memory", "threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
     "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
@@ -110,7 +111,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
-        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse",
+        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
     },
 }  # fmt: skip
 
