@@ -31,6 +31,7 @@ from pytail.resources.ready import ReadyPages
 from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
 from pytail.store import Store
+from pytail.threads import take_short_turns
 from pytail.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
+        take_short_turns()
         self._parts = contextlib.ExitStack()
         metrics = Metrics()
         upstream = Upstream(
@@ -90,7 +92,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             min_free=settings.min_free,
         )
         self._parts.callback(gevent.spawn(bounds.run).kill)
-        pages, downloads = Pages(), Downloads(catalog, store, upstream, metadata, bounds)
+        pages = Pages(settings.hot_cache_size)
+        downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:
             metrics.breaker_is(is_open=upstream.is_left_alone)

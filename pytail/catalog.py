@@ -245,11 +245,11 @@ class Catalog:
 
     def remember(self, entry: Entry, page: ProjectPage) -> None:
         """Replace what we know of a project by `entry` and `page`."""
-        rows = off_hub(lambda: list(_rows(page)))
 
         def write() -> None:
             self._put(entry, page)
-            self._writer.connection().executemany(_INSERT_FILE, rows)
+            # One row at a time: a list of them all takes long to make, and to let go.
+            self._writer.connection().executemany(_INSERT_FILE, _rows(page))
 
         self._write(write)
 

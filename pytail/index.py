@@ -82,6 +82,8 @@ class Index:
             log.warning("%s: the catalog has lost its page, asking upstream", name)
             page = self._freshness.anew(name).page
         assert page is not None, "what was asked for without a validator comes whole"
+        if not self._settings.core_metadata_from_wheels:
+            return page
         return replace(page, files=tuple(map(self._promising, page.files)))
 
     def projects(self) -> tuple[list[str], int | None]:

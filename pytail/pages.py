@@ -20,14 +20,17 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+from pytail.memory import Memory
 from pytail.model import File, ProjectPage
 from pytail.simple import html, json
 from pytail.simple.negotiation import Coding, Form
 from pytail.singleflight import SingleFlight
 from pytail.threads import off_hub
 
-#: Bytes of bodies kept in memory.
+#: Bytes of bodies kept in memory, where nothing else is said.
 MEMORY_LIMIT = 64 * 1024 * 1024
+#: Files of a page that takes memory worth giving back.
+_MANY_FILES = 500
 #: What keeping one body costs beyond its bytes, about.
 _OVERHEAD = 1024
 _ZSTD_LEVEL, _GZIP_LEVEL = 3, 6
@@ -48,7 +51,9 @@ class Pages:
     """The bodies of project pages and of the project list."""
 
     def __init__(self, memory_limit: int = MEMORY_LIMIT) -> None:
+        """`memory_limit` is how many bytes the bodies kept may take."""
         self._limit, self._size = memory_limit, 0
+        self._memory = Memory()
         self._ready: OrderedDict[Hashable, Body] = OrderedDict()
         self._flights: SingleFlight[Body] = SingleFlight()
 
@@ -70,7 +75,10 @@ class Pages:
 
         def make() -> Body:
             page, render = load(), html.render if form.is_html else json.render
-            return self._keep(key, off_hub(lambda: _body(render(page, href), form, coding)))
+            body = off_hub(lambda: _body(render(page, href), form, coding))
+            if len(page.files) >= _MANY_FILES:
+                self._memory.give_back_soon()
+            return self._keep(key, body)
 
         return self._flights.run(key, make)
 

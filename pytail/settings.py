@@ -201,6 +201,11 @@ class Settings:
     max_page_bytes: int = _setting(
         size, "64MiB", "bytes of a page of upstream's, decompressed, beyond which it is refused"
     )
+    hot_cache_size: int = _setting(
+        limit,
+        "64MiB",
+        "bytes of memory for pages that are ready to send, least recently used go first",
+    )
     cache_max_size: int = _setting(
         limit, "0", "bytes that the cache directory may take, least recently used go first; 0: any"
     )

@@ -5,6 +5,7 @@ While such work runs in a thread, the greenlet that wants it waits and all other
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ Result = TypeVar("Result")
 
 #: Host names looked up at once.
 _LOOKUPS = 10
+#: Seconds that a thread computes on while others wait.
+_TURN = 0.0005
 
 
 def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
@@ -36,6 +39,19 @@ def look_up_apart() -> None:
     hub = gevent.get_hub()
     if getattr(hub.resolver, "pool", None) is hub.threadpool:
         hub.resolver.pool = ThreadPool(_LOOKUPS)
+
+
+def take_turns() -> None:
+    """Let the other greenlets go on that can."""
+    gevent.sleep(0)
+
+
+def take_short_turns() -> None:
+    """Let threads that compute hand over to the hub in half a millisecond, not in five.
+
+    A small request takes the hub some rounds, and in each it waits that long while a page is read.
+    """
+    sys.setswitchinterval(_TURN)
 
 
 def _outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:

@@ -39,7 +39,7 @@ from pytail.metrics import Metrics
 from pytail.model import ProjectPage
 from pytail.settings import masked, without_credentials
 from pytail.simple import fields, html, json
-from pytail.threads import off_hub
+from pytail.threads import off_hub, take_turns
 
 log = logging.getLogger(__name__)
 
@@ -339,6 +339,8 @@ class Upstream:
             while piece := response.read1(_PIECE, decode_content=decode):
                 pieces.append(piece)
                 size += len(piece)
+                # From a fast host there is always more, and reading it never waits.
+                take_turns()
                 if size > self._max_page_bytes:
                     reason = f"the page is over {self._max_page_bytes} bytes (--max-page-bytes)"
                     raise UpstreamGarbled(masked(url), reason)

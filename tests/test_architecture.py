@@ -14,7 +14,10 @@ from pytail.settings import PUBLIC_INDEX
 ROOT = Path(pytail.__file__).parent
 
 WORDS = {"errors", "model", "settings", "__init__"}
-WIRE = {"simple.names", "simple.fields", "simple.json", "simple.html", "simple.negotiation"}
+WIRE = {
+    "simple.names", "simple.fields", "simple.json", "simple.html", "simple.negotiation",
+    "simple.pieces",
+}  # fmt: skip
 
 #: Who may import whom, beside the words, which everyone may.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -33,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simple.__init__": set(),
     "simple.names": set(),
     "simple.fields": {"simple.names"},
-    "simple.json": {"simple.names", "simple.fields"},
+    "simple.pieces": set(),
+    "simple.json": {"simple.names", "simple.fields", "simple.pieces"},
     "simple.html": {"simple.names", "simple.fields"},
     "simple.negotiation": set(),
     "catalog": {"threads"},
@@ -42,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upstream": {
         "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
     },
-    "pages": {"threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
+    "memory": {"threads"},
+    "pages": {"memory", "threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
     "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
@@ -70,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.watching": {"metrics", "upstream"},
     "app": {
         "bounds", "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics",
-        "pages", "pulse", "store", "upstream",
+        "pages", "pulse", "store", "threads", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
         "resources.ready", "resources.watching",
     },
@@ -114,7 +119,7 @@ LIVES_IN = {
     },
     "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
-    "orjson": {"logs", "simple.json", "catalog", "resources.problems", "resources.watching"},
+    "orjson": {"logs", "simple.json", "simple.pieces", "catalog", "resources.problems", "resources.watching"},
     "packaging": {"simple.names", "simple.fields"},
     "peewee": {"catalog", "app"},
     "prometheus_client": {"metrics", "workers"},
@@ -122,7 +127,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
-        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse",
+        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
     },
 }  # fmt: skip
 

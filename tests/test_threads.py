@@ -2,13 +2,14 @@
 
 import os
 import socket
+import sys
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from pytail.threads import look_up_apart, off_hub
+from pytail.threads import look_up_apart, off_hub, take_short_turns, take_turns
 
 thread_id = get_original("_thread", "get_ident")
 
@@ -61,3 +62,16 @@ def test_a_silent_name_server_holds_up_nothing_but_lookups(monkeypatch):
     gevent.joinall(lookups, timeout=5)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_thread_that_computes_hands_over_in_half_a_millisecond():
+    before = sys.getswitchinterval()
+    take_short_turns()
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    sys.setswitchinterval(before)
+
+
+def test_whoever_takes_turns_lets_others_go_on():
+    other = gevent.spawn(lambda: "ran")
+    take_turns()
+    assert other.value == "ran"

@@ -6,8 +6,9 @@ None. One bad field never loses the file, and one bad file never loses the page.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
@@ -24,9 +25,21 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([01]\d|2[0-3]):?([0-5]\d))",
     re.ASCII,
 )
+#: As nearly every index writes it; the days that not each month has are looked at apart.
+_PLAIN_TIME = re.compile(
+    r"[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
+    r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{6})?Z",
+    re.ASCII,
+)
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 #: Most links are these, which need no taking apart.
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+#: Upwards, then down again by names that begin with a letter or digit, so that none is a dot.
+_PLAIN_PATH = re.compile(
+    r"((?:\.\./)*)((?:[A-Za-z0-9][A-Za-z0-9._~!+%-]*/)*[A-Za-z0-9][A-Za-z0-9._~!+%-]*)"
+)
+#: Most hashes are this one alone.
+_PLAIN_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: object) -> str | None:
@@ -44,8 +57,11 @@ def hashes(value: object) -> dict[str, str]:
 
     Anything else is left out: pip refuses a file with one hash name it does not know.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return {}
+    sha256 = value.get("sha256")
+    if len(value) == 1 and isinstance(sha256, str) and _PLAIN_SHA256.fullmatch(sha256):
+        return {"sha256": sha256}
     found = {}
     for key, given in value.items():
         if isinstance(key, str) and isinstance(given, str):
@@ -70,7 +86,11 @@ def upload_time(value: object) -> str | None:
 
     A time without a zone is no instant, and clients fail on a page with one.
     """
-    match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    if _PLAIN_TIME.fullmatch(value):
+        return value
+    match = _TIME.fullmatch(value.strip())
     if match is None:
         return None
     day, clock, fraction, sign, hours, minutes = match.groups()
@@ -94,7 +114,7 @@ def yanked(value: object) -> bool | str:
 
 def core_metadata(value: object) -> dict[str, str] | bool | None:
     """The hashes, True where there is a metadata file of unknown hash, None where there is none."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return hashes(value) or True
     return True if value is True else None
 
@@ -137,6 +157,20 @@ def http_url(value: object, base: str) -> str | None:
         return None
     if _PLAIN_URL.fullmatch(value):
         return value
+    if path := _PLAIN_PATH.fullmatch(value):
+        start = _start(path[1], base)
+        return None if start is None else start + path[2]
+    return _joined(value, base)
+
+
+@functools.lru_cache(maxsize=64)
+def _start(upwards: str, base: str) -> str | None:
+    """What every plain path that begins with `upwards` begins with, once absolute."""
+    one = _joined(f"{upwards}x", base)
+    return None if one is None else one[:-1]
+
+
+def _joined(value: str, base: str) -> str | None:
     try:
         joined = urlsplit(urljoin(base, value.strip()))
         is_usable = joined.scheme in ("http", "https") and bool(joined.hostname)

@@ -9,7 +9,7 @@ import orjson
 
 from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, shelf_of
-from pytail.simple import fields, names
+from pytail.simple import fields, names, pieces
 
 #: The newest version pytail speaks, and the one for pages that lack what 1.1 made mandatory.
 API_VERSION, API_VERSION_WITHOUT_SIZES = "1.4", "1.0"
@@ -33,18 +33,21 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
     `url` is where it was found, which relative links are meant against. Raises PageUnreadable when
     it is not a page of a version this program knows (1.x), or is another project's.
     """
+
+    def file(entry: object) -> File | None:
+        return _file(entry, url) if isinstance(entry, dict) else None
+
     try:
-        data = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+        data, found = pieces.decoded(body.removeprefix(b"\xef\xbb\xbf"), file)
     except orjson.JSONDecodeError as error:
         raise PageUnreadable(f"the JSON is broken: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("files"), list):
+    if found is None:
         raise PageUnreadable("the JSON is not a project page: it has no list of files")
     meta = data["meta"] if isinstance(data.get("meta"), dict) else {}
     _check_version(meta.get("api-version") or "1.0")
     name = data.get("name") or project
     if not isinstance(name, str) or names.normalized(name) != project:
         raise PageUnreadable(f"the page is for {str(name)[:80]!r}, not for {project!r}")
-    found = (_file(entry, url) for entry in data["files"] if isinstance(entry, dict))
     files = fields.one_of_each(file for file in found if file is not None)
     status, reason = _status(data, meta)
     return ProjectPage(
@@ -80,8 +83,11 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
     hashes = fields.hashes(entry.get("hashes"))
-    given = (entry.get(key) for key in _METADATA_KEYS)
-    metadata = next((value for value in given if value is not None), None)
+    metadata = None
+    for key in _METADATA_KEYS:
+        metadata = entry.get(key)
+        if metadata is not None:
+            break
     signed = entry.get("gpg-sig")
     return File(
         filename=filename,
@@ -100,6 +106,8 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
 
 
 def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    if data.keys() <= known:
+        return {}
     other = {key: value for key, value in data.items() if key not in known}
     try:
         # As deep as it would stand in a page: more nesting can be read than written.
@@ -124,8 +132,8 @@ def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
             data["project-status"]["reason"] = page.status_reason
     if page.versions is not None:
         data["versions"] = page.versions
-    data["files"] = [_entry(file, href(file)) for file in page.files]
-    return orjson.dumps(data | dict(page.other))
+    files = pieces.encoded(_entry(file, href(file)) for file in page.files)
+    return orjson.dumps(data | {"files": orjson.Fragment(files)} | dict(page.other))
 
 
 def _entry(file: File, url: str) -> dict[str, Any]:

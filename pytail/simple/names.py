@@ -6,6 +6,7 @@ a path, a URL or a header.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from packaging.utils import canonicalize_name
@@ -23,6 +24,8 @@ _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f/\\#?\ud800-\udfff\u2028\u2029]|%[0-9a-f]{2}",
     re.IGNORECASE,
 )
+#: Most filenames are these, in which there is nothing to look for.
+_PLAIN_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]{1,200}")
 _DRIVE = re.compile(r".:")
 #: Kinds whose filenames spell the project as it likes, dashes and all; sdists and old installers.
 _DASHED = re.compile(
@@ -46,6 +49,8 @@ def normalized(name: str) -> str:
 
 def is_filename(name: str) -> bool:
     """Whether `name` is safe as the last part of a path and of a URL, on every system."""
+    if _PLAIN_FILENAME.fullmatch(name):
+        return True
     main = name.removesuffix(METADATA_SUFFIX).removesuffix(SIGNATURE_SUFFIX)
     return (
         name not in ("", ".", "..")
@@ -79,12 +84,20 @@ def is_of_project(filename: str, project: str) -> bool:
 
 def version_text(filename: str, project: str) -> str | None:
     """The version of `project` (normalized) as `filename` spells it, None when it has none."""
+    if filename.endswith(".whl") and filename.count("-") > 1:
+        head, version, _ = filename.split("-", 2)
+        return version or None if _names(head, project) else None
     if not is_distribution(filename):
         return None
     for head, version in _splits(filename):
         if normalized(head) == project:
             return version or None
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def _names(head: str, project: str) -> bool:
+    return is_project_name(head) and normalized(head) == project
 
 
 def _splits(filename: str) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from urllib.parse import urljoin
 
 import pytest
 from hypothesis import given, settings
@@ -275,6 +276,15 @@ def test_every_link_is_http_and_clean(value: str):
         assert re.fullmatch(
             r"https?://[^\x00-\x20/@\\]+(/[^\x00-\x20\\#]*)?(\?[^\x00-\x20\\#]*)?", url
         )
+
+
+@quickly
+@given(
+    st.from_regex(r"(\.\./){0,5}([a-z0-9.%+-]{1,3}/){0,3}[a-z0-9.%+-]{1,3}", fullmatch=True),
+    st.sampled_from([BASE, "http://index.example.org", "http://index.example.org/a/b;c?d#e"]),
+)
+def test_a_plain_path_leads_where_the_standard_says(value: str, base: str):
+    assert fields.http_url(value, base) == urljoin(base, value)
 
 
 @pytest.mark.parametrize(
