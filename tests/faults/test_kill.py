@@ -46,6 +46,8 @@ def hear(event, arguments):
 os.fsync = fsync
 sys.addaudithook(hear)
 from pytail.cli import main
+
+pytestmark = pytest.mark.slow
 main()
 """
 

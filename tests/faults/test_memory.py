@@ -17,6 +17,8 @@ from tests.fakeindex import FakeIndex
 from tests.running import Client, Program, embedded, file_path
 from tests.watching import until
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 BLOCK = os.urandom(MIB)
 #: The size of the file; the promise is made for 1024.

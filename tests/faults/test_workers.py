@@ -20,7 +20,10 @@ from tests.watching import until
 SIZE = 3_000_000
 SENT = 1_000_000
 
-pytestmark = pytest.mark.parametrize("worker", ["gevent", "pytail.gunicorn.Worker"])
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("worker", ["gevent", "pytail.gunicorn.Worker"]),
+]
 
 
 @pytest.fixture
