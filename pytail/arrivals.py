@@ -19,7 +19,14 @@ from gevent.event import Event
 
 from pytail.bounds import Bounds
 from pytail.checks import Check
-from pytail.errors import DigestMismatch, GivenUp, NotKept, PytailError, TransferCut
+from pytail.errors import (
+    DigestMismatch,
+    GivenUp,
+    NotKept,
+    PytailError,
+    TransferCut,
+    UpstreamError,
+)
 from pytail.model import File
 from pytail.passing import HELD_BACK, Passing
 from pytail.store import Partial, Standing
@@ -207,7 +214,9 @@ class Arrival:
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Forget a fetch that is not needed, or could not begin for that `error`."""
-        self._partial.discard()
+        if not (self.arrived and isinstance(error, UpstreamError)):
+            # Else it waits for another day with what was there before.
+            self._partial.discard()
         if isinstance(error, NotKept):
             self._bounds.trouble(error, self.size)
         self._close(is_kept=False)

@@ -647,6 +647,16 @@ def test_what_a_process_that_died_left_is_not_asked_for_again(room):
     assert answer.asked == ["bytes=5000-"]
 
 
+def test_what_a_process_that_died_left_outlasts_an_upstream_in_trouble(room):
+    with another_process_writing(room.directory, room.file(), DATA[:5000]) as process:
+        process.kill()
+    room.index.answers[PATH] = reply(b"no", "text/plain", "500 Internal Server Error")
+    assert isinstance(room.error(room.file()), UpstreamRefused)
+    answer = room.index.answers[PATH] = Breaking(DATA, lengths=())
+    assert room.get(room.file()) == DATA
+    assert answer.asked == ["bytes=5000-"]
+
+
 def test_a_whole_file_that_a_process_left_that_died_is_verified_and_held(room):
     with another_process_writing(room.directory, room.file(), DATA) as process:
         process.kill()
