@@ -14,6 +14,8 @@ from tests.faults.sending import Sending, dist_of, fetched, held, partials, path
 from tests.running import embedded, free_port, program
 from tests.watching import until
 
+pytestmark = pytest.mark.slow
+
 SIZE = 400_000
 
 #: pytail that kills itself at a point of committing a file.
@@ -46,8 +48,6 @@ def hear(event, arguments):
 os.fsync = fsync
 sys.addaudithook(hear)
 from pytail.cli import main
-
-pytestmark = pytest.mark.slow
 main()
 """
 
