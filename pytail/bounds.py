@@ -104,11 +104,16 @@ class Bounds:
 
     def run(self) -> None:
         """Keep to the limits for ever."""
+        told = ""
         while True:
+            trouble = ""
             try:
                 self.look()
             except OSError as error:
-                log.error("cannot look after the cache directory: %s", error)
+                trouble = str(error)
+            if trouble and trouble != told:
+                log.error("cannot look after the cache directory: %s", trouble)
+            told = trouble
             gevent.sleep(_INTERVAL)
 
     def look(self) -> None:
@@ -119,7 +124,7 @@ class Bounds:
         with self._one:
             self._count()
             is_over = self._limit and self._total() > self._limit * _HIGH
-            if is_over or self._shortfall():
+            if is_over or (self._min_free and self._shortfall()):
                 self._remove(spare_last=True)
 
     def _make_room(self) -> None:
@@ -193,6 +198,9 @@ class Bounds:
                 key=lambda kept: kept.used,
             )
             total, freed = sum(each.size for each in kept), 0
+            if not spare_last and shortfall > total:
+                # All of them would not do: the one that comes is passed on instead.
+                shortfall = 0
             for each in kept[:-1] if spare_last else kept:
                 if total <= most and freed >= shortfall:
                     break

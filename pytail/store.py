@@ -222,7 +222,9 @@ class Store:
     def last_change(self) -> int:
         """A number that is another one after a file came or went. Raises OSError."""
         # Each file passes through there.
-        return self._partials.stat().st_mtime_ns
+        with contextlib.suppress(FileNotFoundError):
+            return self._partials.stat().st_mtime_ns
+        return -1
 
     def note_uses(self) -> None:
         """Write down when held files were last used, for all processes to see."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -249,6 +250,45 @@ def test_a_disk_that_is_full_removes_nothing_without_being_told_to(small_disk: P
         room.bring(room.bounds(), "b", 11 * MB)
     assert room.held == {"a"}
     room.catalog.close()
+
+
+def test_files_under_way_that_the_disk_cannot_take_cost_no_held_one_in_the_background(
+    small_disk: Path,
+):
+    room = Room(small_disk / "cache")
+    for used, name in enumerate("ab"):
+        room.keep(name, 5 * MB, used=used)
+    bounds, partial = room.bounds(), room.partial("c")
+    bounds.reserve(partial, 9 * MB)
+    # Somebody else takes what was free.
+    (small_disk / "other").write_bytes(bytes(6 * MB))
+    bounds.look()
+    assert room.held >= set("ab")
+    partial.discard()
+    bounds.settle(partial, is_kept=False)
+    partial.close()
+    room.catalog.close()
+
+
+def test_a_floor_that_no_removal_reaches_costs_no_held_file(small_disk: Path):
+    room = Room(small_disk / "cache")
+    for used, name in enumerate("ab"):
+        room.keep(name, used=used)
+    (small_disk / "other").write_bytes(bytes(12 * MB))
+    with pytest.raises(NotKept, match="too few free"):
+        room.bring(room.bounds(min_free=15 * MB), "c")
+    assert room.held == set("ab")
+    room.catalog.close()
+
+
+def test_a_directory_that_was_emptied_is_looked_after(room: Room):
+    room.keep("a")
+    for directory in ("+files", "+partial"):
+        shutil.rmtree(room.directory / directory)
+    bounds = room.bounds(limit=5 * MB)
+    bounds.look()
+    room.bring(bounds, "b")
+    assert room.held == {"b"}
 
 
 def test_what_is_known_of_upstream_takes_half_of_the_limit_at_most(room: Room):
