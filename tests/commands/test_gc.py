@@ -6,9 +6,12 @@ import os
 import time
 
 import gevent
+import pytest
 
 from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, Gated, wheel
+
+pytestmark = pytest.mark.slow
 
 LONG_AGO = time.time() - 2 * 86400
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, sdist, wheel
+
+pytestmark = pytest.mark.slow
 
 
 def test_list_names_the_projects_of_which_files_are_held(beside: Beside, index: FakeIndex):

@@ -14,6 +14,8 @@ from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, wheel
 from tests.watching import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def held(beside: Beside, index: FakeIndex):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, reply, wheel
+
+pytestmark = pytest.mark.slow
 
 
 def versions(beside: Beside) -> list[str]:

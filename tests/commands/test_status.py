@@ -14,6 +14,8 @@ from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, wheel
 from tests.running import free_port
 
+pytestmark = pytest.mark.slow
+
 
 def test_status_tells_that_the_second_install_came_from_the_cache(beside: Beside, index: FakeIndex):
     dist = wheel("demo", payload=b"x" * 100_000)

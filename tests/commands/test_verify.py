@@ -12,6 +12,8 @@ import pytest
 from tests.commands.conftest import Beside
 from tests.fakeindex import FakeIndex, wheel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def held(beside: Beside, index: FakeIndex):
