@@ -23,9 +23,10 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_connections = 1000
 
 try:
-    bind = str(load(os.environ).settings.bind)
+    settings = load(os.environ).settings
 except SettingError as error:
     raise SystemExit(f"pytail: {error}") from None
+bind = str(settings.bind)
 backlog = 1024
 
 #: Each worker opens the cache itself; a connection to it must not be shared by a fork.
@@ -35,7 +36,7 @@ preload_app = False
 timeout = 120
 
 #: Downloads under way get this long to end when gunicorn stops or reloads.
-graceful_timeout = 30
+graceful_timeout = max(1, round(settings.grace_secs))
 
 #: Index clients keep their connections open between requests; for pytail's own class it is always so.
 keepalive = 75

@@ -25,8 +25,6 @@ from pytail.wire import Server
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which the responses under way may go on after the first signal.
-GRACE = 30.0
 _BACKLOG = 1024
 
 
@@ -41,10 +39,10 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
             gc.collect()
             gc.freeze()
             _announce(settings, listener, announce)
-            _serve(server)
+            _serve(server, settings.grace_secs)
 
 
-def _serve(server: Server) -> None:
+def _serve(server: Server, grace: float) -> None:
     stop = Event()
 
     def on_signal() -> None:
@@ -58,7 +56,7 @@ def _serve(server: Server) -> None:
     ]
     stop.wait()
     log.info("stopping: letting %d connections end", len(server.handlers))
-    server.stop(GRACE)
+    server.stop(grace)
     for watcher in signals:
         watcher.cancel()
 

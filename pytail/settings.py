@@ -206,6 +206,9 @@ class Settings:
         "64MiB",
         "bytes of memory for pages that are ready to send, least recently used go first",
     )
+    grace_secs: float = _setting(
+        seconds, "30", "seconds that responses under way get to end when pytail is stopped"
+    )
     cache_max_size: int = _setting(
         limit, "0", "bytes that the cache directory may take, least recently used go first; 0: any"
     )

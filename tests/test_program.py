@@ -210,6 +210,22 @@ def test_sigterm_lets_the_response_under_way_end_and_exits_0(tmp_path: Path, ind
         idle.close()
 
 
+def test_responses_that_do_not_end_get_so_much_grace(tmp_path: Path, index: FakeIndex):
+    dist = wheel("demo", payload=os.urandom(30_000_000))
+    index.add(dist)
+    log = tmp_path / "log"
+    with embedded(tmp_path / "cache", index.url, log, "--grace-secs", "1s") as running:
+        (entry,) = running.client.json("demo")["files"]
+        busy = running.client.open("GET", file_path(entry))
+        response = busy.getresponse()
+        response.read(1)
+        running.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert running.process.wait(10) == 0
+        assert 0.9 <= time.monotonic() - started < 9
+        busy.close()
+
+
 def test_address_is_free_again_at_once(tmp_path: Path, index: FakeIndex):
     port = free_port()
     command = [*COMMANDS["module"], "--bind", f"127.0.0.1:{port}", "--upstream-base-url", index.url]
