@@ -103,7 +103,7 @@ class Bounds:
         self._refused = min(size or 0, self._refused if self._refused is not None else 2**63)
 
     def run(self) -> None:
-        """Keep to the limits for ever."""
+        """Keep to the limits until the process ends."""
         told = ""
         while True:
             trouble = ""
@@ -111,6 +111,11 @@ class Bounds:
                 self.look()
             except OSError as error:
                 trouble = str(error)
+            except RuntimeError as error:
+                if "interpreter shutdown" not in str(error):
+                    raise
+                # A server that ends without closing the application; no thread begins any more.
+                return
             if trouble and trouble != told:
                 log.error("cannot look after the cache directory: %s", trouble)
             told = trouble
