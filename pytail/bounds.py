@@ -111,11 +111,6 @@ class Bounds:
                 self.look()
             except OSError as error:
                 trouble = str(error)
-            except RuntimeError as error:
-                if "interpreter shutdown" not in str(error):
-                    raise
-                # A server that ends without closing the application; no thread begins any more.
-                return
             if trouble and trouble != told:
                 log.error("cannot look after the cache directory: %s", trouble)
             told = trouble

@@ -24,7 +24,13 @@ def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resul
     """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
     # Not `pool or`: a pool with nothing to do is false.
     threads = gevent.get_hub().threadpool if pool is None else pool
-    error, result = threads.apply(_outcome, (work,))
+    try:
+        error, result = threads.apply(_outcome, (work,))
+    except RuntimeError as refusal:
+        if "interpreter shutdown" not in str(refusal):
+            raise
+        # The process ends: from Python 3.12 on no thread begins any more, and nobody waits for it.
+        raise gevent.GreenletExit from None
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]

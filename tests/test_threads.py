@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 
 import gevent
@@ -75,3 +76,25 @@ def test_whoever_takes_turns_lets_others_go_on():
     other = gevent.spawn(lambda: "ran")
     take_turns()
     assert other.value == "ran"
+
+
+ENDING = """
+from gevent import monkey; monkey.patch_all()
+import atexit
+import gevent
+from pytail.threads import off_hub
+
+def work_on():
+    while True:
+        gevent.sleep(0.005)
+        off_hub(lambda: None)
+
+gevent.spawn(work_on)
+atexit.register(gevent.sleep, 0.05)
+"""
+
+
+def test_work_that_comes_while_the_process_ends_is_dropped_quietly():
+    command = [sys.executable, "-c", ENDING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
