@@ -45,6 +45,15 @@ def pytail(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Client]:
 
 
 @pytest.fixture
+def gunicorn_log(tmp_path: Path) -> Iterator[Path]:
+    """Where gunicorn logs, looked through in the end."""
+    log = tmp_path / "gunicorn.log"
+    yield log
+    assert "MonkeyPatchWarning" not in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 20 MiB."""
     disk = tmp_path / "disk"

@@ -53,6 +53,11 @@ class Dist:
         """Where pytail has it, below ``+f``."""
         return f"{self.sha256[:3]}/{self.sha256[3:16]}/{self.filename}"
 
+    @property
+    def served(self) -> str:
+        """The path of its URL at pytail."""
+        return f"/root/pypi/+f/{self.location}"
+
     def entry(self) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "filename": self.filename,

@@ -22,7 +22,7 @@ from pytail.model import File, ProjectPage
 from pytail.store import Partial, Store
 from tests.fakeindex import Dist, FakeIndex, Gated, wheel
 from tests.running import Client, serving, under_gunicorn
-from tests.watching import until
+from tests.watching import held, until
 
 MB = 1_000_000
 
@@ -311,14 +311,6 @@ def test_what_is_known_of_upstream_takes_half_of_the_limit_at_most(room: Room):
 # The whole
 
 
-def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}"
-
-
-def held(cache: Path) -> set[str]:
-    return {path.name for path in (cache / "+files").rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def dists(index: FakeIndex) -> list[Dist]:
     made = [wheel("demo", f"{number}.0", payload=os.urandom(MB)) for number in range(8)]
@@ -327,7 +319,7 @@ def dists(index: FakeIndex) -> list[Dist]:
 
 
 def fetch(pytail: Client, dist: Dist) -> None:
-    assert pytail.get(path_of(dist)).data == dist.data
+    assert pytail.get(dist.served).data == dist.data
 
 
 def test_a_cache_stays_within_its_limit_and_right(
@@ -351,7 +343,7 @@ def test_a_file_larger_than_the_limit_is_delivered_and_not_kept(
     with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
         fetch(pytail, dists[0])
         for _ in range(2):
-            answer = pytail.get(path_of(large))
+            answer = pytail.get(large.served)
             assert answer.data == large.data
             assert answer.headers["Content-Length"] == str(len(large.data))
             assert answer.headers["X-Cache"] == "PASS"
@@ -371,7 +363,7 @@ def test_a_file_of_unknown_size_larger_than_the_limit_is_delivered_and_not_kept(
 
     index.answers[large.path] = chunked
     with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
-        assert pytail.get(path_of(large)).data == large.data
+        assert pytail.get(large.served).data == large.data
     assert held(cache) == set()
     assert not any((cache / "+partial").iterdir())
 
@@ -384,7 +376,7 @@ def test_a_reader_keeps_its_file_while_room_is_made(
         first.data[:500_000], first.data[500_000:], size=len(first.data)
     )
     with serving(cache, index.url, cache_max_size=int(2.6 * MB)) as pytail:
-        reading = gevent.spawn(pytail.get, path_of(first))
+        reading = gevent.spawn(pytail.get, first.served)
         gated.asked.wait()
         gated.open()
         for dist in dists[1:4]:

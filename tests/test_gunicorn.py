@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.fakeindex import JSON, FakeIndex, wheel
 from tests.running import file_path, under_gunicorn
@@ -16,18 +13,10 @@ from tests.running import file_path, under_gunicorn
 WORKER = ("-k", "pytail.gunicorn.Worker")
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "gunicorn.log"
-    yield path
-    assert "MonkeyPatchWarning" not in path.read_text()
-    assert "Traceback" not in path.read_text()
-
-
-def test_pages_files_and_ranges_are_served(tmp_path: Path, index: FakeIndex, log: Path):
+def test_pages_files_and_ranges_are_served(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     dist = wheel("demo", payload=os.urandom(3_000_000))
     index.add(dist)
-    with under_gunicorn(tmp_path / "cache", index.url, log, *WORKER) as running:
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *WORKER) as running:
         path = file_path(running.client.json("demo")["files"][0])
         for _ in range(2):
             assert running.client.get(path).data == dist.data
@@ -37,20 +26,20 @@ def test_pages_files_and_ranges_are_served(tmp_path: Path, index: FakeIndex, log
         assert running.client.request("POST", "/simple/", body=b"x" * 200_000).status == 405
 
 
-def test_two_workers_share_a_cache(tmp_path: Path, index: FakeIndex, log: Path):
+def test_two_workers_share_a_cache(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     index.add(wheel("demo"))
-    with under_gunicorn(tmp_path / "cache", index.url, log, *WORKER, "-w", "2") as running:
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *WORKER, "-w", "2") as running:
         for _ in range(20):
             assert running.client.get("/simple/demo/", Accept=JSON).status == 200
     assert index.page_count("demo") == 1
 
 
 def test_stop_lets_answers_end_and_closes_idle_connections(
-    tmp_path: Path, index: FakeIndex, log: Path
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
-    with under_gunicorn(tmp_path / "cache", index.url, log, *WORKER) as running:
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *WORKER) as running:
         path = file_path(running.client.json("demo")["files"][0])
         running.client.get(path)
         idle = running.client.open("GET", "/simple/")
@@ -68,7 +57,7 @@ def test_stop_lets_answers_end_and_closes_idle_connections(
             connection.close()
 
 
-def test_access_log_is_gunicorns(tmp_path: Path, index: FakeIndex, log: Path):
+def test_access_log_is_gunicorns(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     index.add(wheel("demo"))
     options = (
         *WORKER,
@@ -77,7 +66,7 @@ def test_access_log_is_gunicorns(tmp_path: Path, index: FakeIndex, log: Path):
         "--access-logformat",
         "%(r)s %(s)s %(a)s %({accept}i)s",
     )
-    with under_gunicorn(tmp_path / "cache", index.url, log, *options) as running:
+    with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *options) as running:
         running.client.get("/simple/demo/?x", Accept=JSON, User_Agent="someone/1")
     # It is written after the response.
     assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -281,14 +281,6 @@ def is_listening(client: Client) -> bool:
 def address(client: Client) -> tuple[str, int]:
     host, _, port = client.url.removeprefix("http://").rpartition(":")
     return host, int(port)
-
-
-@pytest.fixture
-def gunicorn_log(tmp_path: Path) -> Iterator[Path]:
-    log = tmp_path / "gunicorn.log"
-    yield log
-    assert "MonkeyPatchWarning" not in log.read_text()
-    assert "Traceback" not in log.read_text()
 
 
 def test_gunicorn_serves_the_same_application(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):

@@ -583,3 +583,20 @@ def test_a_directory_that_cannot_be_used_is_an_oserror(tmp_path):
     (tmp_path / "occupied").write_bytes(b"")
     with pytest.raises(OSError, match="occupied"):
         Store(tmp_path / "occupied")
+
+
+def test_a_file_that_goes_is_a_change(store):
+    keep(store, file())
+    before = store.last_change()
+    (kept,) = store.kept()
+    assert store.remove(kept.path)
+    assert store.last_change() != before
+
+
+def test_to_ask_whether_a_file_is_held_is_not_to_use_it(store):
+    keep(store, file())
+    (kept,) = store.kept()
+    os.utime(kept.path, (1000, 1000))
+    assert store.holds(file())
+    store.note_uses()
+    assert [kept.used for kept in store.kept()] == [1000]

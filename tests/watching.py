@@ -1,4 +1,4 @@
-"""What a test can see of this process: what it has open, and when something has come about."""
+"""What a test can see: what is open, what is held, and when something has come about."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,6 +14,11 @@ def open_below(directory: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(str(descriptor.readlink()))
     return [path for path in found if path.startswith(f"{directory}/")]
+
+
+def held(cache: Path) -> set[str]:
+    """The names of all held files."""
+    return {path.name for path in (cache / "+files").rglob("*") if path.is_file()}
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:

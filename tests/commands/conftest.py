@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakeindex import Dist, FakeIndex
+from tests.fakeindex import Dist, FakeIndex, wheel
 from tests.running import Client, clean_environ, serving
 
 
@@ -48,7 +48,7 @@ class Beside:
         """Have the server fetch `dists`."""
         for dist in dists:
             assert self.client.get(f"/simple/{dist.project}/").status == 200
-            assert self.client.get(f"/root/pypi/+f/{dist.location}").data == dist.data
+            assert self.client.get(dist.served).data == dist.data
 
     def plant(self, dist: Dist, used: float) -> None:
         """Put `dist` on the disk, where the server has not looked yet, last used at `used`."""
@@ -71,3 +71,12 @@ def beside(tmp_path: Path, index: FakeIndex) -> Iterator[Beside]:
             "PYTAIL_BIND": client.url.removeprefix("http://"),
         }
         yield Beside(client, cache, environ)
+
+
+@pytest.fixture
+def held(beside: Beside, index: FakeIndex) -> list[Dist]:
+    """A file of each of two projects, held."""
+    dists = [wheel("demo"), wheel("other")]
+    index.add(*dists)
+    beside.hold(*dists)
+    return dists

@@ -17,14 +17,6 @@ from tests.watching import until
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def held(beside: Beside, index: FakeIndex):
-    dists = [wheel("demo"), wheel("other")]
-    index.add(*dists)
-    beside.hold(*dists)
-    return dists
-
-
 def test_purge_removes_the_files_of_a_project_and_forgets_its_page(
     beside: Beside, index: FakeIndex, held
 ):
@@ -76,7 +68,7 @@ def test_a_file_that_is_being_sent_stays_and_is_sent_whole(beside: Beside, index
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
     beside.hold(dist)
-    with contextlib.closing(beside.client.open("GET", f"/root/pypi/+f/{dist.location}")) as slow:
+    with contextlib.closing(beside.client.open("GET", dist.served)) as slow:
         response = slow.getresponse()
         told = beside.json("purge", "demo", code=1)
         assert (told["files"], told["left"]) == (0, 1)

@@ -15,14 +15,6 @@ from tests.fakeindex import FakeIndex, wheel
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def held(beside: Beside, index: FakeIndex):
-    dists = [wheel("demo"), wheel("other")]
-    index.add(*dists)
-    beside.hold(*dists)
-    return dists
-
-
 def damage(path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -86,7 +78,7 @@ def test_a_wrong_file_that_is_being_sent_is_left_for_later(beside: Beside, index
     index.add(dist)
     beside.hold(dist)
     damage(beside.path(dist))
-    with contextlib.closing(beside.client.open("GET", f"/root/pypi/+f/{dist.location}")) as slow:
+    with contextlib.closing(beside.client.open("GET", dist.served)) as slow:
         slow.getresponse()
         told = beside.json("verify", code=1)
     assert (told["left"], told["removed"]) == ([dist.location], [])

@@ -68,14 +68,10 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
-def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}"
-
-
 def fetched(client: Client, dist: Dist) -> bool:
     """Whether a client gets the whole file; what it takes for the whole is right."""
     try:
-        answer = client.get(path_of(dist))
+        answer = client.get(dist.served)
     except (OSError, HTTPException):
         return False
     assert answer.status == 200

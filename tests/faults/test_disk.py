@@ -12,16 +12,9 @@ import pytest
 
 from tests.fakeindex import Dist, FakeIndex, wheel
 from tests.running import free_port, program, serving
+from tests.watching import held
 
 LARGE = os.urandom(30_000_000)
-
-
-def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}"
-
-
-def held(cache: Path) -> set[str]:
-    return {path.name for path in (cache / "+files").rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def test_a_full_disk_lets_files_through_and_hits_go_on(
     with serving(small_disk / "cache", index.url) as pytail:
         for _ in range(2):
             for dist in dists:
-                assert pytail.get(path_of(dist)).data == dist.data  # item 78
+                assert pytail.get(dist.served).data == dist.data  # item 78
         assert held(small_disk / "cache") == {small.filename}
         assert not any((small_disk / "cache" / "+partial").iterdir())
         assert (index.count(small.path), index.count(large.path)) == (1, 2)
@@ -57,9 +50,9 @@ def test_a_disk_with_room_again_keeps_files_again(
             while True:
                 os.write(descriptor, bytes(4096))
         os.close(descriptor)
-        assert pytail.get(path_of(middle)).data == middle.data
+        assert pytail.get(middle.served).data == middle.data
         ballast.unlink()
-        assert pytail.get(path_of(dists[0])).data == dists[0].data
+        assert pytail.get(dists[0].served).data == dists[0].data
         assert dists[0].filename in held(small_disk / "cache")
 
 
@@ -68,16 +61,16 @@ def test_a_directory_that_takes_no_partials_lets_files_through(
 ):
     small, large = dists
     with serving(tmp_path / "cache", index.url) as pytail:
-        pytail.get(path_of(small))
+        pytail.get(small.served)
         partials = tmp_path / "cache" / "+partial"
         partials.rmdir()
         partials.write_text("in the way")
         for dist in (small, large):
-            assert pytail.get(path_of(dist)).data == dist.data
-        assert pytail.get(path_of(large)).headers["X-Cache"] == "PASS"
-        assert pytail.get(path_of(large) + ".metadata").data == large.metadata
+            assert pytail.get(dist.served).data == dist.data
+        assert pytail.get(large.served).headers["X-Cache"] == "PASS"
+        assert pytail.get(large.served + ".metadata").data == large.metadata
         partials.unlink()
-        assert pytail.get(path_of(large)).data == large.data
+        assert pytail.get(large.served).data == large.data
         assert held(tmp_path / "cache") == {small.filename, large.filename}
 
 
@@ -92,10 +85,10 @@ def test_no_disk_at_all_is_needed_to_let_files_through(
     with program(command, log, f"http://127.0.0.1:{port}") as running:
         for _ in range(3):
             for dist in (small, large):
-                answer = running.client.get(path_of(dist))
+                answer = running.client.get(dist.served)
                 assert answer.data == dist.data
                 assert answer.headers["Content-Length"] == str(len(dist.data))
-        clients = [gevent.spawn(running.client.get, path_of(large)) for _ in range(8)]
+        clients = [gevent.spawn(running.client.get, large.served) for _ in range(8)]
         assert {client.get().data for client in clients} == {large.data}
         assert held(tmp_path / "cache") == {small.filename}
         assert running.output().count("passed on unkept until") == 1
@@ -118,7 +111,7 @@ def test_a_wrong_file_is_not_passed_on_whole(
         partials = tmp_path / "cache" / "+partial"
         partials.rmdir()
         partials.write_text("in the way")
-        large.data, path, location = large.data[:-1] + b"x", large.path, path_of(large)
+        large.data, path, location = large.data[:-1] + b"x", large.path, large.served
         index.answers[path] = lambda *wsgi: (wsgi[1]("200 OK", []), [large.data])[1]
         with pytest.raises(Exception, match=r"IncompleteRead|ChunkedEncoding"):
             pytail.get(location)

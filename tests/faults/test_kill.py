@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from tests.fakeindex import FakeIndex, Gated
-from tests.faults.sending import Sending, dist_of, fetched, held, partials, path_of, seeded
+from tests.faults.sending import Sending, dist_of, fetched, held, partials, seeded
 from tests.running import embedded, free_port, program
 from tests.watching import until
 
@@ -165,5 +165,5 @@ def test_a_file_that_nobody_wants_again_is_left_as_it_is_for_a_day(
     (partial,) = (cache / "+partial").iterdir()
     os.utime(partial, (0, 0))
     with embedded(cache, index.url, log) as running:
-        assert running.client.head(path_of(dist)).status == 200
+        assert running.client.head(dist.served).status == 200
         assert partials(cache) == []

@@ -55,10 +55,6 @@ def demo(index: FakeIndex) -> Dist:
     return dist
 
 
-def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}"
-
-
 def nothing_held(cache: Path) -> bool:
     return not any(path.is_file() for path in (cache / "+files").rglob("*"))
 
@@ -66,7 +62,7 @@ def nothing_held(cache: Path) -> bool:
 def test_a_broken_transfer_goes_on_where_it_broke(pytail: Client, index: FakeIndex, demo: Dist):
     answer = index.answers[demo.path] = Breaking(demo.data, lengths=(100_000, 200_000))
     for _ in range(2):
-        assert pytail.get(path_of(demo)).data == demo.data
+        assert pytail.get(demo.served).data == demo.data
     assert answer.asked == [None, "bytes=100000-", "bytes=200000-"]
 
 
@@ -74,7 +70,7 @@ def test_an_upstream_that_can_only_begin_anew_is_read_past_what_came(
     pytail: Client, index: FakeIndex, demo: Dist
 ):
     index.answers[demo.path] = Breaking(demo.data, lengths=(100_000, 200_000), ranges=False)
-    assert pytail.get(path_of(demo)).data == demo.data
+    assert pytail.get(demo.served).data == demo.data
 
 
 def test_an_upstream_that_breaks_for_good_ends_the_response_short(
@@ -82,11 +78,11 @@ def test_an_upstream_that_breaks_for_good_ends_the_response_short(
 ):
     answer = index.answers[demo.path] = Breaking(demo.data, lengths=(100_000,) * 50)
     with pytest.raises(IncompleteRead):
-        pytail.get(path_of(demo))
+        pytail.get(demo.served)
     assert len(answer.asked) == 1 + len(transfers.PAUSES)
     assert nothing_held(tmp_path / "cache")
     del index.answers[demo.path]
-    assert pytail.get(path_of(demo)).data == demo.data
+    assert pytail.get(demo.served).data == demo.data
 
 
 @pytest.mark.parametrize("ranges", [False, True])
@@ -96,9 +92,9 @@ def test_a_file_that_changed_in_between_is_never_complete(
     other = demo.data[:50_000] + bytes(1000) + demo.data[51_000:]
     index.answers[demo.path] = Breaking(other, demo.data, lengths=(100_000,), ranges=ranges)
     with pytest.raises(IncompleteRead):
-        pytail.get(path_of(demo))
+        pytail.get(demo.served)
     assert nothing_held(tmp_path / "cache")
-    assert pytail.get(path_of(demo)).data == demo.data
+    assert pytail.get(demo.served).data == demo.data
 
 
 @pytest.mark.parametrize("etag", ['"one"', None, 'W/"one"'])
@@ -125,5 +121,5 @@ def test_a_file_of_another_size_is_not_taken_for_the_rest(
 ):
     index.answers[demo.path] = Breaking(demo.data, demo.data + b"x", lengths=(100_000,))
     with pytest.raises(IncompleteRead):
-        pytail.get(path_of(demo))
+        pytail.get(demo.served)
     assert nothing_held(tmp_path / "cache")

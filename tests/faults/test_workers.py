@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from tests.fakeindex import FakeIndex
-from tests.faults.sending import Sending, dist_of, fetched, held, partials, path_of, seeded
+from tests.faults.sending import Sending, dist_of, fetched, held, partials, seeded
 from tests.running import Program, under_gunicorn
 from tests.watching import until
 
@@ -116,7 +116,7 @@ def test_clients_of_all_workers_share_one_request_and_get_its_bytes_as_they_come
     dist = dist_of(index, SIZE)
     answer = index.answers[dist.path] = Sending(dist.data, SENT)
     with ExitStack() as stack:
-        _, responses = asked(stack, four, path_of(dist))
+        _, responses = asked(stack, four, dist.served)
         assert {response.length for response in responses} == {SIZE}
         # Upstream has not sent the rest.
         assert {response.read(SENT - 1024) for response in responses} == {dist.data[: SENT - 1024]}
@@ -134,7 +134,7 @@ def test_the_fetch_of_a_killed_worker_is_taken_over_by_another(
     dist = dist_of(index, SIZE)
     answer = index.answers[dist.path] = Sending(dist.data, SENT)
     with ExitStack() as stack:
-        connections, responses = asked(stack, four, path_of(dist))
+        connections, responses = asked(stack, four, dist.served)
         until(lambda: partials(cache) == [SENT])
         dying = writer(cache)
         are_lost = [server_of(connection, four) == dying for connection in connections]

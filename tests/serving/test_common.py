@@ -14,7 +14,7 @@ PATHS = ["/", "/simple/", "/simple/demo/", "/simple/nope/", "/simple/Demo", "/no
 def paths(index: FakeIndex) -> list[str]:
     dist = wheel("demo")
     index.add(dist)
-    file = f"/root/pypi/+f/{dist.location}"
+    file = dist.served
     return [*PATHS, file, f"{file}.metadata"]
 
 

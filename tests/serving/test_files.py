@@ -26,10 +26,6 @@ def demo(index: FakeIndex) -> Dist:
     return dist
 
 
-def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}"
-
-
 def held(cache_dir: Path, dist: Dist) -> Path:
     return cache_dir / "+files" / "root" / "pypi" / "+f" / dist.location
 
@@ -56,7 +52,7 @@ def test_file_is_served_byte_for_byte_cold_and_held(
 ):
     pytail.get("/simple/demo/")
     for _ in range(2):
-        answer = pytail.get(path_of(demo))
+        answer = pytail.get(demo.served)
         assert (answer.status, answer.data) == (200, demo.data)
         assert answer.headers["Content-Length"] == str(len(demo.data))  # items 63, 64
         assert answer.headers["Accept-Ranges"] == "bytes"  # item 80
@@ -76,12 +72,12 @@ def test_links_of_a_page_lead_to_files(pytail: Client, demo: Dist):
 def test_escaped_plus_is_the_same_file(pytail: Client, index: FakeIndex):
     dist = wheel("demo", "1.0+cu121")
     index.add(dist)
-    for escaped in (path_of(dist), path_of(dist).replace("+", "%2B")):
+    for escaped in (dist.served, dist.served.replace("+", "%2B")):
         assert pytail.get(escaped).data == dist.data  # item 54
 
 
 def test_file_url_resolves_on_an_empty_cache(pytail: Client, index: FakeIndex, demo: Dist):
-    assert pytail.get(path_of(demo)).data == demo.data  # item 72
+    assert pytail.get(demo.served).data == demo.data  # item 72
     assert index.page_count("demo") == 1
 
 
@@ -93,7 +89,7 @@ def test_dashed_sdist_resolves_on_an_empty_cache(
 ):
     dist = sdist(project, version)
     index.add(dist)
-    assert pytail.get(path_of(dist)).data == dist.data
+    assert pytail.get(dist.served).data == dist.data
 
 
 def test_file_of_a_release_newer_than_our_page_resolves(
@@ -103,7 +99,7 @@ def test_file_of_a_release_newer_than_our_page_resolves(
     newer = wheel("demo", "2.0")
     index.add(newer)
     clock.now += 11
-    assert pytail.get(path_of(newer)).data == newer.data
+    assert pytail.get(newer.served).data == newer.data
 
 
 @pytest.mark.parametrize(
@@ -129,13 +125,13 @@ def test_what_no_page_lists_is_404(pytail: Client, index: FakeIndex, demo: Dist,
 
 
 def test_name_and_digest_must_both_agree(pytail: Client, demo: Dist):
-    other = path_of(demo).replace("demo-1.0", "demo-1.1")
+    other = demo.served.replace("demo-1.0", "demo-1.1")
     assert pytail.get(other).status == 404
 
 
 def test_metadata_is_served_without_the_file(pytail: Client, index: FakeIndex, demo: Dist):
     for _ in range(2):
-        answer = pytail.get(path_of(demo) + ".metadata")
+        answer = pytail.get(demo.served + ".metadata")
         assert (answer.status, answer.data) == (200, demo.metadata)  # item 56
         assert answer.headers["Content-Length"] == str(len(demo.metadata or b""))  # item 59
     assert index.count(demo.path + ".metadata") == 1
@@ -145,17 +141,17 @@ def test_metadata_is_served_without_the_file(pytail: Client, index: FakeIndex, d
 def test_metadata_of_another_hash_is_502_and_not_kept(pytail: Client, index: FakeIndex, demo: Dist):
     index.answers[demo.path + ".metadata"] = reply(b"Name: evil\n", "text/plain")
     for count in (1, 2):
-        assert pytail.get(path_of(demo) + ".metadata").status == 502  # item 58
+        assert pytail.get(demo.served + ".metadata").status == 502  # item 58
         assert index.count(demo.path + ".metadata") == count
     del index.answers[demo.path + ".metadata"]
-    assert pytail.get(path_of(demo) + ".metadata").data == demo.metadata
+    assert pytail.get(demo.served + ".metadata").data == demo.metadata
 
 
 def test_metadata_and_signatures_that_no_page_advertises_are_404(pytail: Client, index: FakeIndex):
     dist = sdist("demo")
     index.add(dist)
     for suffix in (".metadata", ".asc"):
-        assert pytail.get(path_of(dist) + suffix).status == 404  # item 75
+        assert pytail.get(dist.served + suffix).status == 404  # item 75
         assert index.count(dist.path + suffix) == 0
 
 
@@ -163,7 +159,7 @@ def test_signature_is_served_where_advertised(pytail: Client, index: FakeIndex):
     dist = sdist("demo", **{"gpg-sig": True})
     index.add(dist)
     index.answers[dist.path + ".asc"] = reply(b"-----BEGIN PGP SIGNATURE-----", "text/plain")
-    assert pytail.get(path_of(dist) + ".asc").data.startswith(b"-----BEGIN")  # item 62
+    assert pytail.get(dist.served + ".asc").data.startswith(b"-----BEGIN")  # item 62
 
 
 def test_files_without_sha256_have_urls_of_their_own(pytail: Client, index: FakeIndex):
@@ -204,7 +200,7 @@ def test_bytes_arrive_before_upstream_has_sent_the_rest(
 ):
     gate = Event()
     index.answers[demo.path] = dripping(demo.data, gate, 100_000)
-    connection = pytail.open("GET", path_of(demo))
+    connection = pytail.open("GET", demo.served)
     response = connection.getresponse()
     assert response.headers["Content-Length"] == str(len(demo.data))
     assert response.read(100_000) == demo.data[:100_000]  # item 65
@@ -218,7 +214,7 @@ def test_fifty_clients_of_a_cold_file_cost_one_upstream_request(
 ):
     gate = Event()
     index.answers[demo.path] = dripping(demo.data, gate, 1000)
-    clients = [spawn(pytail.get, path_of(demo)) for _ in range(50)]
+    clients = [spawn(pytail.get, demo.served) for _ in range(50)]
     while index.count(demo.path) == 0:
         clients[0].join(0.01)
     gate.set()
@@ -232,14 +228,14 @@ def test_a_wrong_file_is_never_a_complete_response_and_never_kept(
 ):
     wrong = demo.data[:-1] + bytes([demo.data[-1] ^ 1])
     index.answers[demo.path] = reply(wrong, "application/octet-stream")
-    connection = pytail.open("GET", path_of(demo))
+    connection = pytail.open("GET", demo.served)
     response = connection.getresponse()
     with pytest.raises(Exception, match="IncompleteRead"):
         response.read()  # item 69
     connection.close()
     assert not held(tmp_path / "cache", demo).exists()
     del index.answers[demo.path]
-    assert pytail.get(path_of(demo)).data == demo.data
+    assert pytail.get(demo.served).data == demo.data
 
 
 def test_upstream_that_breaks_off_breaks_off_the_response(
@@ -250,7 +246,7 @@ def test_upstream_that_breaks_off_breaks_off_the_response(
         yield demo.data[:200_000]
 
     index.answers[demo.path] = short
-    connection = pytail.open("GET", path_of(demo))
+    connection = pytail.open("GET", demo.served)
     response = connection.getresponse()
     with pytest.raises(Exception, match="IncompleteRead"):
         response.read()  # item 70
@@ -260,7 +256,7 @@ def test_upstream_that_breaks_off_breaks_off_the_response(
 
 def test_file_that_upstream_does_not_have_is_404(pytail: Client, index: FakeIndex, demo: Dist):
     index.answers[demo.path] = reply(b"", "text/plain", "404 Not Found")
-    assert pytail.get(path_of(demo)).status == 404
+    assert pytail.get(demo.served).status == 404
 
 
 def test_upstream_down_serves_held_files_and_503_for_others(
@@ -269,10 +265,10 @@ def test_upstream_down_serves_held_files_and_503_for_others(
     other = wheel("demo", "2.0")
     index.add(other)
     pytail.get("/simple/demo/")
-    pytail.get(path_of(demo))
+    pytail.get(demo.served)
     index.stop()
-    assert pytail.get(path_of(demo)).data == demo.data
-    assert pytail.get(path_of(other)).status == 503
+    assert pytail.get(demo.served).data == demo.data
+    assert pytail.get(other.served).status == 503
 
 
 def test_deleted_or_damaged_file_is_fetched_again(
@@ -280,34 +276,34 @@ def test_deleted_or_damaged_file_is_fetched_again(
 ):
     path = held(tmp_path / "cache", demo)
     harm = [path.unlink, lambda: os.truncate(path, 100), lambda: path.write_bytes(DATA * 2)]
-    pytail.get(path_of(demo))
+    pytail.get(demo.served)
     for count, damage in enumerate(harm, start=2):
         damage()
-        assert pytail.get(path_of(demo)).data == demo.data
+        assert pytail.get(demo.served).data == demo.data
         assert index.count(demo.path) == count
 
 
 def test_head_costs_no_download(pytail: Client, index: FakeIndex, demo: Dist):
-    cold = pytail.head(path_of(demo))
+    cold = pytail.head(demo.served)
     assert (cold.status, cold.data) == (200, b"")
     assert cold.headers["Content-Length"] == str(len(demo.data))  # item 79
     assert cold.headers["Accept-Ranges"] == "bytes"
     assert index.count(demo.path) == 0
-    got = said(pytail.get(path_of(demo)))
-    assert said(cold) == said(pytail.head(path_of(demo))) == got
+    got = said(pytail.get(demo.served))
+    assert said(cold) == said(pytail.head(demo.served)) == got
 
 
 def test_head_asks_upstream_where_the_page_gives_no_size(pytail: Client, index: FakeIndex):
     dist = sdist("demo", size=None)
     index.add(dist)
-    answer = pytail.head(path_of(dist))
+    answer = pytail.head(dist.served)
     assert answer.headers["Content-Length"] == str(len(dist.data))
     assert (index.count(dist.path), index.count(dist.path, "HEAD")) == (0, 1)
 
 
 def test_head_of_metadata_is_its_get_without_the_body(pytail: Client, demo: Dist):
-    headed = pytail.head(path_of(demo) + ".metadata")
-    got = pytail.get(path_of(demo) + ".metadata")
+    headed = pytail.head(demo.served + ".metadata")
+    got = pytail.get(demo.served + ".metadata")
     assert said(headed) == said(got)  # item 103
     assert headed.data == b""
 
@@ -331,38 +327,38 @@ def test_range_is_answered_in_part(
     pytail: Client, demo: Dist, is_held: bool, sent: str, start: int, stop: int
 ):
     if is_held:
-        pytail.get(path_of(demo))
-    answer = pytail.get(path_of(demo), Range=sent)
+        pytail.get(demo.served)
+    answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.data) == (206, demo.data[start:stop])  # items 81, 88
     assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
     assert answer.headers["Content-Length"] == str(stop - start)
-    whole = pytail.get(path_of(demo))
+    whole = pytail.get(demo.served)
     assert answer.headers["ETag"] == whole.headers["ETag"]  # item 90
 
 
 @pytest.mark.parametrize("sent", ["lines=0-1", "bytes=5-2", "bytes=x", "bytes=0-0,-1", "x", ""])
 def test_other_ranges_are_ignored(pytail: Client, demo: Dist, sent: str):
-    answer = pytail.get(path_of(demo), Range=sent)
+    answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.data) == (200, demo.data)  # items 85, 86
 
 
 @pytest.mark.parametrize("sent", [f"bytes={SIZE}-", "bytes=-0", "bytes=999999999-"])
 def test_range_behind_the_end_is_416(pytail: Client, demo: Dist, sent: str):
-    answer = pytail.get(path_of(demo), Range=sent)
+    answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")  # item 84
     assert answer.headers["Cache-Control"] == "no-store"
 
 
 def test_if_range_decides_between_part_and_whole(pytail: Client, demo: Dist):
-    etag = pytail.head(path_of(demo)).headers["ETag"]
+    etag = pytail.head(demo.served).headers["ETag"]
     for condition, status in ((etag, 206), (f"W/{etag}", 200), ('"other"', 200)):
-        answer = pytail.get(path_of(demo), Range="bytes=0-9", If_Range=condition)
+        answer = pytail.get(demo.served, Range="bytes=0-9", If_Range=condition)
         assert answer.status == status  # item 87
 
 
 def test_known_etag_is_304(pytail: Client, index: FakeIndex, demo: Dist):
-    etag = pytail.head(path_of(demo)).headers["ETag"]
-    answer = pytail.get(path_of(demo), If_None_Match=etag)
+    etag = pytail.head(demo.served).headers["ETag"]
+    answer = pytail.get(demo.served, If_None_Match=etag)
     assert (answer.status, answer.data) == (304, b"")
     assert answer.headers["ETag"] == etag  # item 104
     assert "immutable" in answer.headers["Cache-Control"]
@@ -372,31 +368,31 @@ def test_known_etag_is_304(pytail: Client, index: FakeIndex, demo: Dist):
 def test_held_file_stays_fetchable_when_upstream_drops_it(
     pytail: Client, index: FakeIndex, demo: Dist, clock: Clock
 ):
-    pytail.get(path_of(demo))
+    pytail.get(demo.served)
     index.dists.clear()
     clock.now += 901
     assert pytail.get("/simple/demo/").status == 404
-    assert pytail.get(path_of(demo)).data == demo.data
+    assert pytail.get(demo.served).data == demo.data
 
 
 def test_files_of_a_quarantined_project_are_404_even_when_held(
     pytail: Client, index: FakeIndex, demo: Dist, clock: Clock
 ):
-    pytail.get(path_of(demo))
+    pytail.get(demo.served)
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += 901
     page = pytail.json("demo")
     assert (page["files"], page["project-status"]) == ([], {"status": "quarantined"})  # item 16
-    assert pytail.get(path_of(demo)).status == 404  # item 77
+    assert pytail.get(demo.served).status == 404  # item 77
 
 
 def test_held_files_are_used_when_the_catalog_is_lost(tmp_path: Path, index: FakeIndex, demo: Dist):
     with serving(tmp_path, index.url) as pytail:
-        pytail.get(path_of(demo))
+        pytail.get(demo.served)
     (tmp_path / "index.sqlite3").write_bytes(b"not a database, not even nearly" * 100)
     index.stop()
     with serving(tmp_path, index.url) as pytail:
-        assert pytail.get(path_of(demo)).data == demo.data
+        assert pytail.get(demo.served).data == demo.data
     assert len(list(tmp_path.glob("index.sqlite3.set-aside-*"))) == 1
 
 
@@ -405,11 +401,11 @@ def test_redirects_of_upstream_are_followed_not_passed_on(
 ):
     index.answers[demo.path] = reply(b"", None, "302 Found", Location=f"{index.url}/elsewhere")
     index.answers["/elsewhere"] = reply(demo.data, "application/octet-stream")
-    assert pytail.get(path_of(demo)).data == demo.data  # item 66
+    assert pytail.get(demo.served).data == demo.data  # item 66
 
 
 def test_query_string_is_ignored(pytail: Client, demo: Dist):
-    assert pytail.get(f"{path_of(demo)}?x=1").data == demo.data  # item 55
+    assert pytail.get(f"{demo.served}?x=1").data == demo.data  # item 55
 
 
 def test_file_listed_under_another_host_comes_through_pytail(pytail: Client, index: FakeIndex):
@@ -418,7 +414,7 @@ def test_file_listed_under_another_host_comes_through_pytail(pytail: Client, ind
         files.add(dist)
         dist.extra["url"] = f"{files.url}{dist.path}"
         index.add(dist)
-        assert pytail.get(path_of(dist)).data == dist.data
+        assert pytail.get(dist.served).data == dist.data
         assert "Authorization" not in files.seen[0].headers
 
 
@@ -426,7 +422,7 @@ def test_unsolicited_coding_keeps_the_bytes(pytail: Client, index: FakeIndex):
     dist = sdist("demo")
     index.add(dist)
     index.answers[dist.path] = reply(dist.data, "application/x-tar", Content_Encoding="gzip")
-    answer = pytail.get(path_of(dist), Accept_Encoding="gzip")
+    answer = pytail.get(dist.served, Accept_Encoding="gzip")
     assert answer.data == dist.data  # item 136
     assert "Content-Encoding" not in answer.headers
     assert index.seen[-1].headers["ACCEPT_ENCODING"] == "identity"

@@ -45,7 +45,7 @@ def test_each_request_has_a_line_with_outcome_bytes_and_id(
 ):
     dist = wheel("demo")
     index.add(dist)
-    path = f"/root/pypi/+f/{dist.location}"
+    path = dist.served
     answers = [pytail.get("/simple/demo/?key=secret"), pytail.get("/simple/demo/"),
                pytail.get(path), pytail.get(path), pytail.head(path), pytail.get("/nowhere")]  # fmt: skip
     found = lines(len(answers))
@@ -66,7 +66,7 @@ def test_a_line_tells_how_long_upstream_was_waited_for(
     half = len(dist.data) // 2
     gated = Gated(dist.data[:half], dist.data[half:], size=len(dist.data))
     index.answers[dist.path] = gated
-    path = f"/root/pypi/+f/{dist.location}"
+    path = dist.served
     clients = [gevent.spawn(pytail.get, path) for _ in range(2)]
     gated.asked.wait()
     gated.open()
@@ -86,8 +86,8 @@ def test_a_client_that_leaves_is_a_line_that_says_so(
 ):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
-    pytail.get(f"/root/pypi/+f/{dist.location}")
-    connection = pytail.open("GET", f"/root/pypi/+f/{dist.location}")
+    pytail.get(dist.served)
+    connection = pytail.open("GET", dist.served)
     connection.sock.recv(1)
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
@@ -107,7 +107,7 @@ def test_a_transfer_that_upstream_cuts_is_a_line_that_says_so(
     gated.open()
     index.answers[dist.path] = gated
     with pytest.raises(Exception, match="IncompleteRead"):
-        pytail.get(f"/root/pypi/+f/{dist.location}")
+        pytail.get(dist.served)
     assert lines(2)[-1]["cut"] is True
 
 

@@ -68,7 +68,7 @@ def test_lost_metadata_is_read_out_of_the_held_wheel(pytail: Client, index: Fake
     dist = wheel("demo")
     index.add(dist)
     lose_metadata(index, dist)
-    pytail.get(f"/root/pypi/+f/{dist.location}")
+    pytail.get(dist.served)
     assert pytail.get(path_of(dist)).data == dist.metadata
     assert index.count(dist.path) == 1
 

@@ -56,7 +56,7 @@ def test_metrics_are_the_text_of_prometheus(pytail: Client):
 def test_requests_and_bytes_are_counted_by_what_became_of_them(pytail: Client, index: FakeIndex):
     dist = wheel("demo")
     index.add(dist)
-    path = f"/root/pypi/+f/{dist.location}"
+    path = dist.served
     pages = [pytail.get("/simple/demo/") for _ in range(3)]
     files = [pytail.get(path) for _ in range(2)]
     until(lambda: series(pytail)["pytail_requests_total", "HIT", "2xx"] == 3)
@@ -116,7 +116,7 @@ def test_the_loop_is_measured(pytail: Client):
 def test_status_is_of_what_was_served(pytail: Client, index: FakeIndex):
     dist = wheel("demo")
     index.add(dist)
-    path = f"/root/pypi/+f/{dist.location}"
+    path = dist.served
     assert pytail.get("/+status").json()["hit_ratio"] == {"requests": None, "bytes": None}
     for _ in range(4):
         pytail.get(path)
