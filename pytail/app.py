@@ -67,15 +67,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         take_short_turns()
         self._parts = contextlib.ExitStack()
         metrics = Metrics()
-        upstream = Upstream(
-            settings.upstream_base_url,
-            settings.request_timeout_secs,
-            max_page_bytes=settings.max_page_bytes,
-            offline=settings.offline,
-            ca=settings.upstream_ca,
-            client_cert=settings.upstream_client_cert,
-            metrics=metrics,
-        )
+        upstream = Upstream.of(settings, metrics)
         # After what can be refused without anything being open.
         store, catalog = opened(settings)
         self._parts.callback(catalog.close)

@@ -172,27 +172,18 @@ class Store:
         self._clear_orphans()
 
     def open(self, file: File) -> io.FileIO | None:
-        """`file` open for reading, None when it is not held."""
+        """`file` open for reading, to stay until that is closed; None when it is not held."""
         path = self._path(file)
-        try:
-            opened = io.FileIO(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            log.error("cannot open a held file, asking upstream: %s", error)
-            return None
-        if self._is_right(opened, file):
+        opened = self._opened(path, file)
+        if opened is not None:
             with contextlib.suppress(OSError):
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._uses[path] = time.time()
-            return opened
-        opened.close()
-        log.warning("%s was changed behind pytail's back; asking upstream again", path)
-        return None
+        return opened
 
     def size(self, file: File) -> int | None:
-        """The size of `file` in bytes, None when it is not held."""
-        opened = self.open(file)
+        """The size of `file` in bytes, None when it is not held; to ask is not to use it."""
+        opened = self._opened(self._path(file), file)
         if opened is None:
             return None
         with opened:
@@ -221,7 +212,7 @@ class Store:
 
     def last_change(self) -> int:
         """A number that is another one after a file came or went. Raises OSError."""
-        # Each file passes through there.
+        # Each file that comes passes through there.
         with contextlib.suppress(FileNotFoundError):
             return self._partials.stat().st_mtime_ns
         return -1
@@ -235,7 +226,7 @@ class Store:
                 os.utime(path, ns=(int(used * 1e9), path.stat().st_mtime_ns))
 
     def remove(self, path: Path) -> bool:
-        """Remove a kept file that no process is using; whether it is gone."""
+        """Remove a kept file that no process is using, as `last_change` will tell; whether it is gone."""
         try:
             with io.FileIO(path) as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,13 +235,29 @@ class Store:
                 path.unlink()
         except OSError:
             return False
-        for directory in path.relative_to(self._files).parents if self._has(path) else ():
+        if path.is_relative_to(self._files):
             with contextlib.suppress(OSError):
-                (self._files / directory).rmdir()
+                # Unlike one that comes, it has not passed through there. The kernel's own clock
+                # stands still for milliseconds.
+                os.utime(self._partials, ns=(time.time_ns(), time.time_ns()))
+            for directory in path.relative_to(self._files).parents:
+                with contextlib.suppress(OSError):
+                    (self._files / directory).rmdir()
         return True
 
-    def _has(self, path: Path) -> bool:
-        return path.is_relative_to(self._files)
+    def _opened(self, path: Path, file: File) -> io.FileIO | None:
+        try:
+            opened = io.FileIO(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            log.error("cannot open a held file, asking upstream: %s", error)
+            return None
+        if self._is_right(opened, file):
+            return opened
+        opened.close()
+        log.warning("%s was changed behind pytail's back; asking upstream again", path)
+        return None
 
     def _path(self, file: File) -> Path:
         if not is_shelf(file.shelf) or not is_filename(file.filename):

@@ -37,7 +37,7 @@ from pytail.errors import (
 from pytail.exchanges import Waiting
 from pytail.metrics import Metrics
 from pytail.model import ProjectPage
-from pytail.settings import masked, without_credentials
+from pytail.settings import Settings, masked, without_credentials
 from pytail.simple import fields, html, json
 from pytail.threads import off_hub, take_turns
 
@@ -127,8 +127,9 @@ class Upstream:
     ) -> None:
         """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
 
-        A page is `max_page_bytes` at most, decompressed. With `offline`, nothing is asked and everything raises UpstreamOffline. `ca`, `client_cert`
-        and `environ` are as for Connections; `metrics` are told how it goes. Raises SettingError.
+        A page is `max_page_bytes` at most, decompressed. With `offline`, nothing is asked and
+        everything raises UpstreamOffline. `ca`, `client_cert` and `environ` are as for Connections;
+        `metrics` are told how it goes. Raises SettingError.
         """
         self._metrics = Metrics() if metrics is None else metrics
         self._base = without_credentials(base_url)
@@ -136,6 +137,19 @@ class Upstream:
         self._max_page_bytes = max_page_bytes
         self._is_offline, self._breakers = offline, breaker.Breakers(clock)
         self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
+
+    @classmethod
+    def of(cls, settings: Settings, metrics: Metrics | None = None) -> Upstream:
+        """The upstream that `settings` name. Raises SettingError."""
+        return cls(
+            settings.upstream_base_url,
+            settings.request_timeout_secs,
+            max_page_bytes=settings.max_page_bytes,
+            offline=settings.offline,
+            ca=settings.upstream_ca,
+            client_cert=settings.upstream_client_cert,
+            metrics=metrics,
+        )
 
     @property
     def url(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -85,10 +84,6 @@ class Holdings:
                 removal.bytes += kept.size
             elif kept.path.exists():
                 removal.left += 1
-        if removal.files:
-            # A running server counts again when files came or went, for which it looks here.
-            with contextlib.suppress(OSError):
-                os.utime(self.directory / "+partial")
         return removal
 
     def _held(self, kept: Kept) -> Held | None:

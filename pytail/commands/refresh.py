@@ -54,15 +54,7 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 @contextlib.contextmanager
 def _freshness(settings: Settings, found: Holdings) -> Iterator[Freshness]:
-    upstream = Upstream(
-        settings.upstream_base_url,
-        settings.request_timeout_secs,
-        max_page_bytes=settings.max_page_bytes,
-        offline=settings.offline,
-        ca=settings.upstream_ca,
-        client_cert=settings.upstream_client_cert,
-    )
-    with contextlib.closing(upstream):
+    with contextlib.closing(Upstream.of(settings)) as upstream:
         # Nobody waits who would rather have the copy.
         patient = dataclasses.replace(settings, revalidate_wait_secs=_PATIENCE, max_stale_secs=0.0)
         yield Freshness(found.catalog, upstream, patient, time.time)
