@@ -82,7 +82,9 @@ class Application(falcon.App):  # type: ignore[type-arg]
             min_free=settings.min_free,
         )
         self._parts.callback(gevent.spawn(bounds.run).kill)
-        pages = Pages(settings.hot_cache_size)
+        flavour = "promising" if settings.core_metadata_from_wheels else ""
+        pages = Pages(settings.hot_cache_size, catalog, flavour)
+        self._parts.callback(pages.close)
         downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:

@@ -128,6 +128,7 @@ LIVES_IN = {
     "gevent": {
         "__main__", "wsgi", "handler", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
+        "pages",
     },
 }  # fmt: skip
 
