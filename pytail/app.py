@@ -29,6 +29,7 @@ from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Re
 from pytail.resources.problems import send_problem
 from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
+from pytail.stalls import Stalls
 from pytail.store import Store
 from pytail.threads import take_short_turns
 from pytail.upstream import Upstream
@@ -95,6 +96,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             metrics.evicted_are(bounds.evicted, bounds.evicted_bytes)
 
         self._parts.callback(Pulse(metrics.hub_was_late, look).stop)
+        if settings.stall_report_secs:
+            self._parts.callback(Stalls(settings.stall_report_secs).stop)
         self.add_route("/+health", Health())
         self.add_route("/+status", Status(metrics, upstream))
         self.add_route("/+metrics", Exposition(metrics))

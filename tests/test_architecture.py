@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": set(),
     "metrics": {"exchanges", "workers"},
     "pulse": set(),
+    "stalls": set(),
     "threads": set(),
     "singleflight": set(),
     "simple.__init__": set(),
@@ -74,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.watching": {"metrics", "upstream"},
     "app": {
         "bounds", "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics",
-        "pages", "pulse", "store", "threads", "upstream",
+        "pages", "pulse", "stalls", "store", "threads", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
         "resources.watching",
     },
@@ -128,7 +129,7 @@ LIVES_IN = {
     "gevent": {
         "__main__", "wsgi", "handler", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
-        "pages",
+        "pages", "stalls",
     },
 }  # fmt: skip
 
