@@ -8,6 +8,7 @@ interpreter to itself holds up both: with luck it is still there to be seen when
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from gevent.threadpool import ThreadPool
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a stall with the same cause is not told again.
+#: Seconds for which a stall with the same cause is not told again, unless it takes twice as long.
 QUIET = 10.0
 #: Causes remembered for that.
 _MOST_TOLD = 1000
@@ -38,7 +39,8 @@ class Stalls:
     def __init__(self, longest: float, tell: Callable[[str], object] = log.warning) -> None:
         """`longest` is how many seconds the loop may stand still before `tell` is told of it."""
         self._longest, self._interval, self._tell = longest, max(longest / 4, _SHORTEST), tell
-        self._told: dict[str, float] = {}
+        #: By cause: when it was told, and how late it made the loop.
+        self._told: dict[str, tuple[float, float]] = {}
         #: What was seen, and since when that look was due.
         self._seen: list[tuple[float, str]] = []
         self._noted, self._is_on = time.monotonic(), True
@@ -82,12 +84,12 @@ class Stalls:
         looks = Counter(stacks for due, stacks in self._seen if due <= ended)
         self._seen = []
         (cause, _), *_ = looks.most_common(1) or [("nobody looked in time", 0)]
-        now = time.monotonic()
-        if now - self._told.get(cause, -QUIET) < QUIET:
+        told_at, told = self._told.get(cause, (-math.inf, 0.0))
+        if ended - told_at < QUIET and late < 2 * told:
             return
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
-        self._told[cause] = now
+        self._told[cause] = ended, late
         took = f"{late * 1000:.0f} ms, computing for {computed * 1000:.0f}"
         self._tell(f"the event loop stood still for {took}: {cause}")
 

@@ -28,8 +28,8 @@ def compute(seconds: float) -> None:
         pass
 
 
-def dawdle() -> None:
-    compute(0.1)
+def dawdle(seconds: float = 0.1) -> None:
+    compute(seconds)
 
 
 def dally() -> None:
@@ -105,6 +105,14 @@ def test_a_cause_is_told_once_in_a_while_and_another_at_once(told: list[str], mo
     monkeypatch.setattr(room, "QUIET", 0.0)
     gevent.spawn(dawdle).join()
     until(lambda: len(telling(told, "dawdle")) == 2)
+
+
+def test_a_cause_is_told_at_once_where_it_takes_much_longer(told: list[str]):
+    gevent.spawn(dawdle).join()
+    gevent.sleep(0.02)
+    gevent.spawn(dawdle, 0.5).join()
+    until(lambda: len(telling(told, "dawdle")) == 2)
+    assert computed(telling(told, "dawdle")[1]) >= 400
 
 
 def test_greenlets_that_take_turns_are_no_stall_however_long_they_take():
