@@ -121,12 +121,23 @@ class Arriving:
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
+        self._span = getattr(stream, "span", None)
         self.close = stream.close
 
     def read(self, size: int) -> bytes:
         """As the stream's."""
         with Waiting():
             return self._stream.read(size)
+
+    def span(self, size: int) -> tuple[int, int, int] | None:
+        """As the stream's, None where it has none."""
+        with Waiting():
+            found: tuple[int, int, int] | None = None if self._span is None else self._span(size)
+            return found
+
+    def advance(self, count: int) -> None:
+        """As the stream's."""
+        self._stream.advance(count)  # type: ignore[attr-defined]
 
 
 class Watched:
@@ -207,7 +218,7 @@ class Repeat:
 class _Body:
     """A response's body, counted as the server takes it."""
 
-    __slots__ = ("_body", "_end", "_exchange", "_left")
+    __slots__ = ("_body", "_end", "_exchange")
 
     def __init__(
         self, body: Iterable[bytes], exchange: Exchange, end: Callable[[Exchange], None]
@@ -226,21 +237,16 @@ class _Body:
     def held(self) -> tuple[int, int, int] | None:
         """As the body's own: descriptor, offset and length for a server that sends files itself.
 
-        None for a body that has to be iterated. What goes out is told by `advance`.
+        None for what has to be iterated. What goes out is told by `advance`.
         """
         held = getattr(self._body, "held", None)
         span: tuple[int, int, int] | None = None if held is None else held()
-        if span is not None:
-            self._left = span[2]
-            self._exchange.is_cut = self._left > 0
         return span
 
     def advance(self, count: int) -> None:
         """Another `count` bytes of what is `held` have gone out."""
         self._body.advance(count)  # type: ignore[attr-defined]
-        self._left -= count
         self._exchange.sent += count
-        self._exchange.is_cut = self._left > 0
 
     def close(self) -> None:
         try:

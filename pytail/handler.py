@@ -290,15 +290,13 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     def process_result(self) -> None:
         """Send what the application returned."""
         held = getattr(self.result, "held", None)
-        span = held() if held is not None and not self.server.ssl_enabled else None
-        if span is not None:
-            self._send_file(*span)
-        else:
-            for data in self.result:
-                if data:
-                    self.write(data)
-            if not self.headers_sent:
-                self.write(b"")
+        if held is not None and not self.server.ssl_enabled:
+            self._send_held(held)
+        for data in self.result:
+            if data:
+                self.write(data)
+        if not self.headers_sent:
+            self.write(b"")
         if self.response_use_chunked and self.command != "HEAD":
             self._send(b"0\r\n\r\n")
         if self._left and self.command != "HEAD" and self.code != 304:
@@ -324,10 +322,18 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             self.deadline = time.monotonic() + STALL_TIME
             rest = rest[self.socket.send(rest) :]
 
-    def _send_file(self, descriptor: int, offset: int, length: int) -> None:
-        """Send `length` bytes from `offset` of an open file, fewer where it has become shorter."""
-        head = self._whole_head()
-        self._send_rest(memoryview(head)[self.socket.send(head, _MORE if length else 0) :])
+    def _send_held(self, held: Callable[[], tuple[int, int, int] | None]) -> None:
+        """Send what the application has in open files, as long as it has; the rest is iterated."""
+        while (span := held()) is not None:
+            if not self.headers_sent:
+                head = self._whole_head()
+                self._send_rest(memoryview(head)[self.socket.send(head, _MORE) :])
+                self.response_length += len(head)
+            if not self._send_file(*span):
+                break
+
+    def _send_file(self, descriptor: int, offset: int, length: int) -> bool:
+        """Send `length` bytes from `offset` of an open file; False where it has become shorter."""
         peer, end = self.socket.fileno(), offset + length
         while offset < end:
             self.deadline = time.monotonic() + STALL_TIME
@@ -340,11 +346,13 @@ class Handler(WSGIHandler):  # type: ignore[misc]
                 break
             offset += sent
             self.result.advance(sent)
+            self.response_length += sent
+            if self._left is not None:
+                self._left -= sent
             if offset < end:
                 gevent.sleep(0)
-        self._left = end - offset
-        self.response_length += len(head) + length - self._left
         self.deadline = math.inf
+        return offset == end
 
     def _linger(self) -> None:
         """Receive what the client still sends, for a while: else it would not read the answer."""
