@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 #: Languages whose blocks are run, and those whose blocks name a file that is used.
 COMMANDS, FILES = {"sh"}, {"toml", "ini", "yaml", "dockerfile"}
 
+#: Documents whose commands a test of their own runs.
+ELSEWHERE = {"docs/deploy.md"}
+#: By the note of a fence why its block is not run.
+NOT_RUN = {"container": "needs a container engine", "ci": "is what runs this test"}
+
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`\n]*`")
 

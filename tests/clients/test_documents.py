@@ -7,7 +7,6 @@ of a file is added to that file, and what a container or a CI system would run o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shlex
@@ -22,16 +21,11 @@ import pytest
 import yaml
 
 from tests.clients.conftest import REQUIREMENTS
-from tests.documents import FILES, ROOT, Block, documents
+from tests.documents import ELSEWHERE, FILES, ROOT, Block, documents
 from tests.fakeindex import FakeIndex
-from tests.running import Client, embedded, free_port, program
+from tests.running import Client, free_port, program
 
 pytestmark = pytest.mark.clients
-
-#: Documents that a test of their own does, with what they need of a machine.
-ELSEWHERE = {"docs/deploy.md"}
-#: By the note of a fence, why a block is not run here.
-NOT_RUN = {"container": "needs a container engine", "ci": "is what runs this test"}
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PROJECT = f"""\
@@ -42,7 +36,10 @@ requires-python = "=={PYTHON}.*"
 dependencies = ["web-app"]
 """
 #: By the name that a command begins with, what installs it.
-TOOLS = {name: name for name in REQUIREMENTS} | {"pip-compile": "pip-tools", "pip-sync": "pip-tools"}
+TOOLS = {name: name for name in REQUIREMENTS} | {
+    "pip-compile": "pip-tools",
+    "pip-sync": "pip-tools",
+}
 
 
 def sections() -> dict[str, list[Block]]:
