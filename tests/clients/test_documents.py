@@ -11,14 +11,19 @@ import os
 import re
 import shlex
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
+import trustme
 import yaml
+from gevent.server import StreamServer
 
 from tests.clients.conftest import REQUIREMENTS
 from tests.documents import ELSEWHERE, FILES, ROOT, Block, documents
@@ -63,6 +68,8 @@ class Sandbox:
         self._programs.mkdir(parents=True)
         self.cache, self.bind = self.here / ".cache" / "pytail", f"127.0.0.1:{free_port()}"
         self.client = Client(f"http://{self.bind}")
+        #: Where clients reach it.
+        self.url = self.client.url
         for name in ("pytail", "uv"):
             (self._programs / name).symlink_to(Path(sys.executable).with_name(name))
 
@@ -87,7 +94,7 @@ class Sandbox:
     def meant(self, text: str) -> str:
         """`text`, with the names of examples replaced by what there is here."""
         for example, real in {
-            "https://pytail.example.org": self.client.url,
+            "https://pytail.example.org": self.url,
             "127.0.0.1:3141": self.bind,
             "/var/cache/pytail": str(self.cache),
             "/srv/pytail": str(self.home / "srv"),
@@ -146,6 +153,32 @@ def beside_a_server(sandbox: Sandbox) -> None:
     sandbox.here.mkdir()
 
 
+@contextlib.contextmanager
+def behind_tls(sandbox: Sandbox) -> Iterator[None]:
+    """With TLS of an authority that the machine does not know, in ``company-ca.pem``."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(sandbox.here / "company-ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def relay(client: socket.socket, _: object) -> None:
+        with client, socket.create_connection(sandbox.bind.split(":")) as server:
+            pairs = (client, server), (server, client)
+            gevent.joinall([gevent.spawn(copy, *pair) for pair in pairs])
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    proxy = StreamServer(("127.0.0.1", 0), relay, ssl_context=context)
+    proxy.start()
+    sandbox.url = f"https://127.0.0.1:{proxy.server_port}"
+    yield
+    proxy.stop(timeout=0)
+
+
 def machine_run(block: Block) -> tuple[dict[str, str], str]:
     """The variables and the commands of a file for a CI system or a container engine."""
     variables, commands = {}, []
@@ -184,7 +217,10 @@ def served(sandbox: Sandbox, blocks: list[Block]) -> Iterator[None]:
         return
     log = sandbox.home / "log"
     command = [sys.executable, "-m", "pytail"]
-    with program(command, log, sandbox.client.url, **sandbox.settings()):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(program(command, log, sandbox.client.url, **sandbox.settings()))
+        if any("company-ca.pem" in block.text for block in blocks):
+            stack.enter_context(behind_tls(sandbox))
         yield
 
 
