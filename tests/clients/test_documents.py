@@ -26,7 +26,7 @@ import yaml
 from gevent.server import StreamServer
 
 from tests.clients.conftest import REQUIREMENTS
-from tests.documents import ELSEWHERE, FILES, ROOT, Block, documents
+from tests.documents import COMMANDS, ELSEWHERE, FILES, NOT_RUN, ROOT, Block, documents
 from tests.fakeindex import FakeIndex
 from tests.running import Client, free_port, program
 
@@ -53,7 +53,8 @@ def sections() -> dict[str, list[Block]]:
     for document in documents():
         if document.name not in ELSEWHERE:
             for block in document.blocks:
-                if block.language == "sh" or (block.language in FILES and block.note):
+                is_run = block.language in COMMANDS and block.note not in NOT_RUN
+                if is_run or (block.language in FILES and block.note):
                     found.setdefault(f"{document.name}: {block.section}", []).append(block)
     return found
 
@@ -88,6 +89,8 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PATH": ":".join(map(str, path)),
             "VIRTUAL_ENV": str(self.here / ".venv"),
+            # It would ask another index, of its own accord.
+            "PDM_CHECK_UPDATE": "false",
             **self.settings(),
         }
 
@@ -228,20 +231,22 @@ def served(sandbox: Sandbox, blocks: list[Block]) -> Iterator[None]:
 def test_what_is_shown_works(
     section: str, tmp_path: Path, world: FakeIndex, tool_dir: Callable[[str], Path]
 ):
-    blocks = sections()[section]
+    document, blocks = section.partition(": ")[0], sections()[section]
     sandbox = Sandbox(tmp_path / "home", world, tool_dir)
-    MACHINES.get(section.partition(": ")[0], beside_a_server)(sandbox)
+    MACHINES.get(document, beside_a_server)(sandbox)
     with contextlib.ExitStack() as running:
         running.enter_context(served(sandbox, blocks))
         for block in blocks:
             if block.note == "serves":
                 running.pop_all().close()
                 running.enter_context(sandbox.serve(block.text))
-            elif block.language == "sh" and not block.note:
+            elif block.language in COMMANDS:
                 sandbox.run(block.text, sandbox.environ())
-            elif block.language in FILES:
+            else:
                 sandbox.write(block)
-                if block.language in {"yaml", "dockerfile"}:
-                    variables, commands = machine_run(block)
-                    given = {name: sandbox.meant(value) for name, value in variables.items()}
-                    sandbox.run(commands, {**sandbox.environ(), **given})
+            if block.language in {"yaml", "dockerfile"}:
+                variables, commands = machine_run(block)
+                given = {name: sandbox.meant(value) for name, value in variables.items()}
+                sandbox.run(commands, sandbox.environ() | given)
+    # Else what was installed came from elsewhere.
+    assert world.seen or document not in MACHINES
