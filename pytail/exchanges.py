@@ -121,12 +121,23 @@ class Arriving:
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
+        self._span = getattr(stream, "span", None)
         self.close = stream.close
 
     def read(self, size: int) -> bytes:
         """As the stream's."""
         with Waiting():
             return self._stream.read(size)
+
+    def span(self, size: int) -> tuple[int, int, int] | None:
+        """As the stream's, None where it has none."""
+        with Waiting():
+            found: tuple[int, int, int] | None = None if self._span is None else self._span(size)
+            return found
+
+    def advance(self, count: int) -> None:
+        """As the stream's."""
+        self._stream.advance(count)  # type: ignore[attr-defined]
 
 
 class Watched:
@@ -155,8 +166,8 @@ class Watched:
         try:
             body = self._application(environ, begin)
             again = environ.get(AGAIN)
-            if again is not None and isinstance(body, list) and "HTTP_X_REQUEST_ID" not in environ:
-                environ[REPEAT] = Repeat(exchange, b"".join(body), again, self)
+            if again is not None and "HTTP_X_REQUEST_ID" not in environ:
+                environ[REPEAT] = Repeat(exchange, body, again, self)
             return _Body(body, exchange, self.end)
         except BaseException:
             exchange.is_cut = True
@@ -179,13 +190,16 @@ class Watched:
 class Repeat:
     """A response that a server may give again by itself, each time as an exchange of its own."""
 
-    __slots__ = ("_again", "_first", "_watched", "body", "id")
+    __slots__ = ("_again", "_first", "_watched", "body", "copy", "id")
 
     def __init__(
-        self, first: Exchange, body: bytes, again: Callable[[], bool], watched: Watched
+        self, first: Exchange, body: Any, again: Callable[[], bool], watched: Watched
     ) -> None:
         self._first, self._again, self._watched = first, again, watched
-        self.body = body
+        #: The bytes to give again; None for those that have to be copied first.
+        self.body: bytes | None = b"".join(body) if isinstance(body, list) else None
+        #: Gives a copy of the body while that is open, None where there is none to be had.
+        self.copy: Callable[[], bytes | None] = getattr(body, "copy", lambda: None)
         #: The id in the head of the first response, which each other has its own in place of.
         self.id = first.id.encode()
 
@@ -200,14 +214,14 @@ class Repeat:
 
     def over(self, exchange: Exchange, sent: int) -> None:
         """`sent` bytes of the body have gone out in `exchange`, and no more will."""
-        exchange.sent, exchange.is_cut = sent, sent < len(self.body)
+        exchange.sent, exchange.is_cut = sent, sent < len(self.body or b"")
         self._watched.end(exchange)
 
 
 class _Body:
     """A response's body, counted as the server takes it."""
 
-    __slots__ = ("_body", "_end", "_exchange", "_left")
+    __slots__ = ("_body", "_end", "_exchange")
 
     def __init__(
         self, body: Iterable[bytes], exchange: Exchange, end: Callable[[Exchange], None]
@@ -226,21 +240,16 @@ class _Body:
     def held(self) -> tuple[int, int, int] | None:
         """As the body's own: descriptor, offset and length for a server that sends files itself.
 
-        None for a body that has to be iterated. What goes out is told by `advance`.
+        None for what has to be iterated. What goes out is told by `advance`.
         """
         held = getattr(self._body, "held", None)
         span: tuple[int, int, int] | None = None if held is None else held()
-        if span is not None:
-            self._left = span[2]
-            self._exchange.is_cut = self._left > 0
         return span
 
     def advance(self, count: int) -> None:
         """Another `count` bytes of what is `held` have gone out."""
         self._body.advance(count)  # type: ignore[attr-defined]
-        self._left -= count
         self._exchange.sent += count
-        self._exchange.is_cut = self._left > 0
 
     def close(self) -> None:
         try:

@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -36,9 +35,9 @@ _OURS = str(Path(__file__).parent)
 class Stalls:
     """Watches the event loop of this thread until it is stopped."""
 
-    def __init__(self, longest: float, tell: Callable[[str], object] = log.warning) -> None:
-        """`longest` is how many seconds the loop may stand still before `tell` is told of it."""
-        self._longest, self._interval, self._tell = longest, max(longest / 4, _SHORTEST), tell
+    def __init__(self, longest: float) -> None:
+        """`longest` is how many seconds the loop may stand still before the log tells of it."""
+        self._longest, self._interval = longest, max(longest / 4, _SHORTEST)
         #: By cause: when it was told, and how late it made the loop.
         self._told: dict[str, tuple[float, float]] = {}
         #: What was seen, and since when that look was due.
@@ -90,8 +89,12 @@ class Stalls:
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
         self._told[cause] = ended, late
-        took = f"{late * 1000:.0f} ms, computing for {computed * 1000:.0f}"
-        self._tell(f"the event loop stood still for {took}: {cause}")
+        log.warning(
+            "the event loop stood still for %.0f ms, computing for %.0f of them: %s",
+            late * 1000,
+            computed * 1000,
+            cause,
+        )
 
     def _stacks(self) -> str:
         """Where the loop's thread is, and all others that do something for us."""
