@@ -108,7 +108,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
             self.add_route(f"{mount}/{{project}}/", Project(index, pages, files, settings))
         self.add_route(
-            "/root/pypi/+f/{first}/{rest}/{filename}", DistributionFile(index, downloads)
+            "/root/pypi/+f/{first}/{rest}/{filename}",
+            DistributionFile(index, downloads, settings.accel_redirect),
         )
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):

@@ -19,6 +19,7 @@ from pytail.settings import (
     bind,
     directory,
     flag,
+    internal_path,
     limit,
     masked,
     seconds,
@@ -103,6 +104,22 @@ def test_an_upstream_that_cannot_be_asked_is_refused(value: str):
 def test_an_upstream_with_more_than_a_path_is_refused(tail: str):
     with pytest.raises(ValueError, match=r"without \? and #"):
         upstream_base_url(INDEX + tail)
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [("/+held/", "/+held/"), (" /a/+b-c ", "/a/+b-c/"), ("/a//", "/a/"), ("", "")],
+)
+def test_an_internal_location_is_a_path(value: str, path: str):
+    assert internal_path(value) == path
+
+
+@pytest.mark.parametrize(
+    "value", ["held/", "/", "/a/../b/", "/a%2f/", "/a b/", "/a?b/", "/a\r\nb/"]
+)
+def test_what_could_be_another_location_is_refused(value: str):
+    with pytest.raises(ValueError, match=r"such as /\+held/"):
+        internal_path(value)
 
 
 def test_a_directory_may_begin_at_home(monkeypatch: pytest.MonkeyPatch):
