@@ -113,6 +113,8 @@ def _unix(path: str) -> socket.socket:
         if _is_abandoned(path):
             Path(path).unlink()
         listener.bind(path)
+        # Like a port: who may enter its directory may ask, such as the nginx in front.
+        Path(path).chmod(0o666)
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()

@@ -57,7 +57,7 @@ class DistributionFile:
         _tell(resp, opened.outcome, age)
         if opened.outcome is Outcome.HIT and length is not None and self._is_for_nginx(req, part):
             opened.stream.close()
-            self._leave_to_nginx(resp, file, length)
+            self._leave_to_nginx(resp, file, length, is_whole=part is None)
         else:
             _send(resp, Body(file.filename, stream, length), length)
 
@@ -92,11 +92,14 @@ class DistributionFile:
         conditions = ["If-Match", "If-Unmodified-Since", *(["Range"] if part is None else [])]
         return all(req.get_header(name) is None for name in conditions)
 
-    def _leave_to_nginx(self, resp: falcon.Response, file: File, length: int) -> None:
+    def _leave_to_nginx(
+        self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
+    ) -> None:
         hand_over(length)
         resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.location))
-        # nginx says it again.
-        resp.delete_header("Accept-Ranges")
+        if is_whole:
+            # nginx says it once more.
+            resp.delete_header("Accept-Ranges")
 
     def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
