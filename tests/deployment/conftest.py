@@ -21,7 +21,8 @@ import trustme
 from tests.fakeindex import FakeIndex
 from tests.running import Client, free_port, serving
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 #: Programs of system administrators are not in everyone's PATH.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -94,6 +95,18 @@ class Site(Client):
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What a user has who begins to read."""
+    copy = tmp_path / "checkout"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("pytail", "conf"):
+        shutil.copytree(ROOT / name, copy / name, ignore=unwanted)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    return copy
 
 
 Start = Callable[..., contextlib.AbstractContextManager[Site]]

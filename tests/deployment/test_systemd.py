@@ -12,6 +12,8 @@ import pytest
 from pytail.settings import Settings
 from tests.deployment.conftest import CONF, needed, replaced
 
+pytestmark = pytest.mark.slow
+
 UNIT = (CONF / "pytail.service").read_text()
 DROP_IN = (CONF / "pytail.service.d" / "gunicorn.conf").read_text()
 SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
