@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,6 @@ CONDITIONS: list[dict[str, str]] = [
     {"Range": "bytes=0-1,5-6"},
     {"If-None-Match": f'"{DEMO.location}"'},
     {"If-None-Match": '"other"'},
-    {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
 ]
 
 
@@ -68,6 +68,21 @@ def test_a_held_file_is_answered_as_pytail_would(straight: Site):
         unlike = {"age"} | ({"accept-ranges"} if through.status == 206 else set())
         assert said(through).items() <= said(direct).items(), headers
         assert said(direct).keys() - said(through).keys() <= unlike, headers
+
+
+def test_when_the_file_came_is_nothing_to_ask_for(straight: Site, tmp_path: Path):
+    straight.behind.get(DEMO.served)
+    (held,) = tmp_path.rglob(DEMO.filename)
+    came = formatdate(held.stat().st_mtime, usegmt=True)
+    answer = straight.get(DEMO.served, If_Modified_Since=came)
+    assert (answer.status, answer.headers["Last-Modified"]) == (200, None)
+
+
+def test_what_is_spelled_otherwise_is_pytails_to_answer(straight: Site):
+    straight.behind.get(DEMO.served)
+    before = asked(straight)
+    straight.get(DEMO.served.replace("/root/", "/root//"))
+    assert asked(straight) == before + 1
 
 
 def test_a_range_behind_the_end_is_416(straight: Site):
