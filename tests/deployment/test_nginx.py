@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.deployment.conftest import CONF, Site, Start
-from tests.fakeindex import HTML, JSON, Dist, FakeIndex, Gated, wheel
+from tests.fakeindex import HTML, JSON, Dist, FakeIndex, Gated, RawConnection, RawServer, wheel
 from tests.running import Answer, Client, clean_environ, file_path, serving
 from tests.watching import until
 
@@ -183,6 +183,26 @@ def test_an_id_is_the_clients_or_nginxs_and_the_same_in_all_answers(site: Site, 
     assert site.get(demo.served, X_Request_Id="mine-1").headers["X-Request-Id"] == "mine-1"
     assert len(site.get(demo.served).headers["X-Request-Id"]) == 32
     assert site.get("/simple/demo/", X_Request_Id="mine-2").headers["X-Request-Id"] == "mine-2"
+
+
+def test_pytail_sees_one_connection_and_nothing_that_a_client_made_up(tmp_path: Path, nginx: Start):
+    heads = []
+
+    def script(connection: RawConnection) -> None:
+        while head := connection.request():
+            heads.append(head.decode().lower())
+            connection.send("HTTP/1.1 200 OK", "Content-Length: 2", body=b"ok")
+
+    made_up = {"X-Accel-Redirect": "no", "Connection": "close", "X-Request-Id": "mine"}
+    with RawServer(script) as pytail, nginx(pytail.url.removeprefix("http://"), tmp_path) as site:
+        for path in ("/simple/a%2Bb+c/", "//x/../y", "/?q=%2F"):
+            assert site.request("GET", path, made_up).data == b"ok"
+        assert pytail.connections == 1
+    assert [head.split()[1] for head in heads] == ["/simple/a%2bb+c/", "//x/../y", "/?q=%2f"]
+    for head in heads:
+        assert "x-accel-redirect" not in head
+        assert "connection:" not in head
+        assert "x-request-id: mine\r\n" in head
 
 
 def test_how_pytail_is_is_told_to_this_machine(site: Site):
