@@ -86,7 +86,6 @@ class Application(falcon.App):  # type: ignore[type-arg]
         downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:
-            metrics.settle()
             metrics.breaker_is(is_open=upstream.is_left_alone)
             metrics.arriving_are(downloads.arriving)
             metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)
@@ -107,7 +106,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
             self.add_route(f"{mount}/{{project}}/", Project(index, pages, files, settings))
         self.add_route(
-            "/root/pypi/+f/{first}/{rest}/{filename}", DistributionFile(index, downloads)
+            "/root/pypi/+f/{first}/{rest}/{filename}",
+            DistributionFile(index, downloads, settings.accel_redirect),
         )
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):

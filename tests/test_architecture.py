@@ -126,7 +126,7 @@ LIVES_IN = {
     "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
-        "__main__", "wsgi", "handler", "porter", "wire", "transfers", "server", "singleflight", "threads",
+        "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
     },
 }  # fmt: skip

@@ -56,7 +56,7 @@ class Machine:
             cwd=self.home,
             timeout=120,
             check=False,
-            env=clean_environ(HOME=str(self.home), PIP_CONFIG_FILE="/dev/null", **environ),
+            env=clean_environ(HOME=str(self.home)) | {"PIP_CONFIG_FILE": "/dev/null", **environ},
         )
         assert out.returncode == 0, f"{out.stdout}\n{out.stderr}"
         return out.stdout
