@@ -83,9 +83,10 @@ def locks(text: str, indexes: Indexes) -> Locks:
 def _kind(found: Mapping[str, Any]) -> Callable[[dict[str, Any], Indexes, Locks], None]:
     if "lock-version" in found and "packages" in found:
         return _pylock
-    if "content-hash" in found.get("metadata", {}):
+    metadata = found.get("metadata")
+    if isinstance(metadata, dict) and "content-hash" in metadata:
         return _poetry
-    if "version" in found and "metadata" not in found and "project" not in found:
+    if metadata is None and found.get("version") == 1 and "project" not in found:
         return _uv
     raise ValueError(f"is no lock file that pytail knows; {_KINDS}")
 
@@ -129,7 +130,7 @@ def _not_from_index(package: Package, urls: list[str]) -> str | None:
 def _uv(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
     for package in found.get("package", []):
         title = f"{package['name']} {package.get('version', '')}".strip()
-        ((kind, where), *_) = package["source"].items()
+        kind, where = next(iter(package["source"].items()), ("source unknown", ""))
         entries = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
         if kind in ("editable", "virtual", "directory") and where == ".":
             # What was locked itself.

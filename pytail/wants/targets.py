@@ -60,7 +60,7 @@ class Target:
         """
         if python is None and platform_tag is None:
             return cls(frozenset(sys_tags()), _plain(default_environment()))
-        minor, patch, suffix = _python(python or _running())
+        minor, patch, suffix = _python(_running() if python is None else python)
         platforms, environment = _platform(platform_tag)
         name, tags = f"cp3{minor}", set[Tag]()
         # Also for another implementation that runs this, whose wheels few projects have.
