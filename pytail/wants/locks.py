@@ -68,7 +68,7 @@ def locks(text: str, indexes: Indexes) -> Locks:
     """What the lock file of that `text` wants. Raises ValueError with the reason."""
     try:
         found = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot be read as TOML ({error}); {_KINDS}") from None
     result = Locks()
     try:

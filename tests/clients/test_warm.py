@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, Machine, uv_install
+from tests.clients.conftest import INSTALLED, Machine, fetched_ahead, uv_install
 from tests.fakeindex import FakeIndex, wheel
-from tests.running import clean_environ, free_port, program
+from tests.running import free_port, program
 
 pytestmark = pytest.mark.clients
 
@@ -66,21 +64,11 @@ def test_what_uv_locked_installs_from_what_was_fetched_ahead(
         if form is not None:
             export = ["export", "-q", "--frozen", "--format", form, "-o", filename]
             locker.run(*UV, *export, UV_DEFAULT_INDEX=root)
-    command = [*base, "--cache-dir", str(tmp_path / "second")]
-    warm = subprocess.run(
-        [*command, "warm", "--json", "-r", str(locker.home / filename)],
-        capture_output=True,
-        text=True,
-        env=clean_environ(),
-        timeout=60,
-        check=False,
-    )
-    assert warm.returncode == 0, warm.stderr
-    told = json.loads(warm.stdout)
+    told = fetched_ahead(tmp_path / "second", world.url, locker.home / filename, "--bind", bind)
     assert told["fetched"]["files"] == 2 * len(INSTALLED)
     assert any("only-there" in skipped["what"] for skipped in told["skipped"])
     world.stop()
-    with program(command, tmp_path / "log", url):
+    with program([*base, "--cache-dir", str(tmp_path / "second")], tmp_path / "log", url):
         client = machine()
         use(client, locker.home / filename, root)
         assert INSTALLED.items() <= client.installed().items()

@@ -203,6 +203,7 @@ def test_pytail_is_known_by_where_it_has_files():
     ("text", "reason"),
     [
         ("{}", "cannot be read as TOML"),
+        (f"a = {'[' * 9999}", "cannot be read as TOML"),
         ("[project]\nname = 'demo'\nversion = '1'\n", "is no lock file that pytail knows"),
         ("[tool.poetry]\n", "give a requirements.txt, pylock.toml, uv.lock or poetry.lock"),
         ("metadata = 1\n", "is no lock file"),
