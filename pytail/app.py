@@ -29,7 +29,6 @@ from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
-from pytail.resources.ready import ReadyPages
 from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
 from pytail.store import Store
@@ -108,12 +107,12 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(parts.close)
         metrics, upstream, index = parts.metrics, parts.upstream, parts.index
         bounds, downloads = parts.bounds, parts.downloads
-        ready = ReadyPages(super().__call__, index)
-        self._watched = Watched(ready, logs.access, metrics.answered)
+        self._watched = Watched(super().__call__, logs.access, metrics.answered)
         self._parts.callback(gevent.spawn(bounds.run).kill)
         pages = Pages(settings.hot_cache_size)
 
         def look() -> None:
+            metrics.settle()
             metrics.breaker_is(is_open=upstream.is_left_alone)
             metrics.arriving_are(downloads.arriving)
             metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)

@@ -41,6 +41,8 @@ MOST_MISSING = 10_000
 #: Entries and files at hand at most.
 _MOST_FOUND = 4000
 
+#: Seconds for which it is believed that no other process has written: less than it takes to tell.
+_BELIEF = 0.001
 #: Projects forgotten at once where room is needed.
 _TRIMMED = 20
 _LONGEST_CHECK = 0.5
@@ -175,10 +177,20 @@ class Catalog:
         #: What was looked up since anybody last changed the file, by statement and parameters.
         self._found: dict[tuple[str, ...], Any] = {}
         self._version: tuple[int] | None = None
+        self._believed_until = 0.0
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
         return self._look_up(_entry, _SELECT_ENTRY, name)
+
+    def entry_lately(self, name: str) -> Entry | None:
+        """As `entry`, at a tenth of the cost; what another process wrote shows a millisecond later."""
+        now = time.monotonic()
+        found: Entry | None = self._found.get((_SELECT_ENTRY, name))
+        if found is None or now >= self._believed_until:
+            self._believed_until = now + _BELIEF
+            found = self.entry(name)
+        return found
 
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
@@ -375,7 +387,9 @@ class Catalog:
             self._patience = _LOCK_PATIENCE
             return result
 
-        return self._try("write", lambda: off_hub(transaction, self._writes))
+        written = self._try("write", lambda: off_hub(transaction, self._writes))
+        self._believed_until = 0.0
+        return written
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
         try:

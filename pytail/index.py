@@ -65,13 +65,10 @@ class Index:
         answer = self._freshness.answer(project, max_age)
         return self._held_only(answer) if self._settings.offline else answer
 
-    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
-        """What `page` would give, where that is an answer from the catalog; None otherwise."""
-        return None if self._settings.offline else self._freshness.fresh(project, max_age)
-
-    def tell(self, answer: Answer) -> None:
-        """Log that a client was given the answer of `fresh`."""
-        self._freshness.tell(answer)
+    def again(self, answer: Answer, max_age: float = math.inf) -> Callable[[], bool] | None:
+        """Says whether `page` would give `answer` again now, to the second; None: it never will."""
+        # Offline, what is held may be another thing at any moment.
+        return None if self._settings.offline else self._freshness.again(answer, max_age)
 
     def contents(self, answer: Answer) -> ProjectPage:
         """The page of `answer`, asked for anew where the catalog has lost it.

@@ -115,23 +115,29 @@ class Body:
 
     def start(self) -> None:
         """Make ready to send. Raises what reading the first bytes raises."""
-        if not isinstance(self._stream, io.FileIO):
+        if not isinstance(self._stream, io.FileIO) and self.held() is None:
             self._ready = self._read()
 
     def held(self) -> tuple[int, int, int] | None:
         """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
 
-        Whoever sends it so tells by `advance`. None for a file that has to be iterated.
+        Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
+        by `advance`. None where the rest, if any, has to be iterated. Raises TransferCut.
         """
-        if isinstance(self._stream, io.FileIO) and self._left is not None:
+        if not self._left or self._ready:
+            return None
+        if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return None
+        return self._stream.span(self._left) if isinstance(self._stream, Arriving) else None
 
     def advance(self, count: int) -> None:
         """Take `count` bytes of what `held` told for sent."""
-        assert isinstance(self._stream, io.FileIO), "what is not held is iterated"
         assert self._left is not None
-        self._stream.seek(count, os.SEEK_CUR)
+        if isinstance(self._stream, io.FileIO):
+            self._stream.seek(count, os.SEEK_CUR)
+        else:
+            assert isinstance(self._stream, Arriving), "the rest is iterated"
+            self._stream.advance(count)
         self._left -= count
 
     def __iter__(self) -> Iterator[bytes]:
