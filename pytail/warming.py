@@ -1,8 +1,8 @@
 """Pages and files fetched ahead, several at a time, until all that is wanted is held.
 
 Pages come first, so that what is to come is known before any of it comes; what the limits of the
-cache directory do not let stay is not begun. What is held is not fetched, and counts as used. While
-upstream is left alone for having failed, it is waited for, unless it never answered.
+cache directory do not let stay is not begun. What is held is not fetched, and counts as used. An
+upstream that is left alone, or asks for that, is waited for, unless it never answered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gevent.pool import Pool
 
 from pytail.bounds import Bounds
 from pytail.downloads import Downloads
-from pytail.errors import PytailError, UpstreamLeftAlone, WheelUnreadable
+from pytail.errors import PytailError, UpstreamLeftAlone, UpstreamRefused, WheelUnreadable
 from pytail.index import REFRESH_INTERVAL, Index
 from pytail.model import File
 from pytail.settings import masked
@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 
 #: Seconds since upstream last gave something, beyond which it is no longer waited for.
 _LONGEST = 60.0
+#: How often upstream may refuse one thing.
+_TRIES = 3
 #: Bytes by which a file takes the disk.
 _BLOCK = 4096
 
@@ -121,13 +123,16 @@ class Warming:
         return 0
 
     def _patiently(self, ask: Callable[[], Result]) -> Result:
+        refusals = 0
         while True:
             try:
                 result = ask()
-            except UpstreamLeftAlone as error:  # noqa: PERF203, it waits for seconds
-                if time.monotonic() - self._answered > _LONGEST:
+            except (UpstreamLeftAlone, UpstreamRefused) as error:  # noqa: PERF203, it is for seconds
+                refusals += isinstance(error, UpstreamRefused)
+                is_lost = time.monotonic() - self._answered > _LONGEST
+                if error.retry_after is None or is_lost or refusals == _TRIES:
                     raise
-                gevent.sleep(error.retry_after or 1)
+                gevent.sleep(min(error.retry_after, 2 * _LONGEST))
             else:
                 self._answered = time.monotonic()
                 return result

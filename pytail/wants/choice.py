@@ -80,7 +80,7 @@ class Required:
             choice.add(files)
             if not files:
                 wanted = ", ".join(each.text for each in clauses)
-                choice.missing.append((wanted, _why_none(page, target)))
+                choice.missing.append((wanted, _why_none(page, clauses, target)))
         choice.missing = list(dict.fromkeys(choice.missing))
         return choice
 
@@ -204,12 +204,15 @@ def _has_digest(file: File, hashes: frozenset[str]) -> bool:
     return not hashes or any(f"{name}:{value}" in hashes for name, value in file.hashes.items())
 
 
-def _why_none(page: ProjectPage, target: Target | None) -> str:
+def _why_none(page: ProjectPage, clauses: Sequence[Clause], target: Target | None) -> str:
     if page.is_quarantined:
         return "upstream has the project in quarantine"
-    where = "" if target is None else f" for Python {target.environment['python_version']}"
-    platform = "" if target is None else f" on {target.environment['sys_platform']}"
-    return f"no version of {page.name} has a file that matches{where}{platform}"
+    digests = " and has one of the digests" if any(each.hashes for each in clauses) else ""
+    machine = ""
+    if target is not None:
+        told = target.environment
+        machine = f" for Python {told['python_version']} on {told['sys_platform']}"
+    return f"no version of {page.name} has a file that matches{digests}{machine}"
 
 
 def _tags(filename: str) -> frozenset[Tag]:

@@ -8,7 +8,6 @@ import pty
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -134,27 +133,6 @@ def test_an_upstream_that_is_gone_is_a_failure_and_no_wait(alone: Commands, inde
     assert time.monotonic() - started < 30
 
 
-def test_an_upstream_that_fails_for_a_while_is_waited_for(alone: Commands, index: FakeIndex):
-    dists = [wheel(f"p{number}") for number in range(9)]
-    index.add(*dists)
-    troubles = 3
-
-    def busy(environ: dict[str, Any], start_response: Any) -> Any:
-        nonlocal troubles
-        troubles -= 1
-        if troubles >= 0:
-            headers = [("Retry-After", "1"), ("Content-Length", "0")]
-            start_response("503 Service Unavailable", headers)
-            return []
-        return index._answer(environ, start_response)
-
-    index.answers |= {f"/simple/p{number}/": busy for number in (1, 2, 3, 4)}
-    told = alone.json("warm", "--jobs", "1", *[dist.project for dist in dists], code=1)
-    # Those three that upstream refused; the others were asked for when it was back.
-    assert [failure["what"] for failure in told["failed"]] == ["p1", "p2", "p3"]
-    assert told["fetched"]["files"] == 12
-
-
 @pytest.mark.parametrize(
     ("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
 )
@@ -267,6 +245,27 @@ def test_requirements_want_what_they_pin(alone: Commands, index: FakeIndex, tmp_
     assert out.returncode == 0
     assert out.stderr == "skipped .: editable, not from an index\n"
     assert held(alone.cache) == names(old, other)
+
+
+def test_what_a_lock_has_of_another_index_is_asked_of_nobody(
+    alone: Commands, index: FakeIndex, tmp_path: Path
+):
+    index.add(private := wheel("private"))
+    lock = tmp_path / "uv.lock"
+    lock.write_text(
+        'version = 1\n[[package]]\nname = "private"\nversion = "1.0"\n'
+        'source = { registry = "https://other.example.org/simple" }\n'
+        f'wheels = [{{ url = "https://files.example.org/{private.filename}" }}]\n'
+        '[[package]]\nname = "gone"\nversion = "1.0"\n'
+        f'source = {{ registry = "{index.url}/simple" }}\n'
+        'wheels = [{ url = "https://files.example.org/gone-1.0-py3-none-win32.whl" }]\n'
+    )
+    told = alone.json("warm", "-r", str(lock))
+    assert [skipped["what"] for skipped in told["skipped"]] == ["private 1.0", "gone 1.0"]
+    assert "--index https://other.example.org/simple" in told["skipped"][0]["reason"]
+    assert index.seen == []
+    alone.json("warm", "-r", str(lock), "--index", "https://other.example.org")
+    assert held(alone.cache) == names(private)
 
 
 def test_a_lock_gets_its_own_files_or_none(alone: Commands, index: FakeIndex, tmp_path: Path):
