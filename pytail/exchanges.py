@@ -166,8 +166,8 @@ class Watched:
         try:
             body = self._application(environ, begin)
             again = environ.get(AGAIN)
-            if again is not None and isinstance(body, list) and "HTTP_X_REQUEST_ID" not in environ:
-                environ[REPEAT] = Repeat(exchange, b"".join(body), again, self)
+            if again is not None and "HTTP_X_REQUEST_ID" not in environ:
+                environ[REPEAT] = Repeat(exchange, body, again, self)
             return _Body(body, exchange, self.end)
         except BaseException:
             exchange.is_cut = True
@@ -190,13 +190,16 @@ class Watched:
 class Repeat:
     """A response that a server may give again by itself, each time as an exchange of its own."""
 
-    __slots__ = ("_again", "_first", "_watched", "body", "id")
+    __slots__ = ("_again", "_first", "_watched", "body", "copy", "id")
 
     def __init__(
-        self, first: Exchange, body: bytes, again: Callable[[], bool], watched: Watched
+        self, first: Exchange, body: Any, again: Callable[[], bool], watched: Watched
     ) -> None:
         self._first, self._again, self._watched = first, again, watched
-        self.body = body
+        #: The bytes to give again; None for those that have to be copied first.
+        self.body: bytes | None = b"".join(body) if isinstance(body, list) else None
+        #: Gives a copy of the body while that is open, None where there is none to be had.
+        self.copy: Callable[[], bytes | None] = getattr(body, "copy", lambda: None)
         #: The id in the head of the first response, which each other has its own in place of.
         self.id = first.id.encode()
 
@@ -211,7 +214,7 @@ class Repeat:
 
     def over(self, exchange: Exchange, sent: int) -> None:
         """`sent` bytes of the body have gone out in `exchange`, and no more will."""
-        exchange.sent, exchange.is_cut = sent, sent < len(self.body)
+        exchange.sent, exchange.is_cut = sent, sent < len(self.body or b"")
         self._watched.end(exchange)
 
 

@@ -123,6 +123,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     deadline = math.inf
     #: Whether each request must come to `log_request`.
     logs_requests = False
+    #: The head of the request, where there is nothing else to it.
+    _request: bytes | None = None
     #: Bytes of the body that the client still expects, None where it was not told how many.
     _left: int | None = None
 
@@ -176,6 +178,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             return False
         if head is None:
             return False
+        self._request = head.data if head.length == 0 else None
         self.requestline, self.command, self.path = head.line, head.method, head.target
         self.request_version, self.close_connection = head.version, not head.keeps_alive
         self.wsgi_input = self._body(head)
@@ -185,8 +188,6 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         self.handle_one_response()
         if isinstance(self.wsgi_input, Arriving):
             self._linger()
-        elif not self.close_connection and not self.logs_requests:
-            self._keep(head)
         return not self.close_connection
 
     def _head(self) -> heads.Head | None:
@@ -210,11 +211,12 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         self.waiting_since, self.deadline = now, now + IDLE_TIME
         return not self.server.is_scarce
 
-    def _keep(self, head: heads.Head) -> None:
+    def _keep(self) -> None:
         """Keep the response where the application says that it may be given again."""
         repeat = self.environ.get(REPEAT)
-        if repeat is not None and head.length == 0 and not self.response_use_chunked:
-            self.server.replies.keep(head.data + b"\r\n\r\n", self._said, repeat)
+        is_to_be_seen = self.logs_requests or self.response_use_chunked
+        if repeat is not None and self._request is not None and not is_to_be_seen:
+            self.server.replies.keep(self._request + b"\r\n\r\n", self._said, repeat)
 
     def _body(self, head: heads.Head) -> Whole | Arriving:
         expects = head.environ.get("HTTP_EXPECT", "").lower() == "100-continue"
@@ -302,6 +304,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         if self._left and self.command != "HEAD" and self.code != 304:
             log.warning("%s: cut short by %d bytes", self.requestline, self._left)
             self.close_connection = True
+        if not self.close_connection:
+            self._keep()
 
     def _send(self, head: bytes, data: bytes = b"") -> None:
         """Send both, as one piece where the kernel takes that much."""

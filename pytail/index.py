@@ -121,6 +121,25 @@ class Index:
         with opened:
             return self.age(os.fstat(opened.fileno()).st_mtime)
 
+    def held_again(self, file: File, came: float) -> Callable[[], bool] | None:
+        """Says whether `file`, held since `came`, is the answer now too, to the second of its age.
+
+        None where it cannot be told.
+        """
+        shelf, name, seconds = file.shelf, file.filename, int(self.age(came))
+        catalog, store, upstream = self._catalog, self._store, self._upstream.url
+        if catalog.file_lately(shelf, name, upstream) != file:
+            # Not listed, or it lies beside one that is.
+            return None
+
+        def is_same() -> bool:
+            if int(self.age(came)) != seconds or store.came(file) != came:
+                return False
+            listed = catalog.file_lately(shelf, name, upstream)
+            return listed is file or listed == file
+
+        return is_same
+
     def age(self, came: float) -> float:
         """The seconds since `came`, itself in seconds since the epoch."""
         return max(0.0, self._clock() - came)

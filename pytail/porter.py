@@ -30,9 +30,10 @@ _READABLE = 1
 class Reply:
     """A response that may be given again."""
 
-    #: The head up to the id of its exchange, and what follows that.
+    #: The head up to the id of its exchange, what follows that, and the body.
     before: bytes
     after: bytes
+    body: bytes
     repeat: Repeat
 
 
@@ -41,6 +42,8 @@ class Replies:
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Reply] = {}
+        #: Requests that came once and whose answers take a copy.
+        self._once: set[bytes] = set()
         self._second, self._size = 0, 0
 
     def __len__(self) -> int:
@@ -54,17 +57,26 @@ class Replies:
     def keep(self, request: bytes, head: bytes, repeat: Repeat) -> None:
         """Remember the `head` of the response to `request`, and how to give it again."""
         self.forget()
-        size = len(request) + len(head) + len(repeat.body)
-        if len(request) <= _LONGEST and self._size + size <= _MOST:
+        body = repeat.body
+        if body is None:
+            # Most files are asked for once.
+            is_first = request not in self._once
+            self._once.add(request)
+            body = None if is_first or self._size >= _MOST else repeat.copy()
+        if body is None or len(request) > _LONGEST:
+            return
+        size = len(request) + len(head) + len(body)
+        if self._size + size <= _MOST:
             before, _, after = head.partition(repeat.id)
-            self._kept[request] = Reply(before, after, repeat)
+            repeat.body = body
+            self._kept[request] = Reply(before, after, body, repeat)
             self._size += size
 
     def forget(self) -> None:
         """Let go of what was said before this second."""
         second = int(time.time())
         if second != self._second:
-            self._kept, self._size, self._second = {}, 0, second
+            self._kept, self._once, self._size, self._second = {}, set(), 0, second
 
 
 class Porter:
@@ -124,7 +136,7 @@ class Porter:
     def _answered(self, reply: Reply, exchange: Exchange) -> bool:
         """Whether the client took all of the reply at once."""
         head = b"%b%b%b" % (reply.before, exchange.id.encode(), reply.after)
-        body = reply.repeat.body
+        body = reply.body
         try:
             sent = os.writev(self._descriptor, (head, body))
         except BlockingIOError:
@@ -141,9 +153,9 @@ class Porter:
     def _finish(self) -> None:
         assert self._unsent is not None
         (reply, exchange, rest), self._unsent = self._unsent, None
-        sent = len(reply.repeat.body) - len(rest)
+        sent = len(reply.body) - len(rest)
         try:
             self._send(memoryview(rest))
-            sent = len(reply.repeat.body)
+            sent = len(reply.body)
         finally:
             reply.repeat.over(exchange, max(0, sent))

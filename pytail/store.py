@@ -203,6 +203,13 @@ class Store:
         """Whether `file` is held."""
         return self.size(file) is not None
 
+    def came(self, file: File) -> float | None:
+        """When what is held of `file` last changed, in seconds since the epoch; None when nothing is."""
+        try:
+            return os.stat(self._path(file)).st_mtime  # noqa: PTH116
+        except OSError:
+            return None
+
     def partial(self, file: File) -> Partial:
         """The partial file to write `file` to, or to follow where another process writes it.
 

@@ -256,7 +256,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     replies, watched = Replies(), Watched(None)
     exchange = Exchange("GET", "/", watched.new_id())
     for number in range(200):
-        one = Repeat(exchange, bytes(1_000_000), bool, watched)
+        one = Repeat(exchange, [bytes(1_000_000)], bool, watched)
         replies.keep(b"%d" % number, b"head " + one.id + b" rest", one)
     assert len(replies) == 33
     replies.forget()

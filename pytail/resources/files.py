@@ -16,12 +16,14 @@ import gevent
 
 from pytail.downloads import Downloads, Part
 from pytail.errors import TransferCut
-from pytail.exchanges import Arriving, Readable, Waiting
+from pytail.exchanges import AGAIN, Arriving, Readable, Waiting
 from pytail.index import Index
 from pytail.model import File, Outcome
 from pytail.resources.conditions import Unsatisfiable, matches, span
 
 _PIECE = 256 * 1024
+#: Bytes of a body up to which it is worth a copy to say it again.
+_REPEATED = 256 * 1024
 
 
 class DistributionFile:
@@ -62,6 +64,8 @@ class DistributionFile:
             resp.content_length = length
         age = None if opened.came is None else self._index.age(opened.came)
         _tell(resp, opened.outcome, age)
+        if opened.came is not None and length is not None and length <= _REPEATED:
+            req.env[AGAIN] = self._index.held_again(file, opened.came)
         resp.stream = body
 
     def on_head(
@@ -111,7 +115,7 @@ class Body:
     def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
         """`length` is in bytes, None for all that `stream` gives."""
         self._filename, self._stream, self._left = filename, stream, length
-        self._ready = b""
+        self._length, self._ready = length, b""
 
     def start(self) -> None:
         """Make ready to send. Raises what reading the first bytes raises."""
@@ -139,6 +143,13 @@ class Body:
             assert isinstance(self._stream, Arriving), "the rest is iterated"
             self._stream.advance(count)
         self._left -= count
+
+    def copy(self) -> bytes | None:
+        """The whole of it where it is held and all was sent, None otherwise."""
+        if self._left != 0 or not isinstance(self._stream, io.FileIO) or self._length is None:
+            return None
+        data = os.pread(self._stream.fileno(), self._length, self._stream.tell() - self._length)
+        return data if len(data) == self._length else None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
