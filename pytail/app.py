@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import falcon
@@ -18,6 +19,7 @@ from pytail.bounds import Bounds
 from pytail.catalog import Catalog
 from pytail.downloads import Downloads
 from pytail.exchanges import Watched
+from pytail.freshness import PATIENCE
 from pytail.index import Index
 from pytail.metadata import Metadata
 from pytail.metrics import Metrics
@@ -57,6 +59,42 @@ RETRY_AFTER = 5
 _UPLOADS = "pytail is a read-only cache of another index: uploads are not offered here"
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What decides about pages and files, and what it works with; `close` frees it."""
+
+    metrics: Metrics
+    upstream: Upstream
+    store: Store
+    catalog: Catalog
+    index: Index
+    bounds: Bounds
+    downloads: Downloads
+
+    @classmethod
+    def of(
+        cls, settings: Settings, clock: Callable[[], float] = time.time, patience: float = PATIENCE
+    ) -> Parts:
+        """Those for `settings`; `patience` is how many seconds are waited for an unknown page.
+
+        Raises SettingError.
+        """
+        metrics = Metrics()
+        upstream = Upstream.of(settings, metrics)
+        # After what can be refused without anything being open.
+        store, catalog = opened(settings)
+        index = Index(catalog, store, upstream, settings, clock, patience=patience)
+        bounds = Bounds.of(settings, store, catalog)
+        metadata = Metadata(catalog, store, upstream)
+        downloads = Downloads(catalog, store, upstream, metadata, bounds)
+        return cls(metrics, upstream, store, catalog, index, bounds, downloads)
+
+    def close(self) -> None:
+        """Finish what is being written and close the catalog and the connections."""
+        self.upstream.close()
+        self.catalog.close()
+
+
 class Application(falcon.App):  # type: ignore[type-arg]
     """The WSGI application; `close` frees what it holds."""
 
@@ -66,30 +104,17 @@ class Application(falcon.App):  # type: ignore[type-arg]
         super().__init__(middleware=[CommonHeaders()])
         take_short_turns()
         self._parts = contextlib.ExitStack()
-        metrics = Metrics()
-        upstream = Upstream.of(settings, metrics)
-        # After what can be refused without anything being open.
-        store, catalog = opened(settings)
-        self._parts.callback(catalog.close)
-        self._parts.callback(upstream.close)
-        index = Index(catalog, store, upstream, settings, clock)
+        parts = Parts.of(settings, clock)
+        self._parts.callback(parts.close)
+        metrics, upstream, index = parts.metrics, parts.upstream, parts.index
+        bounds, downloads = parts.bounds, parts.downloads
         self._watched = Watched(super().__call__, logs.access, metrics.answered)
-        metadata = Metadata(catalog, store, upstream)
-        bounds = Bounds(
-            settings.cache_dir,
-            store,
-            catalog,
-            limit=settings.cache_max_size,
-            min_free=settings.min_free,
-        )
         self._parts.callback(gevent.spawn(bounds.run).kill)
         flavour = "promising" if settings.core_metadata_from_wheels else ""
-        pages = Pages(settings.hot_cache_size, catalog, flavour)
+        pages = Pages(settings.hot_cache_size, parts.catalog, flavour)
         self._parts.callback(pages.close)
-        downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:
-            metrics.settle()
             metrics.breaker_is(is_open=upstream.is_left_alone)
             metrics.arriving_are(downloads.arriving)
             metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)
@@ -112,7 +137,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
             self.add_route(f"{mount}/{{project}}/", Project(index, pages, files, settings))
         self.add_route(
-            "/root/pypi/+f/{first}/{rest}/{filename}", DistributionFile(index, downloads)
+            "/root/pypi/+f/{first}/{rest}/{filename}",
+            DistributionFile(index, downloads, settings.accel_redirect),
         )
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):

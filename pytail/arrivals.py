@@ -182,6 +182,22 @@ class Arrival:
             raise
         return Tail(self)
 
+    def outlast(self, advance: Callable[[int], object]) -> None:
+        """Wait, without reading, until it is held; `advance` is called with the bytes that come.
+
+        Raises what the fetch ended with, or NotKept.
+        """
+        told = 0
+        while not self.is_over:
+            moved = self._moved
+            advance(self.arrived - told)
+            told = self.arrived
+            moved.wait()
+        advance(self.arrived - told)
+        self._raise_error()
+        if not self.is_kept:
+            raise NotKept("the disk does not take it")
+
     def leave(self) -> None:
         """One reader less."""
         self._users -= 1

@@ -21,6 +21,7 @@ from gevent.lock import Semaphore
 
 from pytail.catalog import Catalog
 from pytail.errors import GivenUp, NotKept, TooLarge
+from pytail.settings import Settings
 from pytail.store import Partial, Store
 from pytail.threads import off_hub
 
@@ -63,6 +64,17 @@ class Bounds:
         #: Files and bytes removed so far.
         self.evicted, self.evicted_bytes = 0, 0
 
+    @classmethod
+    def of(cls, settings: Settings, store: Store, catalog: Catalog) -> Bounds:
+        """Those that `settings` set."""
+        return cls(
+            settings.cache_dir,
+            store,
+            catalog,
+            limit=settings.cache_max_size,
+            min_free=settings.min_free,
+        )
+
     @property
     def size(self) -> int:
         """The bytes that are taken below the directory, or will be by what is arriving."""
@@ -72,6 +84,17 @@ class Bounds:
     def limit(self) -> int:
         """The bytes that may be taken, 0 for any number."""
         return self._limit
+
+    def room(self) -> float:
+        """The bytes of files that stay as long as they are the last used; infinite without limits."""
+        if not (self._limit or self._min_free):
+            return math.inf
+        with self._one:
+            self._count()
+        disk = os.statvfs(self._directory)
+        free = disk.f_bavail * disk.f_frsize if disk.f_blocks else math.inf
+        limit = self._limit * _LOW - self._overhead() if self._limit else math.inf
+        return max(0, min(limit, free - self._min_free + self._counted))
 
     def reserve(self, partial: Partial, size: int) -> None:
         """Make room for a file of `size` bytes in all, as far as is known.

@@ -20,12 +20,13 @@ from pytail.commands.refresh import refresh
 from pytail.commands.serve import serve
 from pytail.commands.status import status
 from pytail.commands.verify import verify
+from pytail.commands.warm import warm
 from pytail.errors import SettingError
 from pytail.settings import masked
 
 
 @click.group(
-    commands=[serve, config, status, list_, refresh, purge, verify, gc],
+    commands=[serve, config, status, list_, refresh, purge, verify, gc, warm],
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -124,6 +124,22 @@ class Downloads:
                 return opened
         return (part and self._apart(file, part)) or self._passing(file, start)
 
+    def hold(self, file: File, advance: Callable[[int], object]) -> None:
+        """Have `file` held, however long that takes; `advance` is called with the bytes that come.
+
+        Raises NotKept where it cannot be, FileGone, DigestMismatch, TransferCut, WheelUnreadable or
+        an UpstreamError.
+        """
+        for _ in range(_TRIES):
+            try:
+                arrival = self._arrivals.get(file.location) or self._begun(file, patience=None)
+                if arrival is not None:
+                    arrival.outlast(advance)
+            except GivenUp:
+                continue
+            return
+        raise GivenUp
+
     def size(self, file: File) -> int | None:
         """The size of `file` in bytes without fetching it, None when nobody says.
 
@@ -149,7 +165,7 @@ class Downloads:
         arrival, is_first = self._arrivals.get(file.location), False
         if arrival is None:
             is_first = file.location not in self._starts
-            arrival = self._begun(file)
+            arrival = self._begun(file, PATIENCE)
         tail = None if arrival is None else arrival.join()
         if arrival is None or tail is None:
             return None
@@ -157,9 +173,9 @@ class Downloads:
         is_ours = is_first and not arrival.is_followed
         return Opened(tail, arrival.size, Outcome.MISS if is_ours else Outcome.COALESCED)
 
-    def _begun(self, file: File) -> Arrival | None:
+    def _begun(self, file: File, patience: float | None) -> Arrival | None:
         try:
-            return self._starts.run(file.location, lambda: self._start(file), PATIENCE)
+            return self._starts.run(file.location, lambda: self._start(file), patience)
         except StillFlying:
             reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
             raise UpstreamUnreachable(masked(file.url), reason) from None

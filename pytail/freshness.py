@@ -59,11 +59,16 @@ class Freshness:
     """Decides between what is known and what upstream says."""
 
     def __init__(
-        self, catalog: Catalog, upstream: Upstream, settings: Settings, clock: Callable[[], float]
+        self,
+        catalog: Catalog,
+        upstream: Upstream,
+        settings: Settings,
+        clock: Callable[[], float],
+        patience: float = PATIENCE,
     ) -> None:
-        """`clock` gives seconds since the epoch."""
+        """`clock` gives seconds since the epoch; `patience` is for who has no copy at hand."""
         self._catalog, self._upstream = catalog, upstream
-        self._settings, self._clock = settings, clock
+        self._settings, self._clock, self._patience = settings, clock, patience
         self._flights: SingleFlight[Answer] = SingleFlight()
         #: Flights whose first asker has gone on without their outcome.
         self._abandoned: set[Hashable] = set()
@@ -85,7 +90,7 @@ class Freshness:
         Raises ProjectNotFound or an UpstreamError.
         """
         key = (project, "anew")
-        return self._told(project, lambda: self._shared(project, None, PATIENCE, key))
+        return self._told(project, lambda: self._shared(project, None, self._patience, key))
 
     def _right(self, project: str, known: Entry | None, max_age: float) -> Answer:
         if known is not None and self._is_fresh(known, max_age):
@@ -93,7 +98,7 @@ class Freshness:
             return self._from_copy(known, Outcome.HIT, reason)
         if known is not None and known.found:
             return self._revalidated(known)
-        return self._shared(project, known, PATIENCE)
+        return self._shared(project, known, self._patience)
 
     def _told(self, project: str, decide: Callable[[], Answer]) -> Answer:
         """The decision, after one line about it in the log; raises it where it is an error."""

@@ -19,7 +19,7 @@ from pytail.errors import (
     UpstreamError,
     UpstreamUnreachable,
 )
-from pytail.freshness import Answer, Freshness
+from pytail.freshness import PATIENCE, Answer, Freshness
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.simple import names
@@ -45,11 +45,13 @@ class Index:
         upstream: Upstream,
         settings: Settings,
         clock: Callable[[], float] = time.time,
+        *,
+        patience: float = PATIENCE,
     ) -> None:
-        """`clock` gives seconds since the epoch."""
+        """`clock` gives seconds since the epoch; `patience` is for who has no copy at hand."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
         self._settings, self._clock = settings, clock
-        self._freshness = Freshness(catalog, upstream, settings, clock)
+        self._freshness = Freshness(catalog, upstream, settings, clock, patience)
 
     def page(self, project: str, max_age: float = math.inf) -> Answer:
         """The answer for `project` (normalized).

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -120,16 +121,18 @@ class Metrics:
         """A response is over; those to whoever watches pytail do not count."""
         if exchange.is_watching:
             return
+        if not self._answered:
+            # Counters take locks: once in a round of the event loop, however many it answers.
+            gevent.get_hub().loop.run_callback(self._settle)
         key = exchange.outcome, exchange.status
-        # Counters take locks, and there can be thousands of responses a second.
         answered = self._answered.get(key) or self._answered.setdefault(key, [0, 0])
         answered[0] += 1
         answered[1] += exchange.sent
         if exchange.is_cut:
             self._cut.inc()
 
-    def settle(self) -> None:
-        """Let the counters have what was answered since the last time; now and then."""
+    def _settle(self) -> None:
+        """Let the counters have what was answered since the last time."""
         answered, self._answered = self._answered, {}
         for (outcome, status), (responses, sent) in answered.items():
             self._count(outcome, status, responses, sent)
@@ -179,7 +182,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[CollectorRegistry]:
-        self.settle()
+        self._settle()
         registry = self._registry
         with contextlib.ExitStack() as stack:
             if self._shared is not None:

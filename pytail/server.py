@@ -10,6 +10,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
             gc.collect()
             gc.freeze()
             _announce(settings, listener, announce)
+            _notify("READY=1")
             _serve(server, settings.grace_secs)
 
 
@@ -55,6 +57,7 @@ def _serve(server: Server, grace: float) -> None:
         gevent.signal_handler(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
     ]
     stop.wait()
+    _notify("STOPPING=1")
     log.info("stopping: letting %d connections end", len(server.handlers))
     server.stop(grace)
     for watcher in signals:
@@ -69,6 +72,15 @@ def _announce(settings: Settings, listener: socket.socket, announce: Callable[[s
     upstream = masked(settings.upstream_base_url)
     announce(f"pytail listens on {bind}, caches {upstream} in {settings.cache_dir}")
     announce(f"use it with: {url}")
+
+
+def _notify(state: str) -> None:
+    """Tell `state` to the service manager that waits for it, if any (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+            # One that begins with "@" is in no directory.
+            told.sendto(state.encode(), re.sub("^@", "\0", address))
 
 
 @contextlib.contextmanager
@@ -113,6 +125,8 @@ def _unix(path: str) -> socket.socket:
         if _is_abandoned(path):
             Path(path).unlink()
         listener.bind(path)
+        # Like a port: who may enter its directory may ask, such as the nginx in front.
+        Path(path).chmod(0o666)
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()

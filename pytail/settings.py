@@ -22,6 +22,7 @@ PUBLIC_INDEX = "https://pypi.org"
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+e[0-9])\s*([A-Za-z]*)", re.ASCII)
+_INTERNAL = re.compile(r"(?:/[A-Za-z0-9._+~-]+)+/*")
 _DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: Letters alone are powers of 1024, as in nginx and systemd.
 _SIZES = {"": 1, "b": 1} | {
@@ -140,6 +141,14 @@ def file(value: str) -> Path | None:
     return directory(value) if value else None
 
 
+def internal_path(value: str) -> str:
+    """A path that ends in a slash, empty for an empty string; ValueError with the remedy otherwise."""
+    value = value.strip()
+    if value and (not _INTERNAL.fullmatch(value) or ".." in value):
+        raise ValueError("give the path of an internal location of nginx, such as /+held/")
+    return f"{value.rstrip('/')}/" if value else ""
+
+
 def switch(value: str) -> bool:
     """Yes or no; ValueError with the remedy otherwise."""
     words = {"1": True, "true": True, "yes": True, "on": True}
@@ -226,6 +235,11 @@ class Settings:
     )
     upstream_client_cert: Path | None = _setting(
         file, "", "PEM file with the certificate and key to show upstream"
+    )
+    accel_redirect: str = _setting(
+        internal_path,
+        "",
+        "internal location of the nginx in front, for it to send held files itself",
     )
     offline: bool = _setting(switch, "no", "never ask upstream, list only files that are held")
     core_metadata_from_wheels: bool = _setting(

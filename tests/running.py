@@ -52,6 +52,10 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    def connection(self) -> HTTPConnection:
+        """A connection on which nothing was asked yet."""
+        return HTTPConnection(self.url.removeprefix("http://"), timeout=20)
+
     def open(
         self,
         method: str,
@@ -60,7 +64,7 @@ class Client:
         body: Any = None,
     ) -> HTTPConnection:
         """A connection with a request sent; its `getresponse` and its end are the caller's."""
-        connection = HTTPConnection(self.url.removeprefix("http://"), timeout=20)
+        connection = self.connection()
         connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)

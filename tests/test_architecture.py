@@ -63,6 +63,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "arrivals", "bounds", "catalog", "checks", "metadata", "passing", "singleflight", "store", "transfers",
         "upstream",
     },
+    "wants.__init__": set(),
+    "wants.targets": set(),
+    "wants.choice": {"simple.names", "wants.targets"},
+    "wants.requirements": {"simple.names", "wants.choice"},
+    "wants.locks": {"simple.names", "wants.choice"},
+    "wants.sources": {"wants.choice", "wants.locks", "wants.requirements", "wants.targets"},
+    "warming": {
+        "bounds", "downloads", "index", "store", "wants.choice", "wants.sources", "wants.targets",
+    },
     "resources.__init__": set(),
     "resources.conditions": set(),
     "resources.common": set(),
@@ -74,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.files": {"downloads", "exchanges", "index", "resources.conditions"},
     "resources.watching": {"metrics", "upstream"},
     "app": {
-        "bounds", "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics",
+        "bounds", "catalog", "downloads", "exchanges", "freshness", "index", "logs", "metadata", "metrics",
         "pages", "pulse", "stalls", "store", "threads", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
         "resources.watching",
@@ -98,9 +107,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands.purge": {"configuration", "commands.holdings", "commands.options", "store"},
     "commands.verify": {"configuration", "commands.holdings", "commands.options"},
     "commands.gc": {"bounds", "configuration", "commands.holdings", "commands.options"},
+    "commands.warm": {
+        "app", "commands.holdings", "commands.options", "configuration", "warming",
+        "wants.choice", "wants.locks", "wants.sources", "wants.targets",
+    },
     "cli": {
         "commands.config", "commands.gc", "commands.list", "commands.options", "commands.purge",
         "commands.refresh", "commands.serve", "commands.status", "commands.verify",
+        "commands.warm",
     },
     "wsgi": {"app", "configuration", "logs", "workers"},
     "__main__": {"cli"},
@@ -112,7 +126,7 @@ LIVES_IN = {
     "click": {
         "cli", "commands.config", "commands.gc", "commands.holdings", "commands.list",
         "commands.options", "commands.purge", "commands.refresh", "commands.serve",
-        "commands.status", "commands.verify",
+        "commands.status", "commands.verify", "commands.warm",
     },
     "falcon": {
         "app", "resources.common", "resources.files", "resources.pages", "resources.problems",
@@ -121,15 +135,18 @@ LIVES_IN = {
     "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
     "orjson": {"logs", "simple.json", "simple.pieces", "catalog", "resources.problems", "resources.watching"},
-    "packaging": {"simple.names", "simple.fields"},
+    "packaging": {
+        "simple.names", "simple.fields",
+        "wants.choice", "wants.locks", "wants.requirements", "wants.targets",
+    },
     "peewee": {"catalog", "app"},
     "prometheus_client": {"metrics", "workers"},
-    "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
+    "tomli": {"configuration", "wants.locks"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
-        "__main__", "wsgi", "handler", "porter", "wire", "transfers", "server", "singleflight", "threads",
+        "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
-        "pages", "stalls",
+        "warming", "commands.warm", "pages", "stalls",
     },
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -412,3 +413,24 @@ def test_workers_stay_within_one_limit(tmp_path: Path, index: FakeIndex, dists: 
             time.sleep(0.05)
         assert taken(cache) <= 6 * MB
         assert held(cache)
+
+
+def test_without_limits_there_is_room_for_anything(room: Room):
+    assert room.bounds().room() == math.inf
+
+
+def test_with_a_limit_there_is_room_for_what_stays_when_it_is_kept_to(room: Room):
+    for name in ("a", "b", "c", "d"):
+        room.keep(name)
+    bounds = room.bounds(limit=4 * MB)
+    stays = bounds.room()
+    assert 2 * MB < stays < 3.4 * MB
+    bounds.look()
+    assert sum(kept.size for kept in room.store.kept()) <= stays
+
+
+def test_what_is_to_stay_free_of_the_disk_leaves_room_for_less(room: Room):
+    room.keep("a")
+    free = shutil.disk_usage(room.directory).free
+    assert room.bounds(min_free=free + 100 * MB).room() == 0
+    assert 0 < room.bounds(min_free=free // 2).room() < free

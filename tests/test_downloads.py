@@ -14,6 +14,7 @@ from pytail.downloads import Downloads, Part
 from pytail.errors import (
     DigestMismatch,
     FileGone,
+    NotKept,
     PytailError,
     TransferCut,
     UpstreamRefused,
@@ -846,3 +847,78 @@ def test_a_part_is_passed_on_apart_where_nothing_can_be_kept(room, monkeypatch):
         opened = room.downloads.open(room.file(LARGE), wanted)
         assert stretch(opened, wanted) == LARGE[10:500_000]
     assert answer.asked[0] is None
+
+
+# To be held, with nobody who reads
+
+
+def test_a_file_is_held_once_it_is_whole_and_right(room):
+    upstream, came = room.serve(DATA[:5000], DATA[5000:], size=len(DATA)), []
+    holding = gevent.spawn(room.downloads.hold, room.file(), came.append)
+    upstream.open()
+    until(lambda: sum(came) == 5000)
+    assert not holding.ready()
+    upstream.open()
+    holding.get()
+    assert sum(came) == len(DATA)
+    assert room.store.holds(room.file())
+    room.downloads.hold(room.file(), came.append)
+    assert (sum(came), room.index.count(PATH)) == (len(DATA), 1)
+
+
+def test_who_holds_and_who_reads_share_one_fetch(room):
+    upstream = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    reading = gevent.spawn(room.get, room.file())
+    holding = [gevent.spawn(room.downloads.hold, room.file(), id) for _ in range(2)]
+    upstream.open(2)
+    gevent.joinall(holding, raise_error=True)
+    assert reading.get() == DATA
+    assert room.index.count(PATH) == 1
+
+
+def test_a_slow_first_word_is_waited_for_by_who_holds(room, monkeypatch):
+    monkeypatch.setattr(downloads, "PATIENCE", 0.01)
+    upstream = room.serve(DATA, size=len(DATA))
+    holding = gevent.spawn(room.downloads.hold, room.file(), id)
+    assert room.error(room.file()).reason.endswith("still waited for")
+    upstream.open()
+    holding.get()
+
+
+def test_what_cannot_be_held_is_an_error_and_not_passed_on(room):
+    bounds = Bounds(room.directory, room.store, room.catalog, limit=1000, min_free=0)
+    ours = Downloads(room.catalog, room.store, room.upstream, None, bounds)
+    with pytest.raises(NotKept):
+        ours.hold(room.file(), id)
+    assert room.index.seen == []
+
+
+@pytest.mark.parametrize("wrong", [WRONG, DATA[:-1]], ids=["wrong", "short"])
+def test_a_wrong_file_is_an_error_for_who_holds(room, wrong):
+    room.index.answers[PATH] = reply(wrong, None)
+    with pytest.raises(PytailError, match=r"demo-1\.0\.tar\.gz"):
+        room.downloads.hold(room.file(), id)
+    assert not room.store.holds(room.file())
+
+
+def test_what_another_process_is_writing_is_waited_for_by_who_holds(room):
+    file, came = room.file(b"half"), []
+    with another_process_writing(room.directory, file) as process:
+        holding = gevent.spawn(room.downloads.hold, file, came.append)
+        until(lambda: sum(came) == 4)
+        assert not holding.ready()
+        process.stdin.write("commit\n")
+        process.stdin.flush()
+        holding.get()
+    assert room.index.seen == []
+
+
+def test_what_a_process_that_dies_leaves_is_brought_to_its_end_by_who_holds(room):
+    with another_process_writing(room.directory, room.file(), DATA[:5000]) as process:
+        came = []
+        holding = gevent.spawn(room.downloads.hold, room.file(), came.append)
+        until(lambda: sum(came) == 5000)
+        process.kill()
+        holding.get()
+    assert sum(came) == len(DATA)
+    assert room.store.holds(room.file())

@@ -8,7 +8,6 @@ import gevent
 import pytest
 
 from pytail import catalog as catalog_room
-from pytail import freshness as room
 from pytail.catalog import Catalog
 from pytail.errors import (
     FileNotListed,
@@ -19,6 +18,7 @@ from pytail.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from pytail.freshness import PATIENCE
 from pytail.index import REFRESH_INTERVAL, Index
 from pytail.settings import Settings
 from pytail.store import Store
@@ -36,12 +36,14 @@ PAGE = "/simple/demo/"
 class Served:
     """An `Index` over a real catalog, store and upstream."""
 
-    def __init__(self, directory, url, clock, ttl=TTL, **more):
+    def __init__(self, directory, url, clock, ttl=TTL, patience=PATIENCE, **more):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
         self.upstream = Upstream(url, timeout=5)
         settings = Settings(project_cache_ttl_secs=ttl, **more)
-        self.index = Index(self.catalog, self.store, self.upstream, settings, clock)
+        self.index = Index(
+            self.catalog, self.store, self.upstream, settings, clock, patience=patience
+        )
 
     def close(self):
         self.upstream.close()
@@ -269,8 +271,8 @@ def test_the_trouble_of_upstream_is_an_error_that_all_who_ask_share(ours, index,
     assert index.page_count("demo") == 1
 
 
-def test_a_hanging_upstream_is_waited_for_so_long_and_no_longer(ours, index, monkeypatch):
-    monkeypatch.setattr(room, "PATIENCE", 0.05)
+def test_a_hanging_upstream_is_waited_for_so_long_and_no_longer(serve, index):
+    ours = serve(patience=0.05)
     gated = index.answers[PAGE] = Gated(b'{"files": []}', Content_Type=JSON)
     with pytest.raises(UpstreamUnreachable, match="still waited for"):
         ours.index.page("demo")
@@ -604,10 +606,8 @@ def test_one_project_in_trouble_does_not_hide_another(ours, index):
     assert ours.find(dist.location).filename == dist.filename
 
 
-def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_file(
-    ours, index, monkeypatch
-):
-    monkeypatch.setattr(room, "PATIENCE", 0.05)
+def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_file(serve, index):
+    ours = serve(patience=0.05)
     gated = Gated(b"", size=0)
     for name in ("a", "a-b", "a-b-c", "a-b-c-d"):
         index.answers[f"/simple/{name}/"] = gated

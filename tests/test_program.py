@@ -175,9 +175,28 @@ def test_unix_socket_is_served_and_removed(tmp_path: Path, index: FakeIndex):
             client.connect(str(path))
             client.sendall(b"GET /simple/ HTTP/1.0\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+        # Whoever may enter the directory may ask.
+        assert path.stat().st_mode & 0o777 == 0o666
         process.terminate()
         assert process.wait(10) == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["{tmp}/notify", "@pytail-{tmp}"])
+def test_a_service_manager_is_told_when_it_serves_and_when_it_stops(
+    tmp_path: Path, index: FakeIndex, name: str
+):
+    address = name.format(tmp=tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address.replace("@", "\0"))
+        manager.settimeout(20)
+        port = free_port()
+        command = [*COMMANDS["module"], "--bind", f"127.0.0.1:{port}"]
+        environ = {"PYTAIL_CACHE_DIR": str(tmp_path / "cache"), "NOTIFY_SOCKET": address}
+        with program(command, tmp_path / "log", f"http://127.0.0.1:{port}", **environ) as running:
+            assert manager.recv(100) == b"READY=1"
+            assert running.client.get("/+health").status == 200
+        assert manager.recv(100) == b"STOPPING=1"
 
 
 def test_ipv6_address_is_served(tmp_path: Path, index: FakeIndex):

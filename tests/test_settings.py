@@ -19,6 +19,7 @@ from pytail.settings import (
     bind,
     directory,
     flag,
+    internal_path,
     limit,
     masked,
     seconds,
@@ -109,6 +110,22 @@ def test_a_password_with_a_slash_is_not_taken_for_a_path():
     # Its rest would be asked for, and shown.
     with pytest.raises(ValueError, match="%2F"):
         upstream_base_url("https://user:a@b/c@index.example.org")
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [("/+held/", "/+held/"), (" /a/+b-c ", "/a/+b-c/"), ("/a//", "/a/"), ("", "")],
+)
+def test_an_internal_location_is_a_path(value: str, path: str):
+    assert internal_path(value) == path
+
+
+@pytest.mark.parametrize(
+    "value", ["held/", "/", "/a/../b/", "/a%2f/", "/a b/", "/a?b/", "/a\r\nb/"]
+)
+def test_what_could_be_another_location_is_refused(value: str):
+    with pytest.raises(ValueError, match=r"such as /\+held/"):
+        internal_path(value)
 
 
 def test_a_directory_may_begin_at_home(monkeypatch: pytest.MonkeyPatch):

@@ -27,13 +27,7 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
         # Those nobody will go on with are cleared wherever the store is opened.
         cleared = sum(not path.exists() for path in before)
         orphans = found.remove(kept for kept in found.others() if kept.path.parent != partials)
-        bounds = Bounds(
-            settings.cache_dir,
-            found.store,
-            found.catalog,
-            limit=settings.cache_max_size,
-            min_free=settings.min_free,
-        )
+        bounds = Bounds.of(settings, found.store, found.catalog)
         bounds.look()
     counts = {
         "partials": cleared,

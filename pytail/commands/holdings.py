@@ -107,13 +107,17 @@ def holdings(configuration: Configuration) -> Iterator[Holdings]:
     if not (settings.cache_dir / "+files").is_dir():
         remedy = "is none of pytail's; name the server's, by --cache-dir or --config"
         raise SettingError("cache directory", settings.cache_dir, remedy)
-    if configuration.choices["log_level"].origin == "default":
-        # A command says by itself what it does.
-        logging.getLogger("pytail").setLevel(logging.ERROR)
+    quieten(configuration, logging.ERROR)
     store, catalog = opened(settings)
     with contextlib.closing(catalog):
         upstream = without_credentials(settings.upstream_base_url)
         yield Holdings(settings.cache_dir, store, catalog, upstream)
+
+
+def quieten(configuration: Configuration, level: int) -> None:
+    """Log from `level` on, where the operator chose none: a command says by itself what it does."""
+    if configuration.choices["log_level"].origin == "default":
+        logging.getLogger("pytail").setLevel(level)
 
 
 @contextlib.contextmanager

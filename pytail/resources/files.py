@@ -6,17 +6,17 @@ that no client is tempted to decode it.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import falcon
 import gevent
 
 from pytail.downloads import Downloads, Part
 from pytail.errors import TransferCut
-from pytail.exchanges import AGAIN, Arriving, Readable, Waiting
+from pytail.exchanges import AGAIN, Arriving, Readable, Waiting, hand_over
 from pytail.index import Index
 from pytail.model import File, Outcome
 from pytail.resources.conditions import Unsatisfiable, matches, span
@@ -29,8 +29,10 @@ _REPEATED = 256 * 1024
 class DistributionFile:
     """One file; its URL holds a digest, so it never changes."""
 
-    def __init__(self, index: Index, downloads: Downloads) -> None:
+    def __init__(self, index: Index, downloads: Downloads, accel_redirect: str = "") -> None:
+        """Held files are sent by the nginx in front from its location `accel_redirect`, if any."""
         self._index, self._downloads = index, downloads
+        self._accel_redirect = accel_redirect
 
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
@@ -53,20 +55,15 @@ class DistributionFile:
         else:
             opened.stream.close()
             raise TransferCut(file.filename, f"it has {opened.size} bytes, not {part.size}")
-        body = Body(file.filename, stream, length)
-        try:
-            # The first bytes before the head: an error is still an answer until then.
-            body.start()
-        except BaseException:
-            body.close()
-            raise
-        if length is not None:
-            resp.content_length = length
+        if opened.outcome is Outcome.HIT and length is not None and self._is_for_nginx(req, part):
+            opened.stream.close()
+            self._leave_to_nginx(resp, file, length, is_whole=part is None)
+        else:
+            _send(resp, Body(file.filename, stream, length), length)
+            if opened.came is not None and length is not None and length <= _REPEATED:
+                req.env[AGAIN] = self._index.held_again(file, opened.came)
         age = None if opened.came is None else self._index.age(opened.came)
         _tell(resp, opened.outcome, age)
-        if opened.came is not None and length is not None and length <= _REPEATED:
-            req.env[AGAIN] = self._index.held_again(file, opened.came)
-        resp.stream = body
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
@@ -87,6 +84,26 @@ class DistributionFile:
         _tell(resp, Outcome.HIT, self._index.held_for(file))
         resp.status = falcon.HTTP_304
         return True
+
+    def _is_for_nginx(self, req: falcon.Request, part: Part | None) -> bool:
+        """Whether nginx is to send what is held: it reads the Range of the request itself.
+
+        Not where it would understand something else by it than `part`, nor when it asks again, by
+        ``X-Accel-Redirect: no``, because the file went before it was there.
+        """
+        if not self._accel_redirect or req.get_header("X-Accel-Redirect") == "no":
+            return False
+        conditions = ["If-Match", "If-Unmodified-Since", *(["Range"] if part is None else [])]
+        return all(req.get_header(name) is None for name in conditions)
+
+    def _leave_to_nginx(
+        self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
+    ) -> None:
+        hand_over(length)
+        resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.location))
+        if is_whole:
+            # nginx says it once more.
+            resp.delete_header("Accept-Ranges")
 
     def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
@@ -184,9 +201,23 @@ def _describe(resp: falcon.Response, file: File) -> None:
             "Accept-Ranges": "bytes",
             "Cache-Control": "max-age=365000000, immutable, public",
             "ETag": etag_of(file),
+            # For an nginx in front: bytes that it gathers, nobody has yet.
+            "X-Accel-Buffering": "no",
         }
     )
     resp.content_type = "application/octet-stream"
+
+
+def _send(resp: falcon.Response, body: Body, length: int | None) -> None:
+    try:
+        # The first bytes before the head: an error is still an answer until then.
+        body.start()
+    except BaseException:
+        body.close()
+        raise
+    if length is not None:
+        resp.content_length = length
+    resp.stream = body
 
 
 def _tell(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
@@ -196,5 +227,8 @@ def _tell(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
 
 
 def etag_of(file: File) -> str:
-    """The strong validator of `file`, quoted: known before the file is, and the same for ever."""
-    return f'"{hashlib.sha256(file.location.encode()).hexdigest()[:32]}"'
+    """The strong validator of `file`, quoted: known before the file is, and the same for ever.
+
+    It is the end of the URL, so that a server in front can tell it as well.
+    """
+    return f'"{quote(file.location, safe="/+!")}"'

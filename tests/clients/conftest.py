@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class Machine:
             cwd=self.home,
             timeout=120,
             check=False,
-            env=clean_environ(HOME=str(self.home), PIP_CONFIG_FILE="/dev/null", **environ),
+            env=clean_environ(HOME=str(self.home)) | {"PIP_CONFIG_FILE": "/dev/null", **environ},
         )
         assert out.returncode == 0, f"{out.stdout}\n{out.stderr}"
         return out.stdout
@@ -128,6 +129,17 @@ def uv_install(machine: Machine, root: str, *arguments: str) -> None:
     options = ["--default-index", root, "--target", str(machine.site), "--python", sys.executable]
     command = [sys.executable, "-m", "uv", "--no-config", "pip", "install"]
     machine.run(*command, *options, *arguments)
+
+
+def fetched_ahead(cache: Path, upstream: str, lock: Path, *options: str) -> Any:
+    """What ``pytail warm`` tells of the files of `lock`; it must succeed."""
+    command = [sys.executable, "-m", "pytail", "--cache-dir", str(cache)]
+    command += ["--upstream-base-url", upstream, *options, "warm", "--json", "-r", str(lock)]
+    out = subprocess.run(
+        command, capture_output=True, text=True, env=clean_environ(), timeout=60, check=False
+    )
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
 
 
 @pytest.fixture(params=[pip_install, uv_install], ids=["pip", "uv"])

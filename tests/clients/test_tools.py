@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, Machine
+from tests.clients.conftest import INSTALLED, Machine, fetched_ahead
 from tests.fakeindex import FakeIndex
 from tests.running import embedded
 
@@ -33,6 +33,8 @@ class Tool:
     commands: list[list[str]]
     lock: str
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: Whether its lock is one from which files can be fetched ahead.
+    can_warm: bool = False
 
 
 TOOLS = {
@@ -44,6 +46,7 @@ TOOLS = {
         [["poetry", "lock"], ["poetry", "install"]],
         "poetry.lock",
         {"POETRY_VIRTUALENVS_IN_PROJECT": "true"},
+        can_warm=True,
     ),
     "pdm": Tool(
         {
@@ -71,6 +74,7 @@ TOOLS = {
             ["pip-sync", "-q", "-i", "ROOT", "--python-executable", ".venv/bin/python"],
         ],
         "requirements.txt",
+        can_warm=True,
     ),
 }
 
@@ -98,3 +102,9 @@ def test_tool_locks_and_installs(
     for dist in world.dists:
         if dist.filename.split("-")[1] == INSTALLED[dist.project]:
             assert f"sha256:{dist.sha256}" in lock
+    if tool.can_warm:
+        # The lock names the pytail that is gone by its URL.
+        bind = root.removeprefix("http://").removesuffix("/simple/")
+        told = fetched_ahead(tmp_path / "ahead", world.url, client.home / tool.lock, "--bind", bind)
+        assert told["fetched"]["files"] == 2 * len(INSTALLED)
+        assert told["skipped"] == []

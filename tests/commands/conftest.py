@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,10 +19,9 @@ from tests.running import Client, clean_environ, serving
 
 
 @dataclasses.dataclass
-class Beside:
-    """A pytail that serves, and what runs beside it on the same cache directory."""
+class Commands:
+    """What runs on a cache directory."""
 
-    client: Client
     cache: Path
     environ: dict[str, str]
 
@@ -39,10 +39,36 @@ class Beside:
             check=False,
         )
 
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command under way; what is left of it is killed at the end of the block."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "pytail", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environ(**self.environ),
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def json(self, *arguments: str, code: int = 0) -> Any:
         out = self.run(*arguments, "--json")
         assert out.returncode == code, out.stderr
         return json.loads(out.stdout)
+
+    def path(self, dist: Dist) -> Path:
+        return self.cache / "+files/root/pypi/+f" / dist.location
+
+
+@dataclasses.dataclass
+class Beside(Commands):
+    """A pytail that serves, and what runs beside it on the same cache directory."""
+
+    client: Client
 
     def hold(self, *dists: Dist) -> None:
         """Have the server fetch `dists`."""
@@ -57,9 +83,6 @@ class Beside:
         path.write_bytes(dist.data)
         os.utime(path, (used, used))
 
-    def path(self, dist: Dist) -> Path:
-        return self.cache / "+files/root/pypi/+f" / dist.location
-
 
 @pytest.fixture
 def beside(tmp_path: Path, index: FakeIndex) -> Iterator[Beside]:
@@ -70,7 +93,15 @@ def beside(tmp_path: Path, index: FakeIndex) -> Iterator[Beside]:
             "PYTAIL_UPSTREAM_BASE_URL": index.url,
             "PYTAIL_BIND": client.url.removeprefix("http://"),
         }
-        yield Beside(client, cache, environ)
+        yield Beside(cache, environ, client)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, index: FakeIndex) -> Commands:
+    """Commands on a cache directory that nothing has used."""
+    cache = tmp_path / "cache"
+    environ = {"PYTAIL_CACHE_DIR": str(cache), "PYTAIL_UPSTREAM_BASE_URL": index.url}
+    return Commands(cache, environ)
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""Who has read the beginning of the README has a pytail, and sees that it keeps what it gave.
+
+The commands run as they stand there, in a checkout; other are the port, which may be taken, the
+upstream, and the name of what is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Machine
+from tests.deployment.conftest import ROOT
+from tests.fakeindex import FakeIndex, wheel
+from tests.running import Client, free_port
+from tests.watching import until
+
+README = (ROOT / "README.md").read_text()
+START = README.partition("## Start it")[2].partition("## Options")[0]
+EMBEDDED, INSTALLS, STATUS, GUNICORN = re.findall(r"```sh\n(.*?)```", START, re.DOTALL)
+
+
+def answers(client: Client) -> bool:
+    try:
+        return client.get("/+health").status == 200
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def shell(command: str, checkout: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`command` typed into a terminal, and stopped from there in the end."""
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        cwd=checkout,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.clients
+def test_the_first_steps_lead_to_an_install_and_the_second_one_comes_from_the_cache(
+    tmp_path: Path, checkout: Path, index: FakeIndex
+):
+    index.add(wheel("demo", payload=bytes(range(256)) * 100))
+    address = f"127.0.0.1:{free_port()}"
+    client = Client(f"http://{address}")
+    ours = {"PYTAIL_BIND": address, "PYTAIL_UPSTREAM_BASE_URL": index.url}
+    installs = INSTALLS.replace("127.0.0.1:3141", address).replace("PROJECT", "demo").splitlines()
+    assert len(installs) == 2
+    for number, start in enumerate((EMBEDDED, GUNICORN)):
+        with shell(start, checkout, **ours) as server:
+            until(lambda: answers(client), 300)
+            for tool, install in enumerate(installs):
+                machine = Machine(tmp_path / f"machine-{number}-{tool}")
+                words = [*install.split(), "--no-cache-dir", "--target", str(machine.site)]
+                machine.run(sys.executable, "-m", *words)
+                assert machine.installed() == {"demo": "1.0"}
+            with shell(STATUS, checkout, **ours) as status:
+                told = status.communicate()[0]
+            assert server.poll() is None
+        assert re.search(r"^hits +[1-9]\d*\.\d% of [1-9]", told, re.MULTILINE), told
+    assert index.page_count("demo") == 1
