@@ -31,6 +31,7 @@ from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Re
 from pytail.resources.problems import send_problem
 from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
+from pytail.stalls import Stalls
 from pytail.store import Store
 from pytail.threads import take_short_turns
 from pytail.upstream import Upstream
@@ -109,7 +110,9 @@ class Application(falcon.App):  # type: ignore[type-arg]
         bounds, downloads = parts.bounds, parts.downloads
         self._watched = Watched(super().__call__, logs.access, metrics.answered)
         self._parts.callback(gevent.spawn(bounds.run).kill)
-        pages = Pages(settings.hot_cache_size)
+        flavour = "promising" if settings.core_metadata_from_wheels else ""
+        pages = Pages(settings.hot_cache_size, parts.catalog, flavour)
+        self._parts.callback(pages.close)
 
         def look() -> None:
             metrics.breaker_is(is_open=upstream.is_left_alone)
@@ -118,6 +121,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
             metrics.evicted_are(bounds.evicted, bounds.evicted_bytes)
 
         self._parts.callback(Pulse(metrics.hub_was_late, look).stop)
+        if settings.stall_report_secs:
+            self._parts.callback(Stalls(settings.stall_report_secs).stop)
         self.add_route("/+health", Health())
         self.add_route("/+status", Status(metrics, upstream))
         self.add_route("/+metrics", Exposition(metrics))

@@ -24,6 +24,7 @@ import orjson
 import peewee
 from gevent.threadpool import ThreadPool
 
+from pytail import __version__
 from pytail.errors import SettingError
 from pytail.model import File, ProjectPage
 from pytail.threads import off_hub
@@ -35,7 +36,9 @@ Result = TypeVar("Result")
 #: Marks the file as pytail's own ("ptal").
 APPLICATION_ID = 0x7074616C
 #: Raised with every change of the tables below.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+#: The oldest that lacks nothing but tables, which are added to it.
+_ADDED_TO = 2
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
 #: Entries and files at hand at most.
@@ -43,7 +46,7 @@ _MOST_FOUND = 4000
 
 #: Seconds for which it is believed that no other process has written: less than it takes to tell.
 _BELIEF = 0.001
-#: Projects forgotten at once where room is needed.
+#: Projects forgotten, and ready pages dropped, at once where room is needed.
 _TRIMMED = 20
 _LONGEST_CHECK = 0.5
 _LOCK_PATIENCE = 5.0
@@ -113,6 +116,29 @@ class MeasuredFile(peewee.Model):
         without_rowid = True
 
 
+class ReadyPage(peewee.Model):
+    """A page as it is sent, in one form and coding; it can be made again from what we know."""
+
+    #: Rises in the order in which they were kept.
+    id = peewee.AutoField()
+    project = peewee.CharField()
+    #: What tells it from the project's others of the same revision.
+    variant = peewee.TextField()
+    #: Of the page that it shows.
+    revision = peewee.CharField()
+    #: The pytail that rendered it: another one may render otherwise.
+    version = peewee.CharField()
+    etag = peewee.CharField()
+    data = peewee.BlobField()
+
+    class Meta:
+        # Not without rowid, as its rows are large.
+        table_name = "ready"
+        indexes = ((("project", "variant"), True),)
+
+
+_TABLES = (Project, ListedFile, MeasuredFile, ReadyPage)
+
 _FILE_COLUMNS = (
     "filename", "url", "shelf", "hashes", "size", "upload_time", "requires_python", "yanked",
     "core_metadata", "gpg_sig", "provenance", "other",
@@ -131,6 +157,15 @@ _SELECT_FILES = f"SELECT {', '.join(_FILE_COLUMNS)} FROM file WHERE project = ? 
 _INSERT_FILE = (
     f"INSERT INTO file (project, position, {', '.join(_FILE_COLUMNS)})"
     f" VALUES ({', '.join('?' * (2 + len(_FILE_COLUMNS)))})"
+)
+_SELECT_READY = (
+    "SELECT etag, CAST(data AS BLOB) FROM ready"
+    " WHERE project = ? AND variant = ? AND revision = ? AND version = ?"
+)
+# Nothing where the project is forgotten, or has changed, in the meantime.
+_KEEP_READY = (
+    "INSERT OR REPLACE INTO ready (project, variant, revision, version, etag, data)"
+    " SELECT name, ?, revision, ?, ?, ? FROM project WHERE name = ? AND revision = ?"
 )
 
 
@@ -219,6 +254,26 @@ class Catalog:
 
         return self._try("read", lambda: off_hub(read, self._reads))
 
+    def ready(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
+        """The ETag and bytes given to `keep_ready` by this version of pytail, None when gone."""
+
+        def read() -> tuple[str, bytes] | None:
+            key = (project, variant, revision, __version__)
+            row = self._reader.execute_sql(_SELECT_READY, key).fetchone()
+            return None if row is None else (row[0], row[1])
+
+        return self._try("read", lambda: off_hub(read, self._reads))
+
+    def keep_ready(self, project: str, revision: str, variant: str, etag: str, data: bytes) -> None:
+        """Keep the page of `project` as it is sent, while it is known and of that `revision`."""
+
+        def write() -> None:
+            self._drop_ready((ReadyPage.project == project) & (ReadyPage.version != __version__))
+            row = (variant, __version__, etag, data, project, revision)
+            self._writer.execute_sql(_KEEP_READY, row)
+
+        self._write(write)
+
     def projects(self, upstream: str) -> list[str]:
         """The names of all projects that `upstream` has, of those asked for, sorted."""
 
@@ -275,6 +330,7 @@ class Catalog:
             is_missing = Project.found == 0
             missing = Project.select(Project.checked_at).where(is_missing)
             beyond = missing.order_by(Project.checked_at.desc()).offset(MOST_MISSING).limit(1)
+            # They have neither files nor ready pages.
             forget = Project.delete().where(is_missing, Project.checked_at <= beyond)
             forget.execute(self._writer)
 
@@ -299,6 +355,7 @@ class Catalog:
             revision = peewee.fn.lower(peewee.fn.hex(peewee.fn.randomblob(16)))
             changed = Project.update(revision=revision).where(Project.name.in_(projects))
             changed.execute(self._writer)
+            self._drop_ready(ReadyPage.project.in_(projects))
 
         self._write(write)
 
@@ -311,7 +368,11 @@ class Catalog:
         return sizes
 
     def trim(self, size: int) -> None:
-        """Forget the projects not asked about for longest until `size` bytes are enough."""
+        """Forget what costs least to have again until `size` bytes are enough.
+
+        Ready pages go first, those kept for longest before others, then the projects not asked
+        about for longest.
+        """
 
         def used() -> int:
             numbers = ("page_count", "freelist_count", "page_size")
@@ -321,6 +382,9 @@ class Catalog:
             return (pages - free) * page_size  # type: ignore[no-any-return]
 
         def forget() -> None:
+            first = ReadyPage.select(ReadyPage.id).order_by(ReadyPage.id).limit(_TRIMMED)
+            if self._drop_ready(ReadyPage.id.in_(first)):
+                return
             oldest = Project.select(Project.name).order_by(Project.checked_at).limit(_TRIMMED)
             names = [name for (name,) in oldest.tuples().execute(self._writer)]
             self._drop(names)
@@ -345,10 +409,16 @@ class Catalog:
 
     def _drop(self, names: list[str]) -> int:
         ListedFile.delete().where(ListedFile.project.in_(names)).execute(self._writer)
+        self._drop_ready(ReadyPage.project.in_(names))
         return Project.delete().where(Project.name.in_(names)).execute(self._writer)  # type: ignore[no-any-return]
+
+    def _drop_ready(self, which: peewee.Expression) -> int:
+        return ReadyPage.delete().where(which).execute(self._writer)  # type: ignore[no-any-return]
 
     def _put(self, entry: Entry, page: ProjectPage) -> None:
         ListedFile.delete().where(ListedFile.project == entry.name).execute(self._writer)
+        is_old = ReadyPage.revision != entry.revision
+        self._drop_ready((ReadyPage.project == entry.name) & is_old)
         Project.replace(  # type: ignore[no-untyped-call]
             name=entry.name,
             upstream=entry.upstream,
@@ -433,14 +503,22 @@ def _create(path: Path) -> None:
     database = _database(path, _LOCK_PATIENCE)
     with contextlib.closing(database):
         # Nothing is written where there is nothing to make: another process may have the lock.
-        if database.get_tables():
+        if database.get_tables() and not _is_older(database):
             return
         # Sidesteps Model.bind: a model belongs to no database, each query names its own.
         with database.atomic():
-            for model in (Project, ListedFile, MeasuredFile):
+            for model in _TABLES:
+                # Those that are there stay as they are.
                 peewee.SchemaManager(model, database).create_all()
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _is_older(database: peewee.SqliteDatabase) -> bool:
+    """Whether it is ours and lacks no more than tables."""
+    (application,) = database.execute_sql("PRAGMA application_id").fetchone()
+    (version,) = database.execute_sql("PRAGMA user_version").fetchone()
+    return bool(application == APPLICATION_ID and _ADDED_TO <= version < SCHEMA_VERSION)
 
 
 def _flaw(path: Path) -> str | None:
@@ -460,7 +538,7 @@ def _flaw(path: Path) -> str | None:
             if version > SCHEMA_VERSION:
                 remedy = f"a newer pytail keeps its catalog here (schema {version}): run that one"
                 raise SettingError("cache directory", path.parent, remedy)
-            if version != SCHEMA_VERSION:
+            if version < _ADDED_TO:
                 return f"its schema version is {version}, not {SCHEMA_VERSION}"
             # A long check is given up: what it has read so far is sound.
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)

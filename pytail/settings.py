@@ -253,6 +253,9 @@ class Settings:
         "info",
         "least level of what is logged: debug, info, warning or error",
     )
+    stall_report_secs: float = _setting(
+        seconds, "0", "seconds that the event loop may stand still before the log says why; 0: any"
+    )
 
     @classmethod
     def of(cls, given: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:

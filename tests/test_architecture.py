@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": set(),
     "metrics": {"exchanges", "workers"},
     "pulse": set(),
+    "stalls": set(),
     "threads": set(),
     "singleflight": set(),
     "simple.__init__": set(),
@@ -83,7 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.watching": {"metrics", "upstream"},
     "app": {
         "bounds", "catalog", "downloads", "exchanges", "freshness", "index", "logs", "metadata", "metrics",
-        "pages", "pulse", "store", "threads", "upstream",
+        "pages", "pulse", "stalls", "store", "threads", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
         "resources.watching",
     },
@@ -146,6 +147,7 @@ LIVES_IN = {
         "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
         "warming", "commands.warm",
+        "pages", "stalls",
     },
 }  # fmt: skip
 

@@ -306,6 +306,86 @@ def test_what_is_learnt_of_a_file_that_no_page_lists_is_nothing(catalog):
     assert catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) is None
 
 
+# Ready pages
+
+READY = ("etag", b"bytes")
+
+
+def keep_ready(catalog, name="demo", revision="r1", variant="v", data=READY[1]):
+    catalog.keep_ready(name, revision, variant, READY[0], data)
+
+
+def ready(catalog, name="demo", revision="r1", variant="v"):
+    return catalog.ready(name, revision, variant)
+
+
+def all_ready(path):
+    """The variants kept of each project."""
+    with contextlib.closing(sqlite3.connect(path)) as looking:
+        return looking.execute("SELECT project, variant FROM ready ORDER BY id").fetchall()
+
+
+def test_what_is_ready_comes_back_as_it_was(catalog):
+    catalog.remember(entry(), BARE_PAGE)
+    keep_ready(catalog)
+    assert ready(catalog) == READY
+    assert ready(catalog, variant="w") is None
+    assert ready(catalog, "other") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.remember(entry(revision="r2"), BARE_PAGE),
+        lambda catalog: catalog.remember_missing(entry(found=False, revision="")),
+        lambda catalog: catalog.learn_metadata(FULL_FILE, "d" * 64),
+        lambda catalog: catalog.forget(["demo"]),
+        lambda catalog: catalog.forget(),
+        lambda catalog: catalog.trim(0),
+    ],
+    ids=["changed", "missing", "learnt", "forgotten", "all forgotten", "trimmed"],
+)
+def test_what_is_ready_goes_with_what_it_shows(catalog, path, change):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.remember(entry("other"), page("other"))
+    keep_ready(catalog)
+    change(catalog)
+    assert ready(catalog) is None
+    assert all_ready(path) == []
+
+
+def test_what_is_ready_stays_while_its_page_is_found_unchanged(catalog):
+    catalog.remember(entry(), BARE_PAGE)
+    keep_ready(catalog)
+    catalog.remember(entry(checked_at=30.0), BARE_PAGE)
+    catalog.confirm("demo", 40.0)
+    catalog.remember(entry("other"), page("other"))
+    assert ready(catalog) == READY
+
+
+def test_what_was_rendered_of_an_older_page_is_not_kept(catalog, path):
+    keep_ready(catalog)
+    catalog.remember(entry(revision="r2"), BARE_PAGE)
+    keep_ready(catalog)
+    assert all_ready(path) == []
+
+
+def test_ready_pages_make_room_before_what_is_known_the_first_kept_first(catalog, path):
+    for number in range(60):
+        catalog.remember(entry(f"p{number}"), page(f"p{number}"))
+        keep_ready(catalog, f"p{number}", data=bytes(50_000))
+    keep_ready(catalog, "p0", data=bytes(50_000))
+    catalog.trim(2_000_000)
+    assert catalog.size() <= 2_000_000
+    assert len(catalog.projects(UPSTREAM)) == 60
+    left = [name for name, _ in all_ready(path)]
+    assert left[-1] == "p0"
+    assert left[:-1] == [f"p{number}" for number in range(61 - len(left), 60)]
+    catalog.trim(1)
+    assert all_ready(path) == []
+    assert len(catalog.projects(UPSTREAM)) < 60
+
+
 # A file that cannot be used
 
 
@@ -406,6 +486,53 @@ def test_an_older_schema_is_set_aside(path):
         older.execute("PRAGMA user_version = 0")
     assert works_anew(path)
     assert len(set_aside(path)) == 1
+
+
+def as_schema_2(path):
+    """Make a catalog what the version before wrote."""
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("DROP TABLE ready")
+        older.execute("PRAGMA user_version = 2")
+
+
+def test_a_schema_that_is_not_known_is_not_taken_for_an_older_one(path):
+    filled(path)
+    as_schema_2(path)
+    with contextlib.closing(room._database(path, 1)) as database:
+        assert room._is_older(database)
+        for pragma in ("user_version = 1", "user_version = 99", "user_version = 2"):
+            database.execute_sql(f"PRAGMA {pragma}")
+            assert room._is_older(database) == pragma.endswith("2")
+        database.execute_sql("PRAGMA application_id = 7")
+        assert not room._is_older(database)
+
+
+def test_schema_2_is_migrated_and_keeps_what_is_known(path):
+    with contextlib.closing(Catalog(path)) as older:
+        older.remember(FULL_ENTRY, FULL_PAGE)
+        older.remember_missing(entry("gone", found=False))
+        older.measure("abc/x", 7)
+    as_schema_2(path)
+    with contextlib.closing(Catalog(path)) as migrated:
+        assert migrated.entry("demo") == FULL_ENTRY
+        assert migrated.page("demo") == FULL_PAGE
+        assert migrated.entry("gone") == entry("gone", found=False)
+        assert migrated.measured("abc/x") == 7
+        keep_ready(migrated, revision=FULL_ENTRY.revision)
+        assert ready(migrated, revision=FULL_ENTRY.revision) == READY
+    assert set_aside(path) == []
+    with contextlib.closing(sqlite3.connect(path)) as looking:
+        assert looking.execute("PRAGMA user_version").fetchone() == (room.SCHEMA_VERSION,)
+
+
+def test_a_migration_broken_off_is_done_the_next_time(path, impatient):
+    filled(path)
+    as_schema_2(path)
+    with locked(path), pytest.raises(peewee.OperationalError, match="locked"):
+        Catalog(path)
+    with contextlib.closing(Catalog(path)) as migrated:
+        assert migrated.page("p1") == page("p1", 40)
+    assert set_aside(path) == []
 
 
 def test_a_newer_schema_is_refused_and_not_touched(path):

@@ -1,17 +1,29 @@
 """Rendered pages, ready to send."""
 
+import base64
+import contextlib
 import gzip
 import itertools
 import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
 
 import gevent
 import pytest
 from gevent.event import Event
 
+from pytail import catalog as catalog_room
+from pytail import pages as room
+from pytail.catalog import Catalog
 from pytail.errors import UpstreamUnreachable
 from pytail.model import File, ProjectPage
 from pytail.pages import Pages, zstd
 from pytail.simple.negotiation import Coding, Form
+from tests import test_catalog
+from tests.test_catalog import entry, locked
 
 FILES = "../../root/pypi/+f/"
 PAGE = ProjectPage(
@@ -45,7 +57,7 @@ def pages():
 
 
 def project(pages, revision="r1", load=None, form=Form.JSON, coding=Coding.IDENTITY, files=FILES):
-    return pages.project(revision, load or Load(), files, form, coding)
+    return pages.project("demo", revision, load or Load(), files, form, coding)
 
 
 def plain(body):
@@ -138,6 +150,12 @@ def noise(size):
     return Load(ProjectPage(name="demo", other={"_noise": "x" * size}))
 
 
+def random_noise(size):
+    """A page that compresses to little under `size` bytes, in each form."""
+    reason = base64.b85encode(os.urandom(size)).decode()
+    return Load(ProjectPage(name="demo", status="archived", status_reason=reason))
+
+
 def test_the_page_not_used_for_longest_goes_first():
     pages, loads = Pages(memory_limit=20_000), {name: noise(5000) for name in "abcd"}
     for name in "abc":
@@ -172,6 +190,188 @@ def test_a_page_beyond_the_limit_is_sent_and_drops_no_other():
     assert len(project(pages, "large", noise(20_000)).data) > 20_000
     project(pages, "small", load)
     assert load.count == 1
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+@pytest.mark.parametrize("coding", Coding)
+@pytest.mark.parametrize("form", [Form.JSON, Form.HTML])
+def test_the_limit_is_in_bytes_of_what_is_really_held(form, coding, size):
+    limit, load = 500_000, random_noise(size)
+    project(Pages(), load=load, form=form, coding=coding)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        pages = Pages(memory_limit=limit)
+        for number in range(2 * limit // (size + 1024)):
+            # Each of a text of its own, as a revision from the catalog.
+            project(pages, f"{number:064}", load, form, coding)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert limit / 3 < held < limit
+
+
+# Beyond the memory
+
+LARGE = test_catalog.page("demo", 200)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "index.sqlite3"
+
+
+@pytest.fixture
+def catalog(path):
+    """One that knows `LARGE`."""
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.remember(entry(), LARGE)
+        yield opened
+
+
+def forbidden():
+    raise AssertionError("rendered again")
+
+
+def after_a_start(catalog, load=forbidden, flavour="", **more):
+    """The body that a `Pages` of its own gives; in the end it has written what it keeps."""
+    with contextlib.closing(Pages(stock=catalog, flavour=flavour)) as pages:
+        return project(pages, load=load, **more)
+
+
+@pytest.mark.parametrize(("form", "coding"), list(itertools.product(Form, Coding)))
+def test_a_restart_starts_warm(path, form, coding):
+    with contextlib.closing(Catalog(path)) as first:
+        first.remember(entry(), LARGE)
+        body = after_a_start(first, Load(LARGE), form=form, coding=coding)
+    with contextlib.closing(Catalog(path)) as second:
+        assert after_a_start(second, form=form, coding=coding) == body
+
+
+OTHER_WORKER = """
+import sys
+from pathlib import Path
+from gevent import monkey
+monkey.patch_all()
+from pytail.catalog import Catalog
+from pytail.pages import Pages
+from pytail.simple.negotiation import Coding, Form
+
+catalog = Catalog(Path(sys.argv[1]))
+pages = Pages(stock=catalog)
+load = lambda: catalog.page("demo")
+body = pages.project("demo", "r1", load, sys.argv[2], Form.JSON, Coding.GZIP)
+pages.close()
+catalog.close()
+print(body.etag)
+"""
+
+
+def test_what_another_process_made_ready_is_used(catalog, path):
+    command = [sys.executable, "-c", OTHER_WORKER, str(path), FILES]
+    etag = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    body = after_a_start(catalog, coding=Coding.GZIP)
+    assert body.etag == etag
+    assert len(json.loads(plain(body))["files"]) == len(LARGE.files)
+
+
+def test_what_is_read_back_is_kept_in_memory(catalog):
+    after_a_start(catalog, Load(LARGE))
+    pages = Pages(stock=catalog)
+    body = project(pages, load=forbidden)
+    catalog.forget()
+    assert project(pages, load=forbidden) is body
+
+
+def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
+    after_a_start(catalog, Load(LARGE))
+    with contextlib.closing(sqlite3.connect(path)) as watching:
+        before = watching.execute("PRAGMA data_version").fetchone()
+        after_a_start(catalog)
+        assert watching.execute("PRAGMA data_version").fetchone() == before
+
+
+def test_nobody_waits_for_the_writing(catalog, path):
+    # Were the lock waited for, it would be so for ever.
+    with locked(path), gevent.Timeout(catalog_room._LOCK_PATIENCE / 2):
+        pages = Pages(stock=catalog)
+        assert project(pages, load=Load(LARGE))
+    pages.close()
+    assert after_a_start(catalog)
+
+
+def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
+    size = len(project(Pages(), load=Load(LARGE)).data)
+    monkeypatch.setattr(room, "_MOST_UNWRITTEN", 3 * size)
+    with contextlib.closing(Pages(stock=catalog)) as pages, locked(path):
+        for number in range(10):
+            project(pages, load=Load(LARGE), files=f"../{number}/")
+    for number in range(3):
+        after_a_start(catalog, files=f"../{number}/")
+    load = Load(LARGE)
+    after_a_start(catalog, load, files="../9/")
+    assert load.count == 1
+
+
+def test_a_page_of_few_files_is_rather_rendered_again(catalog):
+    few = test_catalog.page("demo", 10)
+    catalog.remember(entry(), few)
+    loads = [Load(few), Load(few)]
+    for load in loads:
+        after_a_start(catalog, load)
+    assert [load.count for load in loads] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"form": Form.HTML},
+        {"coding": Coding.ZSTD},
+        {"files": "../../+f/"},
+        {"flavour": "promising"},
+        {"revision": "r2"},
+    ],
+    ids=str,
+)
+def test_another_question_is_not_answered_by_what_is_ready(catalog, other):
+    after_a_start(catalog, Load(LARGE))
+    load = Load(LARGE)
+    after_a_start(catalog, load, **other)
+    assert load.count == 1
+    after_a_start(catalog)
+
+
+def test_another_version_of_pytail_renders_anew_and_replaces(catalog, path, monkeypatch):
+    after_a_start(catalog, Load(LARGE))
+    after_a_start(catalog, Load(LARGE), form=Form.HTML)
+    monkeypatch.setattr(catalog_room, "__version__", "99")
+    load = Load(LARGE)
+    after_a_start(catalog, load)
+    assert load.count == 1
+    after_a_start(catalog)
+    with contextlib.closing(sqlite3.connect(path)) as looking:
+        assert looking.execute("SELECT version FROM ready").fetchall() == [("99",)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "data = substr(data, 2)",
+        "data = zeroblob(length(data))",
+        "data = ''",
+        "data = 7",
+        "etag = 'x'",
+    ],
+)
+def test_what_is_damaged_is_rendered_anew(catalog, path, damage):
+    body = after_a_start(catalog, Load(LARGE))
+    with contextlib.closing(sqlite3.connect(path)) as damaging:
+        damaging.execute(f"UPDATE ready SET {damage}")
+        damaging.commit()
+    load = Load(LARGE)
+    assert after_a_start(catalog, load) == body
+    assert load.count == 1
+    assert after_a_start(catalog) == body
 
 
 # The project list

@@ -66,8 +66,9 @@ class Project:
         form, coding = _wanted(req)
         max_age = self._max_age(req)
         answer = self._index.page(project, max_age)
+        revision = answer.entry.revision
         body = self._pages.project(
-            answer.entry.revision, lambda: self._index.contents(answer), self._files, form, coding
+            project, revision, lambda: self._index.contents(answer), self._files, form, coding
         )
         # As if clients did not subtract Age, which pip and poetry do not: to none of them may the
         # page be fresh for longer than to us.

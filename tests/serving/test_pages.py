@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import sqlite3
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -13,7 +15,7 @@ from lxml import html
 
 from pytail.pages import zstd
 from pytail.settings import upstream_base_url
-from tests.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
+from tests.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist, wheel
 from tests.running import Client, Clock, serving
 
 PAGES = ["/simple/demo/", "/root/pypi/+simple/demo/"]
@@ -429,3 +431,57 @@ def test_pages_survive_a_restart(tmp_path: Path, demo: FakeIndex, clock: Clock):
         again = pytail.get("/simple/demo/", Accept=JSON)
     assert again.data == first.data
     assert again.headers["ETag"] == first.headers["ETag"]
+
+
+@pytest.fixture
+def large(index: FakeIndex) -> list[Dist]:
+    """The files of a project that is worth keeping ready."""
+    dists = [
+        Dist("large", f"large-{number}.0-py3-none-any.whl", b"%d" % number) for number in range(200)
+    ]
+    index.add(*dists)
+    return dists
+
+
+def lose_files(cache: Path) -> None:
+    """Make the catalog forget what its pages list, so that none can be rendered any more."""
+    with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as catalog, catalog:
+        assert catalog.execute("DELETE FROM file").rowcount
+
+
+@pytest.mark.parametrize("path", [page.replace("demo", "large") for page in PAGES])
+def test_a_large_page_is_not_rendered_again_after_a_restart(
+    tmp_path: Path, index: FakeIndex, large: list[Dist], clock: Clock, path: str
+):
+    with serving(tmp_path, index.url, clock) as first:
+        before = first.get(path, Accept=JSON, Accept_Encoding="zstd")
+    lose_files(tmp_path)
+    with serving(tmp_path, index.url, clock) as second:
+        after = second.get(path, Accept=JSON, Accept_Encoding="zstd")
+        assert (after.data, after.headers["ETag"]) == (before.data, before.headers["ETag"])
+        # What was not asked for before is not ready.
+        assert second.get(path, Accept=JSON).json()["files"] == []
+
+
+def test_a_changed_page_is_never_the_one_that_was_ready(
+    tmp_path: Path, index: FakeIndex, large: list[Dist], clock: Clock
+):
+    with serving(tmp_path, index.url, clock) as first:
+        assert len(first.json("large")["files"]) == len(large)
+    index.dists.pop()
+    clock.now += 1000
+    for _ in range(2):
+        with serving(tmp_path, index.url, clock) as later:
+            assert len(later.json("large")["files"]) == len(large) - 1
+
+
+def test_settings_that_change_a_page_do_not_get_what_was_ready_for_others(
+    tmp_path: Path, index: FakeIndex, large: list[Dist], clock: Clock
+):
+    for _ in range(2):
+        with serving(tmp_path, index.url, clock) as plain:
+            assert not any(file.get("core-metadata") for file in plain.json("large")["files"])
+        with serving(tmp_path, index.url, clock, core_metadata_from_wheels=True) as promising:
+            assert all(file["core-metadata"] for file in promising.json("large")["files"])
+        with serving(tmp_path, index.url, clock, offline=True) as offline:
+            assert offline.json("large")["files"] == []
