@@ -146,7 +146,8 @@ LIVES_IN = {
     "gevent": {
         "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
-        "warming", "commands.warm", "pages", "stalls",
+        "warming", "commands.warm",
+        "pages", "stalls",
     },
 }  # fmt: skip
 
