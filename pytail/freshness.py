@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from pytail.catalog import Catalog, Entry
 from pytail.errors import (
     ProjectNotFound,
+    UpstreamBusy,
     UpstreamError,
     UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamUnreachable,
 )
-from pytail.exchanges import Waiting
+from pytail.exchanges import Waiting, for_client
 from pytail.model import Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.singleflight import SingleFlight, StillFlying
@@ -164,7 +165,7 @@ class Freshness:
         try:
             with Waiting():
                 answer = self._flights.run(
-                    flight, lambda: self._fly(flight, project, known), patience
+                    flight, for_client(lambda: self._fly(flight, project, known)), patience
                 )
         except StillFlying:
             if not is_joined and flight in self._flights:
@@ -259,7 +260,7 @@ def _tell(
 ) -> None:
     """Log a decision; `started` is when upstream began to be waited for, by the monotonic clock."""
     level = logging.INFO if trouble is None else logging.WARNING
-    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone))
+    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone, UpstreamBusy))
     if word in ("HIT", "COALESCED") or is_quiet or (trouble and trouble.outcome == "COALESCED"):
         # As many as there are clients, and nothing was asked for them.
         level = logging.DEBUG

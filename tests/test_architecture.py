@@ -44,11 +44,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"simple.names"},
     "connections": {"threads"},
     "upstream": {
-        "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
+        "breaker", "connections", "exchanges", "fetches", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
     },
     "memory": {"threads"},
     "pages": {"memory", "threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
+    "fetches": set(),
     "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
     "wheels": set(),
@@ -59,8 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passing": {"checks", "transfers"},
     "arrivals": {"bounds", "checks", "passing", "store", "threads", "transfers"},
     "downloads": {
-        "arrivals", "bounds", "catalog", "checks", "metadata", "passing", "singleflight", "store", "transfers",
-        "upstream",
+        "arrivals", "bounds", "catalog", "checks", "exchanges", "metadata", "passing", "singleflight", "store",
+        "transfers", "upstream",
     },
     "resources.__init__": set(),
     "resources.conditions": set(),
@@ -127,7 +128,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
-        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
+        "catalog", "downloads", "fetches", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
     },
 }  # fmt: skip
 
