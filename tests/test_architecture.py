@@ -97,10 +97,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands.purge": {"configuration", "commands.holdings", "commands.options", "store"},
     "commands.verify": {"configuration", "commands.holdings", "commands.options"},
+    "commands.adopt": {
+        "checks", "commands.holdings", "commands.options", "configuration", "simple.names", "store",
+    },
     "commands.gc": {"bounds", "configuration", "commands.holdings", "commands.options"},
     "cli": {
-        "commands.config", "commands.gc", "commands.list", "commands.options", "commands.purge",
-        "commands.refresh", "commands.serve", "commands.status", "commands.verify",
+        "commands.adopt", "commands.config", "commands.gc", "commands.list", "commands.options",
+        "commands.purge", "commands.refresh", "commands.serve", "commands.status", "commands.verify",
     },
     "wsgi": {"app", "configuration", "logs", "workers"},
     "__main__": {"cli"},
@@ -110,7 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIVES_IN = {
     "backports": {"pages"},  # in the standard library as compression.zstd from 3.14 on
     "click": {
-        "cli", "commands.config", "commands.gc", "commands.holdings", "commands.list",
+        "cli", "commands.adopt", "commands.config", "commands.gc", "commands.holdings", "commands.list",
         "commands.options", "commands.purge", "commands.refresh", "commands.serve",
         "commands.status", "commands.verify",
     },
