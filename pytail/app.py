@@ -27,7 +27,6 @@ from pytail.resources.common import ALLOW, METHODS, CommonHeaders
 from pytail.resources.files import DistributionFile
 from pytail.resources.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
 from pytail.resources.problems import send_problem
-from pytail.resources.ready import ReadyPages
 from pytail.resources.watching import Exposition, Health, Status
 from pytail.settings import Settings
 from pytail.store import Store
@@ -73,8 +72,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(catalog.close)
         self._parts.callback(upstream.close)
         index = Index(catalog, store, upstream, settings, clock)
-        ready = ReadyPages(super().__call__, index)
-        self._watched = Watched(ready, logs.access, metrics.answered)
+        self._watched = Watched(super().__call__, logs.access, metrics.answered)
         metadata = Metadata(catalog, store, upstream)
         bounds = Bounds(
             settings.cache_dir,
@@ -88,6 +86,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         downloads = Downloads(catalog, store, upstream, metadata, bounds)
 
         def look() -> None:
+            metrics.settle()
             metrics.breaker_is(is_open=upstream.is_left_alone)
             metrics.arriving_are(downloads.arriving)
             for kind, fetches in upstream.fetches.items():

@@ -9,10 +9,12 @@ that took no more, each goes on alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import gevent
 from gevent.event import Event
@@ -31,7 +33,7 @@ from pytail.model import File
 from pytail.passing import HELD_BACK, Passing
 from pytail.store import Partial, Standing
 from pytail.threads import off_hub
-from pytail.transfers import Source
+from pytail.transfers import Source, ahead
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,26 @@ class Tail:
         if self._alone is None:
             raise ValueError("read of a closed file")
         return self._alone.read(size)
+
+    def span(self, size: int) -> tuple[int, int, int] | None:
+        """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
+
+        They are read by `advance`. None at the end, and where no file has them. Raises TransferCut.
+        """
+        if self._arrival is None:
+            return None
+        try:
+            available = self._arrival.available(self._position)
+        except NotKept:
+            self._go_on_alone(self._arrival)
+            return None
+        if not available:
+            return None
+        return self._arrival.descriptor, self._position, min(size, available)
+
+    def advance(self, count: int) -> None:
+        """Read over `count` bytes of a `span`."""
+        self._position += count
 
     def close(self) -> None:
         """Stop reading; the fetch goes on."""
@@ -113,6 +135,11 @@ class Arrival:
         self._moved = Event()
         # The fetch itself and each reader; the last one closes the file.
         self._users, self._is_closed = 1, False
+
+    @property
+    def descriptor(self) -> int:
+        """The open file that has what has come, up to what is `available`."""
+        return self._partial.descriptor
 
     @property
     def is_kept(self) -> bool:
@@ -162,23 +189,32 @@ class Arrival:
             self._is_closed = True
             self._partial.close()
 
-    def read(self, position: int, size: int) -> bytes:
-        """Up to `size` bytes from `position` on, as soon as there is one; empty at the end.
+    def available(self, position: int) -> int:
+        """The number of bytes from `position` on, as soon as there is one; 0 at the end.
 
         Raises NotKept where the fetch was given up for the disk's sake, else TransferCut.
         """
-        while size > 0:
+        while True:
             moved, available = self._moved, self._released() - position
             if available > 0:
-                data = os.pread(self._partial.descriptor, min(size, available), position)
-                if not data:
-                    raise TransferCut(self.file.filename, "the partial file was truncated")
-                return data
+                return available
             self._require_sound()
             if self._is_verified:
-                break
+                return 0
             moved.wait()
-        return b""
+
+    def read(self, position: int, size: int) -> bytes:
+        """Up to `size` bytes from `position` on, as soon as there is one; empty at the end.
+
+        Raises as `available`.
+        """
+        if size <= 0:
+            return b""
+        size = min(size, self.available(position))
+        data = os.pread(self._partial.descriptor, size, position)
+        if size and not data:
+            raise TransferCut(self.file.filename, "the partial file was truncated")
+        return data
 
     def rest(self, position: int) -> Passing:
         """The file from `position` on, without keeping it. Raises TransferCut."""
@@ -293,14 +329,15 @@ class Arrival:
     def _receive(self) -> None:
         if self._source is None:
             return
-        while data := self._source.read():
-            off_hub(lambda: self._keep(data))
-            self.arrived = self._check.size
-            if self.size is not None and self.arrived > self.size:
-                break
-            if self.size is None:
-                self._bounds.reserve(self._partial, self.arrived)
-            self._move()
+        with contextlib.closing(ahead(self._source)) as pieces:
+            for data in pieces:
+                off_hub(partial(self._keep, data))
+                self.arrived = self._check.size
+                if self.size is not None and self.arrived > self.size:
+                    break
+                if self.size is None:
+                    self._bounds.reserve(self._partial, self.arrived)
+                self._move()
         if self.size is None:
             self.size = self.arrived
 

@@ -41,6 +41,8 @@ MOST_MISSING = 10_000
 #: Entries and files at hand at most.
 _MOST_FOUND = 4000
 
+#: Seconds for which it is believed that no other process has written: less than it takes to tell.
+_BELIEF = 0.001
 #: Projects forgotten at once where room is needed.
 _TRIMMED = 20
 _LONGEST_CHECK = 0.5
@@ -175,14 +177,25 @@ class Catalog:
         #: What was looked up since anybody last changed the file, by statement and parameters.
         self._found: dict[tuple[str, ...], Any] = {}
         self._version: tuple[int] | None = None
+        self._believed_until = 0.0
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
         return self._look_up(_entry, _SELECT_ENTRY, name)
 
+    def entry_lately(self, name: str) -> Entry | None:
+        """As `entry`, at a tenth of the cost; what another process wrote shows a millisecond later."""
+        found: Entry | None = self._lately(_SELECT_ENTRY, name)
+        return self.entry(name) if found is None else found
+
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
         return self._look_up(_file, _SELECT_FILE, shelf, filename, upstream)
+
+    def file_lately(self, shelf: str, filename: str, upstream: str) -> File | None:
+        """As `file`, at a tenth of the cost; what another process wrote shows a millisecond later."""
+        found: File | None = self._lately(_SELECT_FILE, shelf, filename, upstream)
+        return self.file(shelf, filename, upstream) if found is None else found
 
     def measured(self, location: str) -> int | None:
         """The size in bytes by `measure`, None when there is none."""
@@ -361,6 +374,14 @@ class Catalog:
             found = self._found[question] = make(row)
         return found
 
+    def _lately(self, *question: str) -> Any:
+        """What is at hand, None where there is nothing or it is time to look whether it is right."""
+        now = time.monotonic()
+        if now < self._believed_until:
+            return self._found.get(question)
+        self._believed_until = now + _BELIEF
+        return None
+
     def _one(self, sql: str, *parameters: str) -> tuple[Any, ...] | None:
         return self._try("read", lambda: self._inline.execute_sql(sql, parameters).fetchone())
 
@@ -375,7 +396,9 @@ class Catalog:
             self._patience = _LOCK_PATIENCE
             return result
 
-        return self._try("write", lambda: off_hub(transaction, self._writes))
+        written = self._try("write", lambda: off_hub(transaction, self._writes))
+        self._believed_until = 0.0
+        return written
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
         try:

@@ -17,6 +17,10 @@ from urllib.parse import quote
 
 Result = TypeVar("Result")
 
+#: In a WSGI environment, once it was answered: a callable that says whether the same request would be
+#: answered the same now, to the second; and the `Repeat` that is made of it.
+AGAIN, REPEAT = "pytail.again", "pytail.repeat"
+
 #: The exchange that the running greenlet serves.
 _CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 #: The address of the client that the running greenlet works for.
@@ -137,12 +141,23 @@ class Arriving:
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
+        self._span = getattr(stream, "span", None)
         self.close = stream.close
 
     def read(self, size: int) -> bytes:
         """As the stream's."""
         with Waiting():
             return self._stream.read(size)
+
+    def span(self, size: int) -> tuple[int, int, int] | None:
+        """As the stream's, None where it has none."""
+        with Waiting():
+            found: tuple[int, int, int] | None = None if self._span is None else self._span(size)
+            return found
+
+    def advance(self, count: int) -> None:
+        """As the stream's."""
+        self._stream.advance(count)  # type: ignore[attr-defined]
 
 
 class Watched:
@@ -155,7 +170,9 @@ class Watched:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """As WSGI has it (PEP 3333)."""
-        exchange = Exchange(environ["REQUEST_METHOD"], environ["PATH_INFO"], self._id(environ))
+        given: str | None = environ.get("HTTP_X_REQUEST_ID")
+        identity = given if given and _CLIENTS_ID.fullmatch(given) else self.new_id()
+        exchange = Exchange(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
         _CURRENT.set(exchange)
         _CLIENT.set(environ.get("REMOTE_ADDR", ""))
 
@@ -168,19 +185,22 @@ class Watched:
             return start_response(status, headers, *failure)
 
         try:
-            return _Body(self._application(environ, begin), exchange, self._end)
+            body = self._application(environ, begin)
+            again = environ.get(AGAIN)
+            if again is not None and "HTTP_X_REQUEST_ID" not in environ:
+                environ[REPEAT] = Repeat(exchange, body, again, self)
+            return _Body(body, exchange, self.end)
         except BaseException:
             exchange.is_cut = True
-            self._end(exchange)
+            self.end(exchange)
             raise
 
-    def _id(self, environ: dict[str, Any]) -> str:
-        given: str | None = environ.get("HTTP_X_REQUEST_ID")
-        if given is not None and _CLIENTS_ID.fullmatch(given):
-            return given
+    def new_id(self) -> str:
+        """An id that no other exchange has."""
         return f"{self._prefix}{next(self._ids):x}"
 
-    def _end(self, exchange: Exchange) -> None:
+    def end(self, exchange: Exchange) -> None:
+        """Tell of `exchange`, which is over."""
         exchange.seconds = time.perf_counter() - exchange.started
         for tell in self._tell:
             tell(exchange)
@@ -188,10 +208,41 @@ class Watched:
         _CURRENT.set(None)
 
 
+class Repeat:
+    """A response that a server may give again by itself, each time as an exchange of its own."""
+
+    __slots__ = ("_again", "_first", "_watched", "body", "copy", "id")
+
+    def __init__(
+        self, first: Exchange, body: Any, again: Callable[[], bool], watched: Watched
+    ) -> None:
+        self._first, self._again, self._watched = first, again, watched
+        #: The bytes to give again; None for those that have to be copied first.
+        self.body: bytes | None = b"".join(body) if isinstance(body, list) else None
+        #: Gives a copy of the body while that is open, None where there is none to be had.
+        self.copy: Callable[[], bytes | None] = getattr(body, "copy", lambda: None)
+        #: The id in the head of the first response, which each other has its own in place of.
+        self.id = first.id.encode()
+
+    def again(self) -> Exchange | None:
+        """Another exchange with the same response, None where it would be another one now."""
+        if not self._again():
+            return None
+        first = self._first
+        exchange = Exchange(first.method, first.path, self._watched.new_id())
+        exchange.status, exchange.outcome = first.status, first.outcome
+        return exchange
+
+    def over(self, exchange: Exchange, sent: int) -> None:
+        """`sent` bytes of the body have gone out in `exchange`, and no more will."""
+        exchange.sent, exchange.is_cut = sent, sent < len(self.body or b"")
+        self._watched.end(exchange)
+
+
 class _Body:
     """A response's body, counted as the server takes it."""
 
-    __slots__ = ("_body", "_end", "_exchange", "_left")
+    __slots__ = ("_body", "_end", "_exchange")
 
     def __init__(
         self, body: Iterable[bytes], exchange: Exchange, end: Callable[[Exchange], None]
@@ -210,21 +261,16 @@ class _Body:
     def held(self) -> tuple[int, int, int] | None:
         """As the body's own: descriptor, offset and length for a server that sends files itself.
 
-        None for a body that has to be iterated. What goes out is told by `advance`.
+        None for what has to be iterated. What goes out is told by `advance`.
         """
         held = getattr(self._body, "held", None)
         span: tuple[int, int, int] | None = None if held is None else held()
-        if span is not None:
-            self._left = span[2]
-            self._exchange.is_cut = self._left > 0
         return span
 
     def advance(self, count: int) -> None:
         """Another `count` bytes of what is `held` have gone out."""
         self._body.advance(count)  # type: ignore[attr-defined]
-        self._left -= count
         self._exchange.sent += count
-        self._exchange.is_cut = self._left > 0
 
     def close(self) -> None:
         try:

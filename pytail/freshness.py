@@ -110,20 +110,26 @@ class Freshness:
             raise ProjectNotFound(project, self._upstream.url, answer.outcome.value, answer.age)
         return answer
 
-    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
-        """The answer for `project` where upstream need not be asked for it, None otherwise.
+    def again(self, answer: Answer, max_age: float = math.inf) -> Callable[[], bool] | None:
+        """Says whether the same would be answered now, to the second; None where it never will.
 
-        Whoever gives it to a client says so by `tell`.
+        `max_age` is the one it was asked for with.
         """
-        known = self._known(project)
-        if known is None or not known.found or not self._is_fresh(known, max_age):
+        if answer.outcome is not Outcome.HIT or log.isEnabledFor(logging.DEBUG):
+            # What was just fetched is a hit the next time; and each hit is to be logged.
             return None
-        return self._from_copy(known, Outcome.HIT, "fresh")
+        entry, look, clock = answer.entry, self._catalog.entry_lately, self._clock
+        name, checked_at, ttl = entry.name, entry.checked_at, self._ttl(entry)
+        longest, seconds, left = min(ttl, max_age), int(answer.age), int(answer.fresh_for)
 
-    def tell(self, answer: Answer) -> None:
-        """Log that a client was given the answer of `fresh`."""
-        reason = f"{answer.age:.0f} s old, {answer.reason}"
-        _tell(answer.entry.name, answer.outcome.value, reason, time.monotonic(), None)
+        def is_same() -> bool:
+            age = clock() - checked_at
+            if not 0 <= age < longest or int(age) != seconds or int(ttl - age) != left:
+                return False
+            known = look(name)
+            return known is entry or known == entry
+
+        return is_same
 
     def _is_fresh(self, known: Entry, max_age: float) -> bool:
         return self._age(known) < min(self._ttl(known), max_age)

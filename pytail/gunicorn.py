@@ -19,11 +19,16 @@ from pytail.wire import Server
 class LoggedHandler(Handler):
     """A handler that writes gunicorn's access log."""
 
+    @property
+    def logs_requests(self) -> bool:  # type: ignore[override]
+        """Whether gunicorn has an access log."""
+        # Versions before 25 do not tell, but look for themselves.
+        return getattr(self.server.log, "access_log_enabled", True)
+
     def log_request(self) -> None:
         """Log the request where gunicorn has an access log."""
         access = self.server.log
-        # Versions before 25 do not tell, but look for themselves.
-        if getattr(access, "access_log_enabled", True):
+        if self.logs_requests:
             status, headers = self._orig_status or "000", self.response_headers or []
             response = GeventResponse(status, headers, self.response_length)
             environ = {**self.environ, "RAW_URI": self.path}

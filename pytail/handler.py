@@ -1,8 +1,9 @@
 """One client's connection: its requests one after the other, each answered as WSGI says.
 
 pywsgi's handler with other ways in and out: a head is read in one piece by `heads`, a small answer
-leaves in one piece, a held file leaves from the kernel. Each wait for the client has a deadline, at
-which the server cuts the connection; a client that never makes us wait gives way to the others.
+leaves in one piece, a held file leaves from the kernel, and what was just answered is for the
+`porter`. Each wait for the client has a deadline, at which the server cuts the connection; a client
+that never makes us wait gives way to the others.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import gevent
@@ -25,6 +27,8 @@ from gevent.socket import wait_write
 
 from pytail import heads
 from pytail.errors import PytailError
+from pytail.exchanges import REPEAT
+from pytail.porter import Porter
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,10 @@ class Received:
 
     def more(self) -> bool:
         """Wait for more; False at the end."""
-        data = self._source.recv(_RECEIVED)
+        return self.add(self._source.recv(_RECEIVED))
+
+    def add(self, data: bytes) -> bool:
+        """Put `data` behind what there is; False where there is none."""
         self._data = self._data + data if self._data else data
         return bool(data)
 
@@ -114,11 +121,21 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     waiting_since: float | None = None
     #: When the server is to cut the connection; `time.monotonic`.
     deadline = math.inf
+    #: Whether each request must come to `log_request`.
+    logs_requests = False
+    #: The head of the request, where there is nothing else to it.
+    _request: bytes | None = None
     #: Bytes of the body that the client still expects, None where it was not told how many.
     _left: int | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any) -> None:
-        super().__init__(sock, address, server, Received(sock))
+        received = Received(sock)
+        super().__init__(sock, address, server, received)
+        # What arrives encrypted is for the socket alone.
+        self._receive: Callable[[], bytes] = partial(sock.recv, _RECEIVED)
+        if not server.ssl_enabled:
+            may_answer, send = self._is_to_be_repeated, self._send_rest
+            self._receive = Porter(sock.fileno(), server.replies, may_answer, send).receive
 
     @property
     def is_idle(self) -> bool:
@@ -161,6 +178,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             return False
         if head is None:
             return False
+        self._request = head.data if head.length == 0 else None
         self.requestline, self.command, self.path = head.line, head.method, head.target
         self.request_version, self.close_connection = head.version, not head.keeps_alive
         self.wsgi_input = self._body(head)
@@ -179,13 +197,26 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         self.waiting_since, self.deadline = now, now + (REQUEST_TIME if is_begun else IDLE_TIME)
         while (head := received.head()) is None:
             if not received:
-                if self.server.is_draining or not received.more():
+                if self.server.is_draining or not received.add(self._receive()):
                     return None
                 self.deadline = time.monotonic() + REQUEST_TIME
             elif not received.more():
                 return None
         self.waiting_since = None
         return heads.parsed(head)
+
+    def _is_to_be_repeated(self) -> bool:
+        """Whether the connection goes on after another request that needs no thought."""
+        now = time.monotonic()
+        self.waiting_since, self.deadline = now, now + IDLE_TIME
+        return not self.server.is_scarce
+
+    def _keep(self) -> None:
+        """Keep the response where the application says that it may be given again."""
+        repeat = self.environ.get(REPEAT)
+        is_to_be_seen = self.logs_requests or self.response_use_chunked
+        if repeat is not None and self._request is not None and not is_to_be_seen:
+            self.server.replies.keep(self._request + b"\r\n\r\n", self._said, repeat)
 
     def _body(self, head: heads.Head) -> Whole | Arriving:
         expects = head.environ.get("HTTP_EXPECT", "").lower() == "100-continue"
@@ -245,7 +276,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             head += b"\r\nConnection: close"
         elif "connection" not in names and self.request_version == "HTTP/1.0":
             head += b"\r\nConnection: keep-alive"
-        return head + b"\r\n\r\n"
+        self._said = head + b"\r\n\r\n"
+        return self._said
 
     def _framing(self) -> bytes:
         """What tells the client where a body ends whose length the application did not tell."""
@@ -260,20 +292,20 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     def process_result(self) -> None:
         """Send what the application returned."""
         held = getattr(self.result, "held", None)
-        span = held() if held is not None and not self.server.ssl_enabled else None
-        if span is not None:
-            self._send_file(*span)
-        else:
-            for data in self.result:
-                if data:
-                    self.write(data)
-            if not self.headers_sent:
-                self.write(b"")
+        if held is not None and not self.server.ssl_enabled:
+            self._send_held(held)
+        for data in self.result:
+            if data:
+                self.write(data)
+        if not self.headers_sent:
+            self.write(b"")
         if self.response_use_chunked and self.command != "HEAD":
             self._send(b"0\r\n\r\n")
         if self._left and self.command != "HEAD" and self.code != 304:
             log.warning("%s: cut short by %d bytes", self.requestline, self._left)
             self.close_connection = True
+        if not self.close_connection:
+            self._keep()
 
     def _send(self, head: bytes, data: bytes = b"") -> None:
         """Send both, as one piece where the kernel takes that much."""
@@ -294,10 +326,18 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             self.deadline = time.monotonic() + STALL_TIME
             rest = rest[self.socket.send(rest) :]
 
-    def _send_file(self, descriptor: int, offset: int, length: int) -> None:
-        """Send `length` bytes from `offset` of an open file, fewer where it has become shorter."""
-        head = self._whole_head()
-        self._send_rest(memoryview(head)[self.socket.send(head, _MORE if length else 0) :])
+    def _send_held(self, held: Callable[[], tuple[int, int, int] | None]) -> None:
+        """Send what the application has in open files, as long as it has; the rest is iterated."""
+        while (span := held()) is not None:
+            if not self.headers_sent:
+                head = self._whole_head()
+                self._send_rest(memoryview(head)[self.socket.send(head, _MORE) :])
+                self.response_length += len(head)
+            if not self._send_file(*span):
+                break
+
+    def _send_file(self, descriptor: int, offset: int, length: int) -> bool:
+        """Send `length` bytes from `offset` of an open file; False where it has become shorter."""
         peer, end = self.socket.fileno(), offset + length
         while offset < end:
             self.deadline = time.monotonic() + STALL_TIME
@@ -310,11 +350,13 @@ class Handler(WSGIHandler):  # type: ignore[misc]
                 break
             offset += sent
             self.result.advance(sent)
+            self.response_length += sent
+            if self._left is not None:
+                self._left -= sent
             if offset < end:
                 gevent.sleep(0)
-        self._left = end - offset
-        self.response_length += len(head) + length - self._left
         self.deadline = math.inf
+        return offset == end
 
     def _linger(self) -> None:
         """Receive what the client still sends, for a while: else it would not read the answer."""
@@ -324,9 +366,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             gevent.sleep(0)
 
     def log_request(self) -> None:
-        """Log the request where somebody wants to know."""
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s", self.format_request())
+        """Nothing: the application logs its requests itself."""
 
     def _log_error(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, PytailError):

@@ -38,7 +38,8 @@ class HeadRefused(ValueError):
 class Head:
     """What the head of a request says."""
 
-    #: The request line as sent, for logs.
+    #: All of it as sent, without the empty line; and the request line, for logs.
+    data: bytes
     line: str
     method: str
     target: str
@@ -72,7 +73,9 @@ def parsed(head: bytes) -> Head:
     if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
         raise HeadRefused("no Host")
     length = _length(environ, method, version)
-    return Head(line, method, target, version, environ, _keeps_alive(environ, version), length)
+    return Head(
+        head, line, method, target, version, environ, _keeps_alive(environ, version), length
+    )
 
 
 def check_size(head: bytes) -> None:

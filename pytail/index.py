@@ -63,13 +63,10 @@ class Index:
         answer = self._freshness.answer(project, max_age)
         return self._held_only(answer) if self._settings.offline else answer
 
-    def fresh(self, project: str, max_age: float = math.inf) -> Answer | None:
-        """What `page` would give, where that is an answer from the catalog; None otherwise."""
-        return None if self._settings.offline else self._freshness.fresh(project, max_age)
-
-    def tell(self, answer: Answer) -> None:
-        """Log that a client was given the answer of `fresh`."""
-        self._freshness.tell(answer)
+    def again(self, answer: Answer, max_age: float = math.inf) -> Callable[[], bool] | None:
+        """Says whether `page` would give `answer` again now, to the second; None: it never will."""
+        # Offline, what is held may be another thing at any moment.
+        return None if self._settings.offline else self._freshness.again(answer, max_age)
 
     def contents(self, answer: Answer) -> ProjectPage:
         """The page of `answer`, asked for anew where the catalog has lost it.
@@ -121,6 +118,25 @@ class Index:
             return None
         with opened:
             return self.age(os.fstat(opened.fileno()).st_mtime)
+
+    def held_again(self, file: File, came: float) -> Callable[[], bool] | None:
+        """Says whether `file`, held since `came`, is the answer now too, to the second of its age.
+
+        None where it cannot be told.
+        """
+        shelf, name, seconds = file.shelf, file.filename, int(self.age(came))
+        catalog, store, upstream = self._catalog, self._store, self._upstream.url
+        if catalog.file_lately(shelf, name, upstream) != file:
+            # Not listed, or it lies beside one that is.
+            return None
+
+        def is_same() -> bool:
+            if int(self.age(came)) != seconds or store.came(file) != came:
+                return False
+            listed = catalog.file_lately(shelf, name, upstream)
+            return listed is file or listed == file
+
+        return is_same
 
     def age(self, came: float) -> float:
         """The seconds since `came`, itself in seconds since the epoch."""

@@ -74,10 +74,10 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._make_counters()
         self._make_gauges()
-        #: By outcome and status: the two counters that a response moves.
-        self._moved: dict[tuple[str, str], tuple[Counter, Counter]] = {}
+        #: Responses and bytes by outcome and status that the counters do not have yet.
+        self._answered: dict[tuple[str, str], list[int]] = {}
         for outcome in Outcome:
-            self._moves(outcome.value, "200")
+            self._count(outcome.value, "200", 0, 0)
         for kind in _ERRORS:
             self._upstream_errors.labels(kind)
         for kind in KINDS:
@@ -127,11 +127,19 @@ class Metrics:
         """A response is over; those to whoever watches pytail do not count."""
         if exchange.is_watching:
             return
-        requests, sent = self._moves(exchange.outcome, exchange.status)
-        requests.inc()
-        sent.inc(exchange.sent)
+        key = exchange.outcome, exchange.status
+        # Counters take locks, and there can be thousands of responses a second.
+        answered = self._answered.get(key) or self._answered.setdefault(key, [0, 0])
+        answered[0] += 1
+        answered[1] += exchange.sent
         if exchange.is_cut:
             self._cut.inc()
+
+    def settle(self) -> None:
+        """Let the counters have what was answered since the last time; now and then."""
+        answered, self._answered = self._answered, {}
+        for (outcome, status), (responses, sent) in answered.items():
+            self._count(outcome, status, responses, sent)
 
     def upstream_answered(self, seconds: float) -> None:
         """Upstream began to answer after `seconds`, whatever it says."""
@@ -187,6 +195,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[CollectorRegistry]:
+        self.settle()
         registry = self._registry
         with contextlib.ExitStack() as stack:
             if self._shared is not None:
@@ -199,10 +208,6 @@ class Metrics:
                     log.warning("what is told is of this worker alone: %s", error)
             yield registry
 
-    def _moves(self, outcome: str, status: str) -> tuple[Counter, Counter]:
-        found = self._moved.get((outcome, status))
-        if found is None:
-            requests = self._requests.labels(outcome or "NONE", f"{status[:1] or '0'}xx")
-            sent = self._sent.labels("upstream" if outcome in _FETCHED else "cache")
-            found = self._moved[outcome, status] = requests, sent
-        return found
+    def _count(self, outcome: str, status: str, responses: int, sent: int) -> None:
+        self._requests.labels(outcome or "NONE", f"{status[:1] or '0'}xx").inc(responses)
+        self._sent.labels("upstream" if outcome in _FETCHED else "cache").inc(sent)

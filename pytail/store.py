@@ -10,6 +10,7 @@ a held file locked with others is reading it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import enum
 import fcntl
 import hashlib
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 _SHELF = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
 #: Seconds after which nobody will come for the rest of a partial file.
 _ORPHANED = 24 * 3600.0
+#: Bytes after which the disk is set to work: with the last ones, clients wait for what is left.
+_WRITTEN_EARLY = 8 * 1024 * 1024
+_SYNC_FILE_RANGE_WRITE = 2
 #: A directory may be swept away, being empty, between its making and its use.
 _TRIES = 10
 
@@ -60,6 +64,8 @@ class Partial:
         self.path, self._final = path, final
         #: Whether this process writes it.
         self.is_ours = False
+        #: Bytes that the kernel may still keep to itself.
+        self._unwritten = 0
         self.descriptor = self._open()
 
     @property
@@ -97,6 +103,10 @@ class Partial:
         view = memoryview(data)
         while view:
             view = view[os.write(self.descriptor, view) :]
+        self._unwritten += len(data)
+        if self._unwritten >= _WRITTEN_EARLY:
+            _begin_to_write(self.descriptor, self._unwritten)
+            self._unwritten = 0
 
     def renew(self) -> None:
         """Begin anew: what was written is not of use. Raises OSError."""
@@ -193,6 +203,13 @@ class Store:
         """Whether `file` is held."""
         return self.size(file) is not None
 
+    def came(self, file: File) -> float | None:
+        """When what is held of `file` last changed, in seconds since the epoch; None when nothing is."""
+        try:
+            return os.stat(self._path(file)).st_mtime  # noqa: PTH116
+        except OSError:
+            return None
+
     def partial(self, file: File) -> Partial:
         """The partial file to write `file` to, or to follow where another process writes it.
 
@@ -283,6 +300,14 @@ class Store:
             is_old = time.time() - path.stat().st_mtime > _ORPHANED
             if is_old and self.remove(path):
                 log.info("cleared %s, left by a process that is gone", path)
+
+
+def _begin_to_write(descriptor: int, length: int) -> None:
+    """Have the kernel begin to write the last `length` bytes of a file, where it can (Linux)."""
+    offset = os.fstat(descriptor).st_size - length
+    with contextlib.suppress(AttributeError):
+        start = ctypes.CDLL(None).sync_file_range
+        start(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
 def _below(*directories: Path) -> Iterator[Path]:

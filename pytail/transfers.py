@@ -8,7 +8,7 @@ end; a file without one is only continued where upstream vouches, by its ETag, t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import gevent
@@ -148,6 +148,30 @@ class ResumingTransfer:
             return False
         self._transfer, self._offset = rest, rest.start
         return True
+
+
+def ahead(source: Source) -> Generator[bytes, None, None]:
+    """What `source` gives, each piece read while the one before it is worked on.
+
+    Raises what its `read` raises. To be closed before the source is.
+    """
+
+    def read() -> bytes | BaseException:
+        try:
+            return source.read()
+        except BaseException as error:  # noqa: BLE001
+            # Whoever waits for the piece learns of it.
+            return error
+
+    reading = gevent.spawn(read)
+    try:
+        while data := reading.get():
+            if isinstance(data, BaseException):
+                raise data
+            reading = gevent.spawn(read)
+            yield data
+    finally:
+        reading.kill()
 
 
 def _is_final(error: UpstreamError) -> bool:

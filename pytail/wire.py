@@ -17,6 +17,7 @@ from typing import Any
 from gevent.pywsgi import WSGIServer
 
 from pytail.handler import Handler
+from pytail.porter import Replies
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self, listener: Any, application: Any, spawn: Any = MAX_CONNECTIONS, **options: Any
     ) -> None:
         self.handlers: set[Handler] = set()
+        self.replies = Replies()
         self.is_draining = False
         self._sweeper: Any = None
         options = {"log": None, "error_log": log, **options}
@@ -66,7 +68,8 @@ class Server(WSGIServer):  # type: ignore[misc]
         super().handle(sock, address)
 
     def sweep(self, now: float | None = None) -> None:
-        """Cut the connections whose deadline has passed."""
+        """Cut the connections whose deadline has passed, and forget what was said before."""
+        self.replies.forget()
         now = time.monotonic() if now is None else now
         for handler in list(self.handlers):
             if handler.deadline < now:

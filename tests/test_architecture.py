@@ -67,9 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources.conditions": set(),
     "resources.common": set(),
     "resources.problems": {"simple.negotiation"},
-    "resources.ready": {"freshness", "index"},
     "resources.pages": {
-        "index", "pages", "resources.conditions", "resources.ready", "simple.names",
+        "exchanges", "index", "pages", "resources.conditions", "simple.names",
         "simple.negotiation",
     },
     "resources.files": {"downloads", "exchanges", "index", "resources.conditions"},
@@ -78,11 +77,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bounds", "catalog", "downloads", "exchanges", "index", "logs", "metadata", "metrics",
         "pages", "pulse", "store", "threads", "upstream",
         "resources.common", "resources.files", "resources.pages", "resources.problems",
-        "resources.ready", "resources.watching",
+        "resources.watching",
     },
     "heads": set(),
-    "handler": {"heads"},
-    "wire": {"handler"},
+    "porter": {"exchanges"},
+    "handler": {"exchanges", "heads", "porter"},
+    "wire": {"handler", "porter"},
     "gunicorn": {"handler", "wire"},
     "server": {"app", "wire"},
     "commands.__init__": set(),
@@ -130,7 +130,7 @@ LIVES_IN = {
     "tomli": {"configuration"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},
     "gevent": {
-        "__main__", "wsgi", "handler", "wire", "transfers", "server", "singleflight", "threads",
+        "__main__", "wsgi", "handler", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "fetches", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
     },
 }  # fmt: skip

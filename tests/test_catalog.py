@@ -15,6 +15,7 @@ from pytail import catalog as room
 from pytail.catalog import Catalog, Entry
 from pytail.errors import SettingError
 from pytail.model import File, ProjectPage
+from tests.watching import until
 
 UPSTREAM = "https://index.example.org"
 SHELF = "abc/0123456789abc"
@@ -208,6 +209,15 @@ def test_what_another_process_changes_is_seen_at_once(catalog, path):
         other.remember_missing(entry(found=False))
         assert not catalog.entry("demo").found
         assert catalog.file(SHELF, BARE_FILE.filename, UPSTREAM) is None
+
+
+def test_a_glance_sees_what_this_process_writes_at_once_and_others_soon(catalog, path):
+    with contextlib.closing(Catalog(path)) as other:
+        for number in range(3):
+            catalog.remember(entry(revision=str(number)), ProjectPage(name="demo"))
+            assert catalog.entry_lately("demo").revision == str(number)
+            other.confirm("demo", 100.0 + number)
+            until(lambda number=number: catalog.entry_lately("demo").checked_at == 100.0 + number)
 
 
 def test_what_is_looked_up_is_at_hand_up_to_a_number(catalog, monkeypatch):

@@ -239,6 +239,32 @@ def test_reading_no_byte_waits_for_none(room):
     rest(opened)
 
 
+def test_what_has_come_can_be_read_from_the_partial_file_itself(room):
+    gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
+    gated.open()
+    opened, data = room.downloads.open(room.file()), b""
+    while (span := opened.stream.span(3000)) is not None:
+        descriptor, offset, length = span
+        assert offset == len(data)
+        data += os.pread(descriptor, length, offset)
+        opened.stream.advance(length)
+        if len(data) == 5000:
+            gated.open()
+    opened.stream.close()
+    assert data == DATA
+
+
+def test_a_wrong_end_is_not_to_be_read_from_the_partial_file(room):
+    room.index.answers[PATH] = reply(DATA[:-1] + b"?", None)
+    opened = room.downloads.open(room.file())
+    until(lambda: not room.downloads.arriving)
+    assert opened.stream.span(len(DATA))[1:] == (0, len(DATA) - HELD_BACK)
+    opened.stream.advance(len(DATA) - HELD_BACK)
+    with pytest.raises(TransferCut):
+        opened.stream.span(len(DATA))
+    opened.stream.close()
+
+
 def test_a_closed_reader_cannot_be_read(room):
     gated = room.serve(DATA, size=len(DATA))
     opened = gevent.spawn(room.downloads.open, room.file())

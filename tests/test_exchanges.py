@@ -161,8 +161,8 @@ class Held(io.BytesIO):
 
     advanced = 0
 
-    def held(self) -> tuple[int, int, int]:
-        return 7, 100, 5
+    def held(self) -> tuple[int, int, int] | None:
+        return (7, 100 + self.advanced, 5 - self.advanced) if self.advanced < 5 else None
 
     def advance(self, count: int) -> None:
         self.advanced += count
@@ -180,6 +180,8 @@ def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
     assert body.held() == (7, 100, 5)
     for step in steps:
         body.advance(step)
+    if body.held() is None:
+        assert list(body) == []
     body.close()
     assert held.advanced == sent
     assert (served.told[0].sent, served.told[0].is_cut) == (sent, is_cut)
@@ -220,3 +222,18 @@ def test_an_exchange_is_a_line_for_people_and_facts_for_machines():
     }
     exchange.is_cut, exchange.outcome = True, ""
     assert "200 - cut after 1234 bytes" in str(exchange)
+
+
+def test_of_an_arriving_file_the_server_sends_what_it_is_told():
+    class Spans(io.BytesIO):
+        def span(self, size: int) -> tuple[int, int, int]:
+            return 7, 100, size
+
+        def advance(self, count: int) -> None:
+            self.seek(count)
+
+    arriving = Arriving(Spans(b"abcdef"))
+    assert arriving.span(5) == (7, 100, 5)
+    arriving.advance(4)
+    assert arriving.read(9) == b"ef"
+    assert Arriving(io.BytesIO()).span(5) is None

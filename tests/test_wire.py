@@ -287,20 +287,23 @@ class Held:
     """A body that can be sent in one way only."""
 
     def __init__(self, file: Any, offset: int, length: int) -> None:
-        self.file, self.span = file, (file.fileno(), offset, length)
-        self.sent, self.is_closed = 0, False
+        self.file, self.offset, self.length = file, offset, length
+        self.sent, self.position, self.is_closed = 0, 0, False
 
     def advance(self, count: int) -> None:
         self.sent += count
+        self.position += count
 
-    def held(self) -> tuple[int, int, int]:
-        return self.span
+    def held(self) -> tuple[int, int, int] | None:
+        left = self.length - self.position
+        return (self.file.fileno(), self.offset + self.position, left) if left else None
 
     def __iter__(self) -> Iterator[bytes]:
-        raise AssertionError("iterated")
+        assert self.position == self.length, "iterated"
+        return iter(())
 
     def close(self) -> None:
-        self.is_closed = True
+        self.position, self.is_closed = 0, True
 
 
 @contextlib.contextmanager

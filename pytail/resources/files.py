@@ -16,12 +16,14 @@ import gevent
 
 from pytail.downloads import Downloads, Part
 from pytail.errors import TransferCut
-from pytail.exchanges import Arriving, Readable, Waiting
+from pytail.exchanges import AGAIN, Arriving, Readable, Waiting
 from pytail.index import Index
 from pytail.model import File, Outcome
 from pytail.resources.conditions import Unsatisfiable, matches, span
 
 _PIECE = 256 * 1024
+#: Bytes of a body up to which it is worth a copy to say it again.
+_REPEATED = 256 * 1024
 
 
 class DistributionFile:
@@ -62,6 +64,8 @@ class DistributionFile:
             resp.content_length = length
         age = None if opened.came is None else self._index.age(opened.came)
         _tell(resp, opened.outcome, age)
+        if opened.came is not None and length is not None and length <= _REPEATED:
+            req.env[AGAIN] = self._index.held_again(file, opened.came)
         resp.stream = body
 
     def on_head(
@@ -111,28 +115,41 @@ class Body:
     def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
         """`length` is in bytes, None for all that `stream` gives."""
         self._filename, self._stream, self._left = filename, stream, length
-        self._ready = b""
+        self._length, self._ready = length, b""
 
     def start(self) -> None:
         """Make ready to send. Raises what reading the first bytes raises."""
-        if not isinstance(self._stream, io.FileIO):
+        if not isinstance(self._stream, io.FileIO) and self.held() is None:
             self._ready = self._read()
 
     def held(self) -> tuple[int, int, int] | None:
         """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
 
-        Whoever sends it so tells by `advance`. None for a file that has to be iterated.
+        Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
+        by `advance`. None where the rest, if any, has to be iterated. Raises TransferCut.
         """
-        if isinstance(self._stream, io.FileIO) and self._left is not None:
+        if not self._left or self._ready:
+            return None
+        if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return None
+        return self._stream.span(self._left) if isinstance(self._stream, Arriving) else None
 
     def advance(self, count: int) -> None:
         """Take `count` bytes of what `held` told for sent."""
-        assert isinstance(self._stream, io.FileIO), "what is not held is iterated"
         assert self._left is not None
-        self._stream.seek(count, os.SEEK_CUR)
+        if isinstance(self._stream, io.FileIO):
+            self._stream.seek(count, os.SEEK_CUR)
+        else:
+            assert isinstance(self._stream, Arriving), "the rest is iterated"
+            self._stream.advance(count)
         self._left -= count
+
+    def copy(self) -> bytes | None:
+        """The whole of it where it is held and all was sent, None otherwise."""
+        if self._left != 0 or not isinstance(self._stream, io.FileIO) or self._length is None:
+            return None
+        data = os.pread(self._stream.fileno(), self._length, self._stream.tell() - self._length)
+        return data if len(data) == self._length else None
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -7,11 +7,11 @@ import math
 import falcon
 
 from pytail.errors import ProjectNameInvalid
+from pytail.exchanges import AGAIN
 from pytail.index import Index
 from pytail.model import Outcome
 from pytail.pages import Body, Pages
 from pytail.resources.conditions import matches
-from pytail.resources.ready import ANSWER
 from pytail.settings import Settings
 from pytail.simple.names import is_project_name, normalized
 from pytail.simple.negotiation import Coding, Form, coding_for, form_for
@@ -77,7 +77,7 @@ class Project:
         _send(req, resp, body, reuse, answer.entry.last_serial)
         resp.set_header("X-Cache", answer.outcome.value)
         resp.set_header("Age", str(int(answer.age)))
-        req.env[ANSWER] = answer, max_age
+        req.env[AGAIN] = self._index.again(answer, max_age)
 
     on_head = on_get
 

@@ -1,0 +1,70 @@
+"""Pieces are read ahead of whoever works on them, by one, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from pytail.errors import UpstreamUnreachable
+from pytail.transfers import ahead
+from tests.watching import until
+
+
+class Pieces:
+    """A source of `pieces`, the last of which may be what reading it raises."""
+
+    size = etag = None
+
+    def __init__(self, *pieces: bytes | BaseException) -> None:
+        self._pieces = list(pieces)
+        self.read_so_far = 0
+
+    def read(self) -> bytes:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        if isinstance(piece, BaseException):
+            raise piece
+        self.read_so_far += 1
+        return piece
+
+    def close(self) -> None:
+        """Nothing to drop."""
+
+
+def test_the_pieces_are_those_of_the_source():
+    assert list(ahead(Pieces(b"a", b"bc", b"d"))) == [b"a", b"bc", b"d"]
+    assert list(ahead(Pieces())) == []
+
+
+def test_the_next_piece_is_read_while_one_is_worked_on():
+    source = Pieces(b"a", b"b", b"c")
+    with contextlib.closing(ahead(source)) as pieces:
+        assert next(pieces) == b"a"
+        until(lambda: source.read_so_far == 2)
+        gevent.sleep(0.01)
+        assert source.read_so_far == 2
+
+
+def test_trouble_comes_after_the_pieces_before_it():
+    pieces = ahead(Pieces(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
+    assert next(pieces) == b"a"
+    with pytest.raises(UpstreamUnreachable):
+        next(pieces)
+
+
+def test_who_has_enough_waits_for_nothing_more():
+    is_reading, never = Event(), Event()
+
+    class Slow(Pieces):
+        def read(self) -> bytes:
+            if self.read_so_far:
+                is_reading.set()
+                never.wait()
+            return super().read()
+
+    pieces = ahead(Slow(b"a"))
+    assert next(pieces) == b"a"
+    assert is_reading.wait(5)
+    pieces.close()
