@@ -5,7 +5,8 @@ waits for himself, everyone else for one fetch to end, and what has waited longe
 up anyway. Nothing waits longer than clients do, and where much waits, the oldest of the client that
 waits for most is turned away.
 
-It cannot deadlock: a turn is taken for one request, right before it, and ends with its body. Whoever
+It cannot deadlock: a turn is taken for one request, right before it, and ends with its body, that of a
+page when what came is in the catalog, so that a flood of pages does not wait there instead. Whoever
 has one never asks for another. A page that tells where a file is has come before that file is asked
 for; metadata is read out of a wheel by requests that each take a turn, for a file that has none
 itself; and a broken transfer has given its turn back before it asks for the rest.

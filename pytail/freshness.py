@@ -203,17 +203,19 @@ class Freshness:
 
     def _ask(self, project: str, known: Entry | None) -> Answer:
         etag = known.etag if known is not None and known.found else None
-        try:
-            reply = self._upstream.page(project, etag)
-        except ProjectNotFound:
-            return self._missing(project)
-        # Another process may have learnt more in the meantime.
-        latest = self._known(project)
-        known = latest if latest is not None and latest.found else known
-        if known is not None and (reply is None or self._is_behind(reply.page, known)):
-            return self._confirmed(known, reply)
-        assert reply is not None, "only a conditional request is answered by none"
-        return self._new(project, reply)
+        # Until it is put away: the catalog writes no more at the same time than that.
+        with self._upstream.turn(project):
+            try:
+                reply = self._upstream.page(project, etag)
+            except ProjectNotFound:
+                return self._missing(project)
+            # Another process may have learnt more in the meantime.
+            latest = self._known(project)
+            known = latest if latest is not None and latest.found else known
+            if known is not None and (reply is None or self._is_behind(reply.page, known)):
+                return self._confirmed(known, reply)
+            assert reply is not None, "only a conditional request is answered by none"
+            return self._new(project, reply)
 
     def _missing(self, project: str) -> Answer:
         entry, known = self._entry(project, found=False), self._known(project)

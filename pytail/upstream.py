@@ -182,17 +182,29 @@ class Upstream:
         """Whether it failed so often of late that it is not asked for a while."""
         return self._breakers.is_open(origin(self._base))
 
+    @contextlib.contextmanager
+    def turn(self, project: str) -> Iterator[None]:
+        """A turn to ask for the page of `project` and to put away what comes, in the block.
+
+        Raises UpstreamBusy where there is none in time, or what `page` would raise without asking.
+        """
+        with self._turn(self._page_url(project), "page"):
+            yield
+
     def page(self, project: str, etag: str | None = None) -> PageFound | None:
         """The page of `project` (normalized), or None when it is still the one with `etag`.
 
-        Raises ProjectNotFound, or an UpstreamError.
+        To be asked for in the block of a `turn`. Raises ProjectNotFound, or an UpstreamError.
         """
-        url = f"{self._base}/simple/{project}/"
+        url = self._page_url(project)
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
-        with self._attempt(url):
+        with self._attempt(url, None):
             return self._page(project, url, headers)
+
+    def _page_url(self, project: str) -> str:
+        return f"{self._base}/simple/{project}/"
 
     def _page(self, project: str, url: str, headers: Mapping[str, str]) -> PageFound | None:
         response, final_url = self._get(url, headers)
@@ -318,41 +330,55 @@ class Upstream:
         self._connections.close()
 
     @contextlib.contextmanager
-    def _attempt(self, url: str, kind: str = "page") -> Iterator[contextlib.ExitStack]:
+    def _attempt(self, url: str, kind: str | None = "page") -> Iterator[contextlib.ExitStack]:
         """Something asked of the host of `url` in the block; how it ends is the host's record.
 
-        Its turn among those of its `kind` ends with the block, unless it is taken along.
+        Its turn among those of its `kind` (None: it has one) ends with the block, unless it is taken
+        along.
         """
-        if self._is_offline:
-            raise UpstreamOffline(masked(url))
+        with (
+            self._turn(url, kind) as turn,
+            self._open_breaker(url),
+            self._breakers.attempt(origin(url)) as attempt,
+        ):
+            try:
+                yield turn
+            except UpstreamRefused as error:
+                attempt.is_failure = error.status >= 500 or error.status == 429
+                if attempt.is_failure:
+                    self._metrics.upstream_failed("refused")
+                attempt.retry_after = error.retry_after
+                raise
+            except UpstreamUnreachable:
+                self._metrics.upstream_failed("unreachable")
+                raise
+            except (ProjectNotFound, UpstreamGarbled) as error:
+                if isinstance(error, UpstreamGarbled):
+                    self._metrics.upstream_failed("garbled")
+                # Whatever it said, it is there.
+                attempt.is_failure = False
+                raise
+
+    @contextlib.contextmanager
+    def _open_breaker(self, url: str) -> Iterator[None]:
+        """Say of an open breaker that upstream is left alone."""
         try:
-            # Nobody waits to be told that.
-            self._breakers.require(origin(url))
-            with self._turn(url, kind) as turn, self._breakers.attempt(origin(url)) as attempt:
-                try:
-                    yield turn
-                except UpstreamRefused as error:
-                    attempt.is_failure = error.status >= 500 or error.status == 429
-                    if attempt.is_failure:
-                        self._metrics.upstream_failed("refused")
-                    attempt.retry_after = error.retry_after
-                    raise
-                except UpstreamUnreachable:
-                    self._metrics.upstream_failed("unreachable")
-                    raise
-                except (ProjectNotFound, UpstreamGarbled) as error:
-                    if isinstance(error, UpstreamGarbled):
-                        self._metrics.upstream_failed("garbled")
-                    # Whatever it said, it is there.
-                    attempt.is_failure = False
-                    raise
+            yield
         except breaker.Open as rest:
             seconds = math.ceil(rest.seconds)
             reason = f"failed {rest.failures} times in a row; left alone for {seconds} seconds"
             raise UpstreamLeftAlone(masked(url), reason, seconds) from None
 
-    def _turn(self, url: str, kind: str) -> contextlib.ExitStack:
-        fetches, client, turn = self.fetches[kind], current_client(), contextlib.ExitStack()
+    def _turn(self, url: str, kind: str | None) -> contextlib.ExitStack:
+        if self._is_offline:
+            raise UpstreamOffline(masked(url))
+        turn = contextlib.ExitStack()
+        if kind is None:
+            return turn
+        with self._open_breaker(url):
+            # Nobody waits to be told that.
+            self._breakers.require(origin(url))
+        fetches, client = self.fetches[kind], current_client()
         try:
             fetches.begin(client)
         except Full:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -106,6 +107,20 @@ def test_what_we_have_a_copy_of_needs_no_turn_for_long(
         assert client.get("/simple/demo/").headers["X-Cache"] == "STALE"
         gate.open()
         asked.join(timeout=10)
+
+
+def test_pages_do_not_pile_up_before_a_catalog_that_is_slow(tmp_path: Path, index: FakeIndex):
+    cache = tmp_path / "cache"
+    with serving(cache, index.url, max_page_fetches=1) as client:
+        # Another process has the lock for a while.
+        with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as writing:
+            writing.execute("BEGIN IMMEDIATE")
+            first = gevent.spawn(client.get, "/simple/first/")
+            until(lambda: index.page_count("first") == 1)
+            second = gevent.spawn(client.get, "/simple/second/")
+            until(lambda: client.get("/+status").json()["fetches"]["page"]["waiting"] == 1)
+            assert index.page_count("second") == 0
+        assert [asked.get(timeout=10).status for asked in (first, second)] == [404, 404]
 
 
 def test_a_wheel_whose_metadata_is_read_out_of_it_needs_no_second_turn(
