@@ -78,7 +78,7 @@ class Fetches:
             turn.set(True)
         elif self._is_spell:
             self._is_spell = False
-            log.info("%ss are fetched as they are asked for again", self._kind)
+            log.info("fetches of a %s do not wait any more", self._kind)
 
     def _is_granted(self, client: str) -> bool:
         if self.waiting >= MOST_WAITING:
@@ -110,7 +110,7 @@ class Fetches:
         if not self._is_spell:
             self._is_spell = True
             log.warning(
-                "%d %ss are being fetched and %d wait: some clients are turned away (%s)",
+                "some clients are turned away: %d fetches of a %s are under way and %d wait (%s)",
                 self._most,
                 self._kind,
                 self.waiting,

@@ -74,6 +74,9 @@ def upstream_base_url(value: str) -> str:
         raise ValueError("give an http or https URL, such as https://index.example.org")
     if parts.query or parts.fragment:
         raise ValueError("give the URL without ? and #")
+    if "@" in parts.path:
+        # More likely the rest of a password, which would be shown and asked for.
+        raise ValueError("write / in a password as %2F, and @ in a path as %40")
     path = re.sub(r"//+", "/", parts.path).rstrip("/")
     path = path.removesuffix("/simple").rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))

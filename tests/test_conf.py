@@ -86,9 +86,3 @@ def test_the_panels_are_told_apart_and_do_not_overlap():
     ]
     assert len(cells) == len(set(cells))
     assert max(column for column, _ in cells) < 24
-
-
-def test_the_docs_name_every_series(live: dict[str, object]):
-    docs = (CONF.parent / "docs" / "how-it-works.md").read_text()
-    named = set(re.findall(r"`(pytail_\w+)", docs))
-    assert named == {re.sub(r"_(bucket|count|sum)$", "", name) for name in live}

@@ -119,6 +119,6 @@ def test_the_log_has_a_line_when_clients_are_turned_away_and_one_when_no_more(
     turns.end()
     turns.begin()
     first, second = [record.getMessage() for record in caplog.records]
-    assert "2 pages are being fetched" in first
+    assert "2 fetches of a page are under way" in first
     assert "--max-page-fetches" in first
-    assert "again" in second
+    assert "do not wait any more" in second

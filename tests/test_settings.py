@@ -105,6 +105,12 @@ def test_an_upstream_with_more_than_a_path_is_refused(tail: str):
         upstream_base_url(INDEX + tail)
 
 
+def test_a_password_with_a_slash_is_not_taken_for_a_path():
+    # Its rest would be asked for, and shown.
+    with pytest.raises(ValueError, match="%2F"):
+        upstream_base_url("https://user:a@b/c@index.example.org")
+
+
 def test_a_directory_may_begin_at_home(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert directory("~/cache") == Path("/home/someone/cache")

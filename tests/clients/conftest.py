@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,16 @@ WORLD = [
     wheel("base-lib", "1.3", yanked="broken"),
 ]
 INSTALLED = {"web-app": "2.0", "frame-work": "1.5", "tools": "3.1+local.1", "base-lib": "1.0"}
+
+#: What installs each package manager that is none of the tests' own.
+REQUIREMENTS = {
+    "hatch": ["hatch==1.*"],
+    # With these two newer, this pdm stops before it asks any index.
+    "pdm": ["pdm==2.26.9", "hishel<2", "unearth<0.18"],
+    "pip-tools": ["pip-tools==7.*"],
+    "pipenv": ["pipenv>=2026"],
+    "poetry": ["poetry==2.*"],
+}
 
 
 class Machine:
@@ -88,6 +99,21 @@ def start(
             yield program
 
     return starting
+
+
+@pytest.fixture(scope="session")
+def tool_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Installs a tool into an environment of its own, once; this alone needs a registry."""
+
+    @functools.cache
+    def install(name: str) -> Path:
+        home = tmp_path_factory.mktemp(name)
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        pip = [home / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
+        return home / "bin"
+
+    return install
 
 
 def pip_install(machine: Machine, root: str, *arguments: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,8 @@ dependencies = ["web-app"]
 
 @dataclasses.dataclass
 class Tool:
-    """A package manager: what installs it, what a project says, what locks and installs."""
+    """A package manager: what a project says, what locks and installs."""
 
-    requirements: list[str]
     files: dict[str, str]
     commands: list[list[str]]
     lock: str
@@ -39,7 +37,6 @@ class Tool:
 
 TOOLS = {
     "poetry": Tool(
-        ["poetry==2.*"],
         {
             "pyproject.toml": f"{PROJECT}[tool.poetry]\npackage-mode = false\n"
             '[[tool.poetry.source]]\nname = "pytail"\nurl = "ROOT"\npriority = "primary"\n'
@@ -49,8 +46,6 @@ TOOLS = {
         {"POETRY_VIRTUALENVS_IN_PROJECT": "true"},
     ),
     "pdm": Tool(
-        # With these two newer, this pdm stops before it asks any index.
-        ["pdm==2.26.9", "hishel<2", "unearth<0.18"],
         {
             "pyproject.toml": f"{PROJECT}[tool.pdm]\ndistribution = false\n"
             '[[tool.pdm.source]]\nname = "pypi"\nurl = "ROOT"\n'
@@ -60,7 +55,6 @@ TOOLS = {
         {"PDM_CHECK_UPDATE": "false"},
     ),
     "pipenv": Tool(
-        ["pipenv>=2026"],
         {
             "Pipfile": '[[source]]\nname = "pytail"\nurl = "ROOT"\nverify_ssl = false\n'
             '[packages]\nweb-app = "*"\n'
@@ -70,7 +64,6 @@ TOOLS = {
         {"PIPENV_VENV_IN_PROJECT": "1"},
     ),
     "pip-tools": Tool(
-        ["pip-tools==7.*"],
         {"requirements.in": "web-app\n"},
         [
             ["pip-compile", "-q", "--generate-hashes", "--no-strip-extras", "-i", "ROOT"],
@@ -80,20 +73,6 @@ TOOLS = {
         "requirements.txt",
     ),
 }
-
-
-@pytest.fixture(scope="session")
-def tool_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Installs a tool into an environment of its own, once; this alone needs a registry."""
-
-    def install(name: str) -> Path:
-        home = tmp_path_factory.mktemp(name)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        pip = [home / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, *TOOLS[name].requirements], check=True)
-        return home / "bin"
-
-    return install
 
 
 @pytest.mark.parametrize("name", TOOLS)
