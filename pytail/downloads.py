@@ -30,6 +30,7 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.exchanges import for_client
 from pytail.metadata import Metadata
 from pytail.model import File, Outcome
 from pytail.passing import Passing, small
@@ -175,7 +176,8 @@ class Downloads:
 
     def _begun(self, file: File, patience: float | None) -> Arrival | None:
         try:
-            return self._starts.run(file.location, lambda: self._start(file), patience)
+            start = for_client(lambda: self._start(file))
+            return self._starts.run(file.location, start, patience)
         except StillFlying:
             reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
             raise UpstreamUnreachable(masked(file.url), reason) from None
