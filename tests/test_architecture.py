@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arrivals": {"bounds", "checks", "passing", "store", "threads", "transfers"},
     "downloads": {
         "arrivals", "bounds", "catalog", "checks", "exchanges", "metadata", "passing", "singleflight", "store",
-        "transfers", "upstream",
+        "threads", "transfers", "upstream",
     },
     "wants.__init__": set(),
     "wants.targets": set(),
