@@ -36,8 +36,8 @@ _ORPHANED = 24 * 3600.0
 #: Bytes after which the disk is set to work: with the last ones, clients wait for what is left.
 _WRITTEN_EARLY = 8 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
-#: The mode of held files that were verified.
-_VERIFIED = 0o444
+#: The bits of a mode by which somebody may write; no verified file has them.
+_WRITABLE = 0o222
 #: Files remembered whose mode cannot be changed.
 _MOST_VOUCHED = 10_000
 #: A directory may be swept away, being empty, between its making and its use.
@@ -124,7 +124,7 @@ class Partial:
     def commit(self) -> None:
         """Give the file its final name, durably. Raises OSError, and then it is not held."""
         with contextlib.suppress(OSError):
-            os.fchmod(self.descriptor, _VERIFIED)
+            _protect(self.descriptor)
         os.fsync(self.descriptor)
         for attempt in range(_TRIES):
             self._final.parent.mkdir(parents=True, exist_ok=True)
@@ -203,12 +203,12 @@ class Store:
     def is_verified(self, opened: io.FileIO) -> bool:
         """Whether a held file is as pytail verified it, and not one that someone else put there."""
         found = os.fstat(opened.fileno())
-        return stat.S_IMODE(found.st_mode) == _VERIFIED or _identity(found) in self._vouched
+        return not found.st_mode & _WRITABLE or _identity(found) in self._vouched
 
     def vouch(self, opened: io.FileIO) -> None:
         """Note that a held file was verified."""
         try:
-            os.fchmod(opened.fileno(), _VERIFIED)
+            _protect(opened.fileno())
         except OSError:
             # Another user's, or on a disk that cannot be written: it holds for this process.
             if len(self._vouched) >= _MOST_VOUCHED:
@@ -328,6 +328,11 @@ class Store:
             is_old = time.time() - path.stat().st_mtime > _ORPHANED
             if is_old and self.remove(path):
                 log.info("cleared %s, left by a process that is gone", path)
+
+
+def _protect(descriptor: int) -> None:
+    """Let nobody write in an open file. Raises OSError."""
+    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_WRITABLE)
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
