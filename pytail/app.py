@@ -117,6 +117,8 @@ class Application(falcon.App):  # type: ignore[type-arg]
         def look() -> None:
             metrics.breaker_is(is_open=upstream.is_left_alone)
             metrics.arriving_are(downloads.arriving)
+            for kind, fetches in upstream.fetches.items():
+                metrics.fetches_are(kind, under_way=fetches.under_way, waiting=fetches.waiting)
             metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)
             metrics.evicted_are(bounds.evicted, bounds.evicted_bytes)
 

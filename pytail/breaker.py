@@ -56,16 +56,20 @@ class Breakers:
         state = self._states.get(host)
         return state is not None and self._rest(state) > 0
 
+    def require(self, host: Hashable) -> None:
+        """Raise Open where a request to `host` would be refused now."""
+        state = self._states.get(host)
+        if state is not None and (rest := self._rest(state)) > 0:
+            raise Open(state.failures, rest)
+
     @contextmanager
     def attempt(self, host: Hashable) -> Iterator[Attempt]:
         """A request to `host` in the block, which says by `is_failure` how it went.
 
         An exception out of the block is a failure, unless `is_failure` says it is not. Raises Open.
         """
+        self.require(host)
         state = self._state(host)
-        rest = self._rest(state)
-        if rest > 0:
-            raise Open(state.failures, rest)
         state.is_probed = state.failures >= FAILURES
         attempt = Attempt()
         try:

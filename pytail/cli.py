@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from pytail import __version__
+from pytail.commands.adopt import adopt
 from pytail.commands.config import config
 from pytail.commands.gc import gc
 from pytail.commands.list import list_
@@ -26,7 +27,7 @@ from pytail.settings import masked
 
 
 @click.group(
-    commands=[serve, config, status, list_, refresh, purge, verify, gc, warm],
+    commands=[serve, config, status, list_, refresh, purge, verify, gc, warm, adopt],
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -21,21 +21,25 @@ from pytail.bounds import Bounds
 from pytail.catalog import Catalog
 from pytail.checks import Check
 from pytail.errors import (
+    DigestMismatch,
     FileGone,
     GivenUp,
     NotKept,
+    TransferCut,
     UpstreamError,
     UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.exchanges import for_client
 from pytail.metadata import Metadata
 from pytail.model import File, Outcome
 from pytail.passing import Passing, small
 from pytail.settings import masked
 from pytail.singleflight import SingleFlight, StillFlying
 from pytail.store import Store
+from pytail.threads import off_hub
 from pytail.transfers import ResumingTransfer, Source
 from pytail.upstream import Upstream
 
@@ -92,6 +96,7 @@ class Downloads:
         self._bounds = bounds
         self._arrivals: dict[str, Arrival] = {}
         self._starts: SingleFlight[Arrival | None] = SingleFlight()
+        self._verdicts: SingleFlight[bool] = SingleFlight()
 
     @property
     def arriving(self) -> int:
@@ -105,7 +110,7 @@ class Downloads:
         """
         start = 0 if part is None else part.start
         for _ in range(_TRIES):
-            held = self._store.open(file)
+            held = self._held(file)
             if held is not None:
                 held.seek(start)
                 found = os.fstat(held.fileno())
@@ -160,6 +165,34 @@ class Downloads:
             return file.size
         return _or_gone(file, lambda: self._upstream.size(file.url))
 
+    def _held(self, file: File) -> io.FileIO | None:
+        """`file` open where it is held and right; what someone else put there is verified first."""
+        held = self._store.open(file)
+        if held is None or self._store.is_verified(held):
+            return held
+        held.close()
+        if not self._verdicts.run(file.location, lambda: self._is_right(file)):
+            return None
+        return self._store.open(file)
+
+    def _is_right(self, file: File) -> bool:
+        held, check = self._store.open(file), Check(file)
+        if held is None:
+            return False
+        with held:
+            size = os.fstat(held.fileno()).st_size
+            try:
+                off_hub(lambda: check.add_start(held.fileno(), size))
+                check.require(size)
+            except (DigestMismatch, TransferCut, OSError) as error:
+                log.warning("removing %s, which someone else put there: %s", file.location, error)
+            else:
+                self._store.vouch(held)
+                log.info("%s was there already and is right", file.location)
+                return True
+        off_hub(lambda: self._store.drop(file))
+        return False
+
     def _arriving(self, file: File, start: int) -> Opened | None:
         """`file` from `start` on at the tail of its fetch, None when it is held by now. Raises also NotKept."""
         arrival, is_first = self._arrivals.get(file.location), False
@@ -175,7 +208,8 @@ class Downloads:
 
     def _begun(self, file: File, patience: float | None) -> Arrival | None:
         try:
-            return self._starts.run(file.location, lambda: self._start(file), patience)
+            start = for_client(lambda: self._start(file))
+            return self._starts.run(file.location, start, patience)
         except StillFlying:
             reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
             raise UpstreamUnreachable(masked(file.url), reason) from None

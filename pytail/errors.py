@@ -18,7 +18,8 @@
     │   └── GivenUp                 the process that was writing it gave up
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
-        │   └── UpstreamLeftAlone       not asked: it failed too often
+        │   ├── UpstreamLeftAlone       not asked: it failed too often
+        │   └── UpstreamBusy            not asked: too much is being fetched already
         ├── UpstreamOffline         upstream is not to be asked
         ├── UpstreamRefused         an answer with an error status
         └── UpstreamGarbled         an answer that cannot be understood or trusted
@@ -238,6 +239,13 @@ class UpstreamUnreachable(UpstreamError):
 
 class UpstreamLeftAlone(UpstreamUnreachable):
     """It failed so often that it is not asked for another `retry_after` seconds."""
+
+
+class UpstreamBusy(UpstreamUnreachable):
+    """There was no turn to ask it: as much is fetched at the same time as the `limit` allows."""
+
+    def __init__(self, url: str, limit: str) -> None:
+        super().__init__(url, f"too much is being fetched already ({limit})")
 
 
 class UpstreamOffline(UpstreamError):

@@ -12,8 +12,10 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
+
+Result = TypeVar("Result")
 
 #: In a WSGI environment, once it was answered: a callable that says whether the same request would be
 #: answered the same now, to the second; and the `Repeat` that is made of it.
@@ -21,6 +23,8 @@ AGAIN, REPEAT = "pytail.again", "pytail.repeat"
 
 #: The exchange that the running greenlet serves.
 _CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+#: The address of the client that the running greenlet works for.
+_CLIENT: ContextVar[str] = ContextVar("client", default="")
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 #: What of a path can stand in a line of a log as it is.
 _PLAIN = re.compile(r"[!-~]*")
@@ -99,6 +103,22 @@ def hand_over(size: int) -> None:
         exchange.sent += size
 
 
+def current_client() -> str:
+    """The address of the client that the running greenlet works for, "" where there is none."""
+    return _CLIENT.get()
+
+
+def for_client(work: Callable[[], Result]) -> Callable[[], Result]:
+    """`work`, which another greenlet can do for the client that this one works for."""
+    client = _CLIENT.get()
+
+    def do() -> Result:
+        _CLIENT.set(client)
+        return work()
+
+    return do
+
+
 class Waiting:
     """The block waits for upstream, on behalf of the exchange that the running greenlet serves."""
 
@@ -161,6 +181,7 @@ class Watched:
         identity = given if given and _CLIENTS_ID.fullmatch(given) else self.new_id()
         exchange = Exchange(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
         _CURRENT.set(exchange)
+        _CLIENT.set(environ.get("REMOTE_ADDR", ""))
 
         def begin(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
             exchange.status, exchange.outcome = status[:3], ""

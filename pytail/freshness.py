@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from pytail.catalog import Catalog, Entry
 from pytail.errors import (
     ProjectNotFound,
+    UpstreamBusy,
     UpstreamError,
     UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamUnreachable,
 )
-from pytail.exchanges import Waiting
+from pytail.exchanges import Waiting, for_client
 from pytail.model import Outcome, ProjectPage
 from pytail.settings import Settings
 from pytail.singleflight import SingleFlight, StillFlying
@@ -175,7 +176,7 @@ class Freshness:
         try:
             with Waiting():
                 answer = self._flights.run(
-                    flight, lambda: self._fly(flight, project, known), patience
+                    flight, for_client(lambda: self._fly(flight, project, known)), patience
                 )
         except StillFlying:
             if not is_joined and flight in self._flights:
@@ -207,17 +208,19 @@ class Freshness:
 
     def _ask(self, project: str, known: Entry | None) -> Answer:
         etag = known.etag if known is not None and known.found else None
-        try:
-            reply = self._upstream.page(project, etag)
-        except ProjectNotFound:
-            return self._missing(project)
-        # Another process may have learnt more in the meantime.
-        latest = self._known(project)
-        known = latest if latest is not None and latest.found else known
-        if known is not None and (reply is None or self._is_behind(reply.page, known)):
-            return self._confirmed(known, reply)
-        assert reply is not None, "only a conditional request is answered by none"
-        return self._new(project, reply)
+        # Until it is put away: the catalog writes no more at the same time than that.
+        with self._upstream.turn(project):
+            try:
+                reply = self._upstream.page(project, etag)
+            except ProjectNotFound:
+                return self._missing(project)
+            # Another process may have learnt more in the meantime.
+            latest = self._known(project)
+            known = latest if latest is not None and latest.found else known
+            if known is not None and (reply is None or self._is_behind(reply.page, known)):
+                return self._confirmed(known, reply)
+            assert reply is not None, "only a conditional request is answered by none"
+            return self._new(project, reply)
 
     def _missing(self, project: str) -> Answer:
         entry, known = self._entry(project, found=False), self._known(project)
@@ -270,7 +273,7 @@ def _tell(
 ) -> None:
     """Log a decision; `started` is when upstream began to be waited for, by the monotonic clock."""
     level = logging.INFO if trouble is None else logging.WARNING
-    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone))
+    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone, UpstreamBusy))
     if word in ("HIT", "COALESCED") or is_quiet or (trouble and trouble.outcome == "COALESCED"):
         # As many as there are clients, and nothing was asked for them.
         level = logging.DEBUG

@@ -38,6 +38,8 @@ MEDIA_TYPE = CONTENT_TYPE_LATEST
 #: Fetched for this very client; everything else comes from what is known, held or arriving anyway.
 _FETCHED = (Outcome.MISS.value, Outcome.PASS.value)
 _ERRORS = ("unreachable", "refused", "garbled", "cut")
+#: Of fetches: pages and all that is small, whole files, parts of files.
+KINDS = ("page", "file", "part")
 #: Seconds.
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 _HUB_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -79,6 +81,8 @@ class Metrics:
             self._count(outcome.value, "200", 0, 0)
         for kind in _ERRORS:
             self._upstream_errors.labels(kind)
+        for kind in KINDS:
+            self._turned_away.labels(kind)
         self._evicted_files = self._evicted_bytes = 0
         #: Whether anyone has told what is held.
         self.is_store_known = False
@@ -94,6 +98,7 @@ class Metrics:
         self._sent = counter("sent_bytes", "Bytes of bodies sent to clients", "source")
         self._cut = counter("cut_responses", "Responses that broke off before their end")
         self._upstream_errors = counter("upstream_errors", "Failures of upstream", "kind")
+        self._turned_away = counter("turned_away", "Fetches that got no turn in time", "kind")
         self._evictions = counter("evictions", "Files removed to make room")
         self._evicted = counter("evicted_bytes", "Bytes removed to make room")
         self._upstream_seconds = histogram(
@@ -110,6 +115,8 @@ class Metrics:
 
         self._breaker = gauge("breaker_open", "1 while upstream is left alone", "livemax")
         self._arriving = gauge("arriving_files", "Files that are being fetched", "livesum")
+        self._fetches = gauge("fetches", "What is fetched from upstream", "livesum", "kind")
+        self._waiting = gauge("waiting_fetches", "What waits to be fetched", "livesum", "kind")
         self._held = gauge("store_files", "Files held", "livemostrecent")
         self._size = gauge("store_bytes", "Bytes held", "livemostrecent")
         self._limit = gauge("store_limit_bytes", "Bytes that may be held; 0: any", "livemax")
@@ -156,6 +163,15 @@ class Metrics:
     def arriving_are(self, files: int) -> None:
         """The files that this process is fetching."""
         self._arriving.set(files)
+
+    def fetches_are(self, kind: str, *, under_way: int, waiting: int) -> None:
+        """What this process fetches of a `kind`, and what waits for its turn."""
+        self._fetches.labels(kind).set(under_way)
+        self._waiting.labels(kind).set(waiting)
+
+    def turned_away(self, kind: str) -> None:
+        """A fetch of a `kind` got no turn in time."""
+        self._turned_away.labels(kind).inc()
 
     def store_is(self, *, files: int, size: int, limit: int) -> None:
         """What is held by all processes together; sizes in bytes, no `limit`: 0."""

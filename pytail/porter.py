@@ -57,13 +57,15 @@ class Replies:
     def keep(self, request: bytes, head: bytes, repeat: Repeat) -> None:
         """Remember the `head` of the response to `request`, and how to give it again."""
         self.forget()
+        if len(request) > _LONGEST:
+            return
         body = repeat.body
         if body is None:
             # Most files are asked for once.
             is_first = request not in self._once
             self._once.add(request)
             body = None if is_first or self._size >= _MOST else repeat.copy()
-        if body is None or len(request) > _LONGEST:
+        if body is None:
             return
         size = len(request) + len(head) + len(body)
         if self._size + size <= _MOST:

@@ -230,6 +230,14 @@ class Settings:
     max_connections: int = _setting(
         count, "1000", "connections of clients at the same time; those that only wait make room"
     )
+    # More than uv asks for at once, 50, since a file can take long; and more pages than that many
+    # processors can read would only be late together.
+    max_page_fetches: int = _setting(
+        count, "32", "pages fetched from upstream at the same time; others wait their turn"
+    )
+    max_file_fetches: int = _setting(
+        count, "64", "files fetched from upstream at the same time, and as many parts of files"
+    )
     upstream_ca: Path | None = _setting(
         file, "", "PEM file or directory of certificates to trust beside the system's"
     )

@@ -2,7 +2,8 @@
 
 Rename is the commit: a file is written under a private name, verified, synced, and only then given
 its final one, so that a crash at any moment leaves nothing wrong. Nothing else records what is
-held; a file that was deleted, truncated or grown behind our back is a miss. Kernel locks, which end
+held; a file that was deleted, truncated or grown behind our back is a miss. One that nobody may write
+is as it was verified; another came from elsewhere and is to be verified first. Kernel locks, which end
 with the process, tell the rest: who has a partial file locked alone is its only writer, and who has
 a held file locked with others is reading it.
 """
@@ -18,6 +19,7 @@ import io
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +36,10 @@ _ORPHANED = 24 * 3600.0
 #: Bytes after which the disk is set to work: with the last ones, clients wait for what is left.
 _WRITTEN_EARLY = 8 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
+#: The bits of a mode by which somebody may write; no verified file has them.
+_WRITABLE = 0o222
+#: Files remembered whose mode cannot be changed.
+_MOST_VOUCHED = 10_000
 #: A directory may be swept away, being empty, between its making and its use.
 _TRIES = 10
 
@@ -117,6 +123,8 @@ class Partial:
 
     def commit(self) -> None:
         """Give the file its final name, durably. Raises OSError, and then it is not held."""
+        with contextlib.suppress(OSError):
+            _protect(self.descriptor)
         os.fsync(self.descriptor)
         for attempt in range(_TRIES):
             self._final.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +185,7 @@ class Store:
         self._files = cache_dir / "+files" / "root" / "pypi" / "+f"
         self._partials = cache_dir / "+partial"
         self._uses: dict[Path, float] = {}
+        self._vouched: set[tuple[int, ...]] = set()
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         self._clear_orphans()
@@ -190,6 +199,25 @@ class Store:
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._uses[path] = time.time()
         return opened
+
+    def is_verified(self, opened: io.FileIO) -> bool:
+        """Whether a held file is as pytail verified it, and not one that someone else put there."""
+        found = os.fstat(opened.fileno())
+        return not found.st_mode & _WRITABLE or _identity(found) in self._vouched
+
+    def vouch(self, opened: io.FileIO) -> None:
+        """Note that a held file was verified."""
+        try:
+            _protect(opened.fileno())
+        except OSError:
+            # Another user's, or on a disk that cannot be written: it holds for this process.
+            if len(self._vouched) >= _MOST_VOUCHED:
+                self._vouched.clear()
+            self._vouched.add(_identity(os.fstat(opened.fileno())))
+
+    def drop(self, file: File) -> None:
+        """Remove a held file that is wrong, where nobody is reading it."""
+        self.remove(self._path(file))
 
     def size(self, file: File) -> int | None:
         """The size of `file` in bytes, None when it is not held; to ask is not to use it."""
@@ -300,6 +328,15 @@ class Store:
             is_old = time.time() - path.stat().st_mtime > _ORPHANED
             if is_old and self.remove(path):
                 log.info("cleared %s, left by a process that is gone", path)
+
+
+def _protect(descriptor: int) -> None:
+    """Let nobody write in an open file. Raises OSError."""
+    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_WRITABLE)
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _begin_to_write(descriptor: int, length: int) -> None:

@@ -70,7 +70,9 @@ class ResumingTransfer:
         """The file from `start` on, of that strong `etag` (None: any). Raises an UpstreamError."""
 
         def ask(position: int, etag: str | None) -> Transfer:
-            return upstream.file(file.url, position, etag=etag, size=file.size)
+            # What is small takes its turn among what is.
+            kind = "page" if file.is_beside_another else "file"
+            return upstream.file(file.url, position, etag=etag, size=file.size, kind=kind)
 
         return cls(file, ask, start, None, etag)
 

@@ -27,6 +27,7 @@ from pytail.connections import Connections, origin
 from pytail.errors import (
     PageUnreadable,
     ProjectNotFound,
+    UpstreamBusy,
     UpstreamGarbled,
     UpstreamLeftAlone,
     UpstreamOffline,
@@ -34,8 +35,9 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
-from pytail.exchanges import Waiting
-from pytail.metrics import Metrics
+from pytail.exchanges import Waiting, current_client
+from pytail.fetches import Fetches, Full
+from pytail.metrics import KINDS, Metrics
 from pytail.model import ProjectPage
 from pytail.settings import Settings, masked, without_credentials
 from pytail.simple import fields, html, json
@@ -77,8 +79,16 @@ class PageFound:
 class Transfer:
     """The body of a file on its way: raw bytes, never decoded."""
 
-    def __init__(self, response: BaseHTTPResponse, url: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        response: BaseHTTPResponse,
+        url: str,
+        metrics: Metrics,
+        turn: contextlib.ExitStack | None = None,
+    ) -> None:
+        """`turn` ends with it."""
         self._response, self._url, self._metrics = response, masked(url), metrics
+        self._turn = contextlib.ExitStack() if turn is None else turn
         #: Where in the file it begins and ends, in bytes; `stop` is None when upstream does not say.
         self.start, self.stop = 0, fields.serial(response.headers.get("Content-Length"))
         #: Bytes of the whole file; None when upstream does not say.
@@ -107,6 +117,7 @@ class Transfer:
     def close(self) -> None:
         """Drop the connection, unless the body was read to its end and it is in the pool again."""
         self._response.close()
+        self._turn.close()
 
 
 class Upstream:
@@ -119,6 +130,8 @@ class Upstream:
         clock: Callable[[], float] = time.monotonic,
         *,
         max_page_bytes: int = 64 * 1024 * 1024,
+        max_page_fetches: int = 32,
+        max_file_fetches: int = 64,
         offline: bool = False,
         ca: Path | None = None,
         client_cert: Path | None = None,
@@ -127,7 +140,8 @@ class Upstream:
     ) -> None:
         """`base_url` is the URL above ``/simple/``; `timeout` is for connecting and each read.
 
-        A page is `max_page_bytes` at most, decompressed. With `offline`, nothing is asked and
+        A page is `max_page_bytes` at most, decompressed; `max_page_fetches` are fetched at the
+        same time, `max_file_fetches` files, and as many parts of files. With `offline`, nothing is asked and
         everything raises UpstreamOffline. `ca`, `client_cert` and `environ` are as for Connections;
         `metrics` are told how it goes. Raises SettingError.
         """
@@ -136,6 +150,11 @@ class Upstream:
         self._timeout, self._clock = timeout, clock
         self._max_page_bytes = max_page_bytes
         self._is_offline, self._breakers = offline, breaker.Breakers(clock)
+        #: By kind.
+        self.fetches = {
+            kind: Fetches(kind, most, self._metrics.turned_away)
+            for kind, most in zip(KINDS, (max_page_fetches, *[max_file_fetches] * 2), strict=True)
+        }
         self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
 
     @classmethod
@@ -145,6 +164,8 @@ class Upstream:
             settings.upstream_base_url,
             settings.request_timeout_secs,
             max_page_bytes=settings.max_page_bytes,
+            max_page_fetches=settings.max_page_fetches,
+            max_file_fetches=settings.max_file_fetches,
             offline=settings.offline,
             ca=settings.upstream_ca,
             client_cert=settings.upstream_client_cert,
@@ -161,17 +182,29 @@ class Upstream:
         """Whether it failed so often of late that it is not asked for a while."""
         return self._breakers.is_open(origin(self._base))
 
+    @contextlib.contextmanager
+    def turn(self, project: str) -> Iterator[None]:
+        """A turn to ask for the page of `project` and to put away what comes, in the block.
+
+        Raises UpstreamBusy where there is none in time, or what `page` would raise without asking.
+        """
+        with self._turn(self._page_url(project), "page"):
+            yield
+
     def page(self, project: str, etag: str | None = None) -> PageFound | None:
         """The page of `project` (normalized), or None when it is still the one with `etag`.
 
-        Raises ProjectNotFound, or an UpstreamError.
+        To be asked for in the block of a `turn`. Raises ProjectNotFound, or an UpstreamError.
         """
-        url = f"{self._base}/simple/{project}/"
+        url = self._page_url(project)
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
-        with self._attempt(url):
+        with self._attempt(url, None):
             return self._page(project, url, headers)
+
+    def _page_url(self, project: str) -> str:
+        return f"{self._base}/simple/{project}/"
 
     def _page(self, project: str, url: str, headers: Mapping[str, str]) -> PageFound | None:
         response, final_url = self._get(url, headers)
@@ -192,22 +225,29 @@ class Upstream:
         return PageFound(page, response.headers.get("ETag"), revision)
 
     def file(
-        self, url: str, start: int = 0, *, etag: str | None = None, size: int | None = None
+        self,
+        url: str,
+        start: int = 0,
+        *,
+        etag: str | None = None,
+        size: int | None = None,
+        kind: str = "file",
     ) -> Transfer:
         """The file at `url`, byte for byte as it lies there; from `start` on where upstream can.
 
         Its `start` says where it begins: at the beginning when upstream cannot or no longer has the
-        file with that strong `etag` and `size` (None: any). Raises an UpstreamError.
+        file with that strong `etag` and `size` (None: any). `kind` says among which fetches it takes
+        its turn. Raises an UpstreamError.
         """
         if start:
-            rest = self._rest(url, start, etag)
+            rest = self._rest(url, start, etag, kind)
             is_same = etag in (None, rest.etag) and size in (None, rest.size)
             if rest.stop == rest.size and (rest.start == 0 or (rest.start == start and is_same)):
                 return rest
             rest.close()
-        with self._attempt(url):
+        with self._attempt(url, kind) as turn:
             response, _ = self._get(url, {"Accept-Encoding": "identity"})
-            return Transfer(_successful(response, url), url, self._metrics)
+            return Transfer(_successful(response, url), url, self._metrics, turn.pop_all())
 
     def part(self, url: str, start: int, stop: int, size: int) -> Transfer:
         """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
@@ -215,14 +255,14 @@ class Upstream:
         Raises UpstreamWithoutRanges where upstream can only send the whole, or an UpstreamError.
         """
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
-        with self._attempt(url):
+        with self._attempt(url, "part") as turn:
             response, _ = self._get(url, headers)
             if response.status != 206:
                 _let_go(response)
                 if response.status in (200, 416, 501):
                     raise UpstreamWithoutRanges(masked(url))
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
-            part = Transfer(response, url, self._metrics)
+            part = Transfer(response, url, self._metrics, turn.pop_all())
             if (part.start, part.stop, part.size) != (start, stop, size):
                 part.close()
                 raise UpstreamGarbled(masked(url), "answers with another range than asked for")
@@ -270,12 +310,12 @@ class Upstream:
             raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {stop - start}")
         return start, data
 
-    def _rest(self, url: str, start: int, etag: str | None) -> Transfer:
+    def _rest(self, url: str, start: int, etag: str | None, kind: str) -> Transfer:
         """What upstream answers when asked for the bytes from `start` on: they, or the whole."""
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         if etag is not None:
             headers["If-Range"] = etag
-        with self._attempt(url):
+        with self._attempt(url, kind) as turn:
             response, _ = self._get(url, headers)
             if response.status == 416:
                 # It has a file that ends before: the whole is the answer.
@@ -283,40 +323,68 @@ class Upstream:
                 response, _ = self._get(url, {"Accept-Encoding": "identity"})
             if response.status != 206:
                 _successful(response, url)
-            return Transfer(response, url, self._metrics)
+            return Transfer(response, url, self._metrics, turn.pop_all())
 
     def close(self) -> None:
         """Close the idle connections."""
         self._connections.close()
 
     @contextlib.contextmanager
-    def _attempt(self, url: str) -> Iterator[None]:
-        """Something asked of the host of `url` in the block; how it ends is the host's record."""
-        if self._is_offline:
-            raise UpstreamOffline(masked(url))
+    def _attempt(self, url: str, kind: str | None = "page") -> Iterator[contextlib.ExitStack]:
+        """Something asked of the host of `url` in the block; how it ends is the host's record.
+
+        Its turn among those of its `kind` (None: it has one) ends with the block, unless it is taken
+        along.
+        """
+        with (
+            self._turn(url, kind) as turn,
+            self._open_breaker(url),
+            self._breakers.attempt(origin(url)) as attempt,
+        ):
+            try:
+                yield turn
+            except UpstreamRefused as error:
+                attempt.is_failure = error.status >= 500 or error.status == 429
+                if attempt.is_failure:
+                    self._metrics.upstream_failed("refused")
+                attempt.retry_after = error.retry_after
+                raise
+            except UpstreamUnreachable:
+                self._metrics.upstream_failed("unreachable")
+                raise
+            except (ProjectNotFound, UpstreamGarbled) as error:
+                if isinstance(error, UpstreamGarbled):
+                    self._metrics.upstream_failed("garbled")
+                # Whatever it said, it is there.
+                attempt.is_failure = False
+                raise
+
+    @contextlib.contextmanager
+    def _open_breaker(self, url: str) -> Iterator[None]:
+        """Say of an open breaker that upstream is left alone."""
         try:
-            with self._breakers.attempt(origin(url)) as attempt:
-                try:
-                    yield
-                except UpstreamRefused as error:
-                    attempt.is_failure = error.status >= 500 or error.status == 429
-                    if attempt.is_failure:
-                        self._metrics.upstream_failed("refused")
-                    attempt.retry_after = error.retry_after
-                    raise
-                except UpstreamUnreachable:
-                    self._metrics.upstream_failed("unreachable")
-                    raise
-                except (ProjectNotFound, UpstreamGarbled) as error:
-                    if isinstance(error, UpstreamGarbled):
-                        self._metrics.upstream_failed("garbled")
-                    # Whatever it said, it is there.
-                    attempt.is_failure = False
-                    raise
+            yield
         except breaker.Open as rest:
             seconds = math.ceil(rest.seconds)
             reason = f"failed {rest.failures} times in a row; left alone for {seconds} seconds"
             raise UpstreamLeftAlone(masked(url), reason, seconds) from None
+
+    def _turn(self, url: str, kind: str | None) -> contextlib.ExitStack:
+        if self._is_offline:
+            raise UpstreamOffline(masked(url))
+        turn = contextlib.ExitStack()
+        if kind is None:
+            return turn
+        with self._open_breaker(url):
+            # Nobody waits to be told that.
+            self._breakers.require(origin(url))
+        fetches, client = self.fetches[kind], current_client()
+        try:
+            fetches.begin(client)
+        except Full:
+            raise UpstreamBusy(masked(url), fetches.limit) from None
+        turn.callback(fetches.end, client)
+        return turn
 
     def _get(
         self, url: str, headers: Mapping[str, str], method: str = "GET"

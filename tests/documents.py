@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS, FILES = {"sh"}, {"toml", "ini", "yaml", "dockerfile"}
 
 #: Documents whose commands a test of their own runs.
-ELSEWHERE = {"docs/deploy.md"}
+ELSEWHERE = {"docs/deploy.md", "docs/migrating.md"}
 #: By the note of a fence why its block is not run.
 NOT_RUN = {"container": "needs a container engine", "ci": "is what runs this test"}
 

@@ -45,11 +45,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"simple.names"},
     "connections": {"threads"},
     "upstream": {
-        "breaker", "connections", "exchanges", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
+        "breaker", "connections", "exchanges", "fetches", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
     },
     "memory": {"threads"},
     "pages": {"memory", "threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
     "breaker": set(),
+    "fetches": set(),
     "freshness": {"catalog", "exchanges", "upstream", "singleflight"},
     "index": {"catalog", "store", "upstream", "freshness", "threads", "simple.names"},
     "wheels": set(),
@@ -60,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passing": {"checks", "transfers"},
     "arrivals": {"bounds", "checks", "passing", "store", "threads", "transfers"},
     "downloads": {
-        "arrivals", "bounds", "catalog", "checks", "metadata", "passing", "singleflight", "store", "transfers",
-        "upstream",
+        "arrivals", "bounds", "catalog", "checks", "exchanges", "metadata", "passing", "singleflight", "store",
+        "threads", "transfers", "upstream",
     },
     "wants.__init__": set(),
     "wants.targets": set(),
@@ -106,13 +107,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands.purge": {"configuration", "commands.holdings", "commands.options", "store"},
     "commands.verify": {"configuration", "commands.holdings", "commands.options"},
+    "commands.adopt": {
+        "checks", "commands.holdings", "commands.options", "configuration", "simple.names", "store",
+    },
     "commands.gc": {"bounds", "configuration", "commands.holdings", "commands.options"},
     "commands.warm": {
         "app", "commands.holdings", "commands.options", "configuration", "warming",
         "wants.choice", "wants.locks", "wants.sources", "wants.targets",
     },
     "cli": {
-        "commands.config", "commands.gc", "commands.list", "commands.options", "commands.purge",
+        "commands.adopt", "commands.config", "commands.gc", "commands.list", "commands.options", "commands.purge",
         "commands.refresh", "commands.serve", "commands.status", "commands.verify",
         "commands.warm",
     },
@@ -124,7 +128,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIVES_IN = {
     "backports": {"pages"},  # in the standard library as compression.zstd from 3.14 on
     "click": {
-        "cli", "commands.config", "commands.gc", "commands.holdings", "commands.list",
+        "cli", "commands.adopt", "commands.config", "commands.gc", "commands.holdings", "commands.list",
         "commands.options", "commands.purge", "commands.refresh", "commands.serve",
         "commands.status", "commands.verify", "commands.warm",
     },
@@ -145,7 +149,7 @@ LIVES_IN = {
     "urllib3": {"connections", "upstream"},
     "gevent": {
         "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
-        "catalog", "downloads", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
+        "catalog", "downloads", "fetches", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
         "warming", "commands.warm",
         "pages", "stalls",
     },

@@ -30,7 +30,7 @@ else:
 OPERATE = Document("docs/operate.md")
 BLOCKS = [(document, block) for document in documents() for block in document.blocks]
 #: Documents that tell of options of other programs too.
-OF_OTHERS = {"docs/clients.md", "docs/deploy.md", "docs/performance.md"}
+OF_OTHERS = {"docs/clients.md", "docs/deploy.md", "docs/migrating.md", "docs/performance.md"}
 LEVELS = {"debug", "info", "warning", "error"}
 #: What a line of the log has in place of its arguments.
 _ARGUMENT = re.compile(r"%[.\d]*[sdf]")

@@ -215,6 +215,67 @@ def test_a_large_file_comes_through_unharmed(room):
     assert {reader.value for reader in readers} == {data}
 
 
+# Files that someone else put there
+
+
+def planted(room, file, data):
+    path = room.directory / "+files/root/pypi/+f" / file.location
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    return path
+
+
+def unlisted():
+    """The file as its URL means it where no page lists it."""
+    digest = hashlib.sha256(DATA).hexdigest()
+    return File(filename="demo-1.0.tar.gz", url="", shelf=f"{digest[:3]}/{digest[3:16]}")
+
+
+def test_a_right_file_that_was_there_is_verified_once_and_used(room, caplog):
+    caplog.set_level("INFO")
+    planted(room, room.file(), DATA)
+    readers = [gevent.spawn(room.get, room.file()) for _ in range(5)]
+    gevent.joinall(readers, raise_error=True)
+    assert {reader.value for reader in readers} == {DATA}
+    assert room.get(room.file()) == DATA
+    assert room.index.count(PATH) == 0
+    assert caplog.text.count("was there already and is right") == 1
+
+
+@pytest.mark.parametrize("file", ["listed", "unlisted"])
+def test_a_wrong_file_that_was_there_is_removed(room, file):
+    path = planted(room, room.file(), DATA[::-1])
+    if file == "listed":
+        assert room.get(room.file()) == DATA
+        assert room.index.count(PATH) == 1
+    else:
+        with pytest.raises(FileGone):
+            room.get(unlisted())
+        assert not path.exists()
+
+
+def test_a_file_that_was_there_and_no_page_lists_is_used_when_it_is_of_its_shelf(room):
+    planted(room, room.file(), DATA)
+    assert room.get(unlisted()) == DATA
+
+
+def test_where_no_mode_can_be_changed_one_verification_is_enough_too(room, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("pytail.store.os.fchmod", refuse)
+    caplog.set_level("INFO")
+    planted(room, room.file(), DATA)
+    assert [room.get(room.file()) for _ in range(3)] == [DATA] * 3
+    assert caplog.text.count("was there already and is right") == 1
+
+
+def test_what_is_fetched_needs_no_verification_afterwards(room, caplog):
+    caplog.set_level("INFO")
+    assert [room.get(room.file()) for _ in range(2)] == [DATA] * 2
+    assert "was there already" not in caplog.text
+
+
 # Readers
 
 

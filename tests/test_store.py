@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -600,3 +601,24 @@ def test_to_ask_whether_a_file_is_held_is_not_to_use_it(store):
     assert store.holds(file())
     store.note_uses()
     assert [kept.used for kept in store.kept()] == [1000]
+
+
+def test_a_committed_file_is_as_readable_as_the_umask_says_and_nobodys_to_write(store):
+    before = os.umask(0o027)
+    try:
+        keep(store, file())
+    finally:
+        os.umask(before)
+    with store.open(file()) as opened:
+        assert stat.S_IMODE(os.fstat(opened.fileno()).st_mode) == 0o440
+        assert store.is_verified(opened)
+
+
+def test_a_file_that_may_be_written_is_verified_once_someone_vouches_for_it(store, final):
+    keep(store, file())
+    final.chmod(0o644)
+    with store.open(file()) as opened:
+        assert not store.is_verified(opened)
+        store.vouch(opened)
+    with store.open(file()) as opened:
+        assert store.is_verified(opened)

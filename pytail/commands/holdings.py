@@ -7,7 +7,9 @@ more, the filenames do. What any process reads or writes at that moment is left 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from pytail.settings import without_credentials
 from pytail.simple import names
 from pytail.store import Kept, Store, is_shelf
 
+_PIECE = 1024 * 1024
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -145,6 +148,23 @@ def length(kept: Kept) -> int | None:
         return None
 
 
+def digest_of(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[int, str]:
+    """The bytes in the file at `path` and its digest, "" where no `kind` is given.
+
+    `advance` is called with each number of bytes. Raises OSError.
+    """
+    check, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
+    descriptor = _opened(path)
+    try:
+        while data := os.read(descriptor, _PIECE):
+            size += len(data)
+            check.update(data)
+            advance(len(data))
+    finally:
+        os.close(descriptor)
+    return size, check.hexdigest() if kind else ""
+
+
 def main_of(filename: str) -> str:
     """The name of the wheel or sdist that `filename` lies beside, or `filename` itself."""
     return filename.removesuffix(METADATA_SUFFIX).removesuffix(SIGNATURE_SUFFIX)
@@ -165,3 +185,10 @@ def counted(number: int, noun: str) -> str:
 
 def _is_held(path: Path) -> bool:
     return is_shelf("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
+
+
+def _opened(path: Path) -> int:
+    # To be verified is not to be used: what was used least recently must stay so.
+    with contextlib.suppress(PermissionError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

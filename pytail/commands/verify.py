@@ -6,22 +6,24 @@ wrong is removed, which mends it: it is fetched again when it is asked for.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import click
 
-from pytail.commands.holdings import Held, Holdings, counted, holdings, length, progress
+from pytail.commands.holdings import (
+    Held,
+    Holdings,
+    counted,
+    digest_of,
+    holdings,
+    length,
+    progress,
+)
 from pytail.commands.options import SETTINGS, configured
 from pytail.configuration import Configuration
 from pytail.model import DIGEST_LENGTHS, METADATA_SUFFIX, SIGNATURE_SUFFIX, File
-
-_PIECE = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ def verify(configuration: Configuration, *, as_json: bool) -> int:
 def _judge(found: Holdings, held: Held, verdict: Verdict, advance: Callable[[int], object]) -> None:
     kind, expected, size = _expected(found, held)
     try:
-        found_size, digest = _read(held.kept.path, kind, advance)
+        found_size, digest = digest_of(held.kept.path, kind, advance)
         fault = _fault(found_size, digest, expected, size)
     except FileNotFoundError:
         # Removed in the meantime.
@@ -115,24 +117,3 @@ def _fault(found: int, digest: str, expected: str, size: int | None) -> str | No
     if not digest.startswith(expected):
         return f"its digest begins with {digest[:16]} instead of {expected[:16]}"
     return None
-
-
-def _read(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[int, str]:
-    """The bytes in the file at `path` and its digest, "" where no `kind` is given."""
-    check, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
-    descriptor = _opened(path)
-    try:
-        while data := os.read(descriptor, _PIECE):
-            size += len(data)
-            check.update(data)
-            advance(len(data))
-    finally:
-        os.close(descriptor)
-    return size, check.hexdigest() if kind else ""
-
-
-def _opened(path: Path) -> int:
-    # To be verified is not to be used: what was used least recently must stay so.
-    with contextlib.suppress(PermissionError):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

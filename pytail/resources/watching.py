@@ -11,7 +11,7 @@ import falcon
 import orjson
 
 from pytail import __version__
-from pytail.metrics import MEDIA_TYPE, Metrics, Reading
+from pytail.metrics import KINDS, MEDIA_TYPE, Metrics, Reading
 from pytail.model import Outcome
 from pytail.upstream import Upstream
 
@@ -47,6 +47,7 @@ class Status:
                 "held": _held(read) if self._metrics.is_store_known else None,
                 "evicted_files": int(read.total("pytail_evictions_total")),
                 "arriving_files": int(read.total("pytail_arriving_files")),
+                "fetches": _fetches(read),
                 "requests": {name: int(number) for name, number in requests.items()},
                 "sent_bytes": {name: int(number) for name, number in sent.items()},
                 "hit_ratio": {
@@ -80,6 +81,19 @@ class Exposition:
         resp.data = self._metrics.text()
 
     on_head = on_get
+
+
+def _fetches(read: Reading) -> dict[str, dict[str, int]]:
+    """By kind, what is fetched, what waits for its turn, and what has got none in time."""
+    series = {
+        "under_way": read.by("pytail_fetches", "kind"),
+        "waiting": read.by("pytail_waiting_fetches", "kind"),
+        "turned_away": read.by("pytail_turned_away_total", "kind"),
+    }
+    return {
+        kind: {name: int(numbers.get(kind, 0)) for name, numbers in series.items()}
+        for kind in KINDS
+    }
 
 
 def _held(read: Reading) -> dict[str, object]:
