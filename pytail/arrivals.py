@@ -345,9 +345,9 @@ class Arrival:
     def _receive(self) -> None:
         if self._source is None:
             return
-        with contextlib.closing(ahead(self._source)) as pieces:
-            for data in pieces:
-                off_hub(partial(self._keep, data))
+        with contextlib.closing(ahead(self._source)) as coming:
+            for pieces in coming:
+                off_hub(partial(self._keep, pieces))
                 self.arrived = self._check.size
                 if self.size is not None and self.arrived > self.size:
                     break
@@ -357,12 +357,13 @@ class Arrival:
         if self.size is None:
             self.size = self.arrived
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, pieces: list[bytes]) -> None:
         try:
-            self._partial.write(data)
+            for data in pieces:
+                self._partial.write(data)
+                self._check.add(data)
         except OSError as error:
             raise NotKept(str(error)) from error
-        self._check.add(data)
         if self._partial.size != self._check.size:
             # What was verified is not what readers would get.
             raise TransferCut(self.file.filename, "the partial file was changed by someone else")

@@ -1,7 +1,7 @@
 """One client's connection: its requests one after the other, each answered as WSGI says.
 
 pywsgi's handler with other ways in and out: a head is read in one piece by `heads`, a small answer
-leaves in one piece, a held file leaves from the kernel, and what was just answered is for the
+leaves in one piece, a file goes out as it is on the disk, and what was just answered is for the
 `porter`. Each wait for the client has a deadline, at which the server cuts the connection; a client
 that never makes us wait gives way to the others.
 """
@@ -44,10 +44,12 @@ _RECEIVED = 16 * 1024
 _SMALL_BODY = 64 * 1024
 #: Bytes from which a body is not copied behind its head.
 _LARGE = 64 * 1024
-#: Bytes of a file sent at once.
-_SENDFILE = 4 * 1024 * 1024
-#: Requests after which a connection gives way.
-_TURN = 16
+#: Bytes of a file copied at once.
+_PIECE = 256 * 1024
+#: Requests, and bytes of a file, after which a connection gives way.
+_TURN, _TURN_BYTES = 16, 1024 * 1024
+#: What is copied of a file is in here until it is sent, before which no other greenlet runs.
+_COPY = memoryview(bytearray(_PIECE))
 
 _DROP_UNSENT = struct.pack("ii", 1, 0)
 _MORE = getattr(socket, "MSG_MORE", 0)
@@ -338,23 +340,24 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     def _send_file(self, descriptor: int, offset: int, length: int) -> bool:
         """Send `length` bytes from `offset` of an open file; False where it has become shorter."""
-        peer, end = self.socket.fileno(), offset + length
+        peer, end, turn = self.socket.fileno(), offset + length, 0
         while offset < end:
             self.deadline = time.monotonic() + STALL_TIME
             try:
-                sent = os.sendfile(peer, descriptor, offset, min(end - offset, _SENDFILE))
+                sent = _copied(descriptor, offset, min(end - offset, _PIECE), peer)
             except BlockingIOError:
                 wait_write(peer)
                 continue
             if sent == 0:
                 break
-            offset += sent
+            offset, turn = offset + sent, turn + sent
             self.result.advance(sent)
             self.response_length += sent
             if self._left is not None:
                 self._left -= sent
-            if offset < end:
+            if turn >= _TURN_BYTES and offset < end:
                 gevent.sleep(0)
+                turn = 0
         self.deadline = math.inf
         return offset == end
 
@@ -373,6 +376,16 @@ class Handler(WSGIHandler):  # type: ignore[misc]
             log.warning("%s: %s", self.requestline, error)
         elif not issubclass(kind, gevent.GreenletExit):
             log.error("%s failed", self.requestline, exc_info=(kind, error, traceback))
+
+
+def _copied(descriptor: int, offset: int, length: int, peer: int) -> int:
+    """Send bytes of a file to `peer` as far as it takes them at once; how many, 0 at the end.
+
+    Not by sendfile, which hands over the file's pages one by one: a client on the same machine takes
+    half as long again to receive those, and that costs a tenth less processor time here.
+    """
+    size = os.preadv(descriptor, [_COPY[:length]], offset)
+    return os.write(peer, _COPY[:size]) if size else 0
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from typing import Protocol
 
 import gevent
+from gevent.queue import Queue
 
 from pytail.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
 from pytail.model import File
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds before each further attempt; bytes that come in between begin the count anew.
 PAUSES = (0.1, 0.5, 1.0, 2.0)
+#: Pieces that are read before those that came before them were worked on.
+_AHEAD = 1
 #: Statuses below 500 that may be others in a moment.
 _PASSING = frozenset({408, 425, 429})
 
@@ -150,26 +153,38 @@ class ResumingTransfer:
         return True
 
 
-def ahead(source: Source) -> Generator[bytes, None, None]:
-    """What `source` gives, each piece read while the one before it is worked on.
+def ahead(source: Source) -> Generator[list[bytes], None, None]:
+    """What `source` gives, read on while what came before is worked on: all that came meanwhile.
 
     Raises what its `read` raises. To be closed before the source is.
     """
+    pieces: Queue[bytes | BaseException] = Queue(_AHEAD)
 
-    def read() -> bytes | BaseException:
+    def read() -> None:
+        last: bytes | BaseException = b""
         try:
-            return source.read()
+            while data := source.read():
+                pieces.put(data)
+        except gevent.GreenletExit:
+            return
         except BaseException as error:  # noqa: BLE001
-            # Whoever waits for the piece learns of it.
-            return error
+            # Whoever waits for the next piece learns of it.
+            last = error
+        pieces.put(last)
 
     reading = gevent.spawn(read)
     try:
-        while data := reading.get():
-            if isinstance(data, BaseException):
-                raise data
-            reading = gevent.spawn(read)
-            yield data
+        while True:
+            some = [pieces.get()]
+            while not pieces.empty():
+                some.append(pieces.get())
+            found = [piece for piece in some if piece and isinstance(piece, bytes)]
+            if found:
+                yield found
+            if isinstance(some[-1], BaseException):
+                raise some[-1]
+            if not some[-1]:
+                return
     finally:
         reading.kill()
 

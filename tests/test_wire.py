@@ -320,7 +320,7 @@ def serving_held(path: Path, offset: int, length: int) -> Iterator[tuple[Server,
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, len(BIG)), (1_234_567, 1_000_000), (5, 0)])
-def test_held_file_is_sent_by_the_kernel(tmp_path: Path, offset: int, length: int):
+def test_held_file_is_sent_from_its_descriptor(tmp_path: Path, offset: int, length: int):
     (tmp_path / "file").write_bytes(BIG)
     with serving_held(tmp_path / "file", offset, length) as (server, held):
         answer = ask(server, get() * 2)

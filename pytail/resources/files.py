@@ -140,7 +140,7 @@ class Body:
             self._ready = self._read()
 
     def held(self) -> tuple[int, int, int] | None:
-        """The descriptor, offset and length in bytes of what is to be sent, for ``sendfile``.
+        """The descriptor, offset and length in bytes of what is to be sent.
 
         Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
         by `advance`. None where the rest, if any, has to be iterated. Raises TransferCut.
