@@ -7,7 +7,6 @@ idle. Where something must be cold, each measurement gets a server of its own.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -198,17 +197,13 @@ def uv_cold(bench: Bench) -> Row:
 
 def gunicorn(bench: Bench) -> Row:
     """The mix under gunicorn, with one worker and with two, beside the program itself."""
-    classes, notes = ["gevent"], []
-    if importlib.util.find_spec("pytail.gunicorn"):
-        classes.append("pytail.gunicorn.Worker")
-    else:
-        notes.append("pytail.gunicorn.Worker is not there yet")
+    kinds = ("gevent", "pytail.gunicorn.Worker")
     starts: list[Start] = [bench.ours]
-    starts += [partial(bench.peers.gunicorn, n, kind) for kind in classes for n in (1, 2)]
+    starts += [partial(bench.peers.gunicorn, n, kind) for kind in kinds for n in (1, 2)]
     projects = bench.site.mix().items()
-    bounds = [Bound(1.5, True, (f"{kind} -w 1",), f"{kind} -w 2") for kind in classes]
-    row = _requests("gunicorn", "hot pages, realistic mix, under gunicorn", *bounds)
-    row.notes += notes
+    # One worker of the other class keeps as busy a client as there can be beside it on two cores.
+    bound = Bound(1.5, True, ("gevent -w 1",), "gevent -w 2")
+    row = _requests("gunicorn", "hot pages, realistic mix, under gunicorn", bound)
     return _hot(
         bench,
         row,
