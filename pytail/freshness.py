@@ -18,6 +18,7 @@ from pytail.errors import (
     ProjectNotFound,
     UpstreamBusy,
     UpstreamError,
+    UpstreamGarbled,
     UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamUnreachable,
@@ -220,7 +221,14 @@ class Freshness:
             if known is not None and (reply is None or self._is_behind(reply.page, known)):
                 return self._confirmed(known, reply)
             assert reply is not None, "only a conditional request is answered by none"
+            if reply.is_blank and known is not None and self._lists_files(known):
+                url = f"{self._upstream.url}/simple/{project}/"
+                raise UpstreamGarbled(url, "sends a blank page in the place of one with files")
             return self._new(project, reply)
+
+    def _lists_files(self, known: Entry) -> bool:
+        page = self._catalog.page(known.name) if known.found else None
+        return page is not None and bool(page.files)
 
     def _missing(self, project: str) -> Answer:
         entry, known = self._entry(project, found=False), self._known(project)

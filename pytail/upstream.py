@@ -57,6 +57,7 @@ _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 _SMALL_PAGE = 16 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+_TAG = re.compile(rb"<[^>]*>")
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE = 64 * 1024
@@ -74,6 +75,8 @@ class PageFound:
     etag: str | None
     #: Changes whenever the page's content does: a digest of the bytes it came as.
     revision: str
+    #: Whether it is HTML that says nothing, not even whose page it is.
+    is_blank: bool = False
 
 
 class Transfer:
@@ -222,7 +225,8 @@ class Upstream:
         # One body can be the page of several projects: an HTML listing may be one for all.
         source = f"{project}\n{final_url}\n".encode()
         revision = off_hub(lambda: hashlib.sha256(source + body).hexdigest())
-        return PageFound(page, response.headers.get("ETag"), revision)
+        is_blank = not page.files and _is_blank(body)
+        return PageFound(page, response.headers.get("ETag"), revision, is_blank)
 
     def file(
         self,
@@ -461,6 +465,10 @@ def _successful(response: BaseHTTPResponse, url: str) -> BaseHTTPResponse:
         _let_go(response)
         raise UpstreamRefused(masked(url), response.status, _retry_after(response))
     return response
+
+
+def _is_blank(body: bytes) -> bool:
+    return b"pypi:" not in body and not _TAG.sub(b"", body).strip()
 
 
 def _let_go(response: BaseHTTPResponse) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gevent import joinall, sleep, spawn
 from gevent.event import Event
 
-from tests.fakeindex import JSON, FakeIndex, reply, sdist, wheel
+from tests.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
 from tests.running import Answer, Client, Clock, file_path, serving
 
 TTL = 900
@@ -276,3 +276,30 @@ def test_another_upstream_starts_anew_and_keeps_the_files(
         assert "IF_NONE_MATCH" not in other.seen[0].headers
         assert pytail.get(path).data == demo.dists[0].data
     assert demo.count(demo.dists[0].path) == 1
+
+
+def test_a_blank_page_is_no_answer_where_there_were_files(
+    pytail: Client, index: FakeIndex, clock: Clock
+):
+    index.add(wheel("demo"))
+    known = pytail.json("demo")
+    blank = reply(b"<!DOCTYPE html>\n<html><head></head><body>\n</body></html>\n", HTML)
+    index.answers["/simple/demo/"] = index.answers["/simple/empty/"] = blank
+    clock.now += 901
+    stale = pytail.get("/simple/demo/", Accept=JSON)
+    assert (stale.headers["X-Cache"], stale.json()) == ("STALE", known)
+    assert pytail.json("empty")["files"] == []
+    del index.answers["/simple/demo/"]
+    clock.now += 901
+    assert pytail.get("/simple/demo/").headers["X-Cache"] == "REVALIDATED"
+
+
+def test_a_page_that_says_it_is_empty_takes_the_files_away(
+    pytail: Client, index: FakeIndex, clock: Clock
+):
+    index.add(wheel("demo"))
+    assert pytail.json("demo")["files"]
+    page = b"<!DOCTYPE html><html><head><title>Links for demo</title></head><body></body></html>"
+    index.answers["/simple/demo/"] = reply(page, HTML)
+    clock.now += 901
+    assert pytail.json("demo")["files"] == []
