@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -38,7 +39,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 )
 @click.option("--latency", type=float, default=0, help="milliseconds between caches and upstream")
 def main(only: tuple[str, ...], quick: bool, work: Path, latency: float) -> None:
-    """Measure pytail beside its peers; without --only, write docs/performance.md."""
+    """Measure pytail beside its peers; draw the plots, and without --only write docs/performance.md."""
     os.environ["PATH"] += os.pathsep + "/usr/sbin"
     install_programs()
     site, work = Site(work.resolve() / "upstream-1"), work.resolve()
@@ -51,9 +52,11 @@ def main(only: tuple[str, ...], quick: bool, work: Path, latency: float) -> None
     with peers.nginx() as nginx:
         uv = load.uv_headers(peers.environments.program("clients", "uv"))
         bench = Bench(peers, site, nginx, 3 if quick else 7, 1 if quick else 4, quick, uv)
+        # A plot has many points, each of which is the median of a few short turns.
+        points = replace(bench, rounds=3, seconds=1)
         done: list[Row | Plot] = []
         for key in only or MEASURES:
-            done.append(_measured(bench, key))
+            done.append(_measured(bench if key in (ROWS | LIMITS) else points, key))
             # Each time: what was measured stays, whatever ends the run.
             if not only:
                 _write(done, told, quick)
@@ -69,6 +72,8 @@ def _measured(bench: Bench, key: str) -> Row | Plot:
         done = Row(key, key, "", notes=[f"failed: {error!r}"])
     if isinstance(done, Row):
         click.echo(report.detail(done))
+    else:
+        DOCUMENT.with_name(f"performance-{done.key}.svg").write_text(svg(done))
     click.echo(f"\n({key}: {time.monotonic() - before:.0f} s)\n")
     return done
 
@@ -76,8 +81,6 @@ def _measured(bench: Bench, key: str) -> Row | Plot:
 def _write(done: list[Row | Plot], told: dict[str, str], quick: bool) -> None:
     rows = [each for each in done if isinstance(each, Row)]
     plots = [each for each in done if isinstance(each, Plot)]
-    for plot in plots:
-        DOCUMENT.with_name(f"performance-{plot.key}.svg").write_text(svg(plot))
     command = "python -m benchmarks" + " --quick" * quick
     DOCUMENT.write_text(report.document(rows, plots, told, command, quick))
 
