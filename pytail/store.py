@@ -65,9 +65,12 @@ class Partial:
     can never join the bytes of two. It may be read through `descriptor` until `close`.
     """
 
-    def __init__(self, path: Path, final: Path) -> None:
-        """Open or make the file at `path`. Raises OSError."""
-        self.path, self._final = path, final
+    def __init__(self, path: Path, final: Path, *, is_checked: bool = False) -> None:
+        """Open or make the file at `path`. Raises OSError.
+
+        `is_checked` says that it will be compared with its digest whenever it is used.
+        """
+        self.path, self._final, self._is_checked = path, final, is_checked
         #: Whether this process writes it.
         self.is_ours = False
         #: Bytes that the kernel may still keep to itself.
@@ -125,7 +128,9 @@ class Partial:
         """Give the file its final name, durably. Raises OSError, and then it is not held."""
         with contextlib.suppress(OSError):
             _protect(self.descriptor)
-        os.fsync(self.descriptor)
+        if not self._is_checked:
+            # Else what a crash of the machine leaves of it is found wrong, and costs one fetch.
+            os.fsync(self.descriptor)
         for attempt in range(_TRIES):
             self._final.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -245,7 +250,7 @@ class Store:
         """
         final = self._path(file)
         name = hashlib.sha256(file.location.encode()).hexdigest()
-        return Partial(self._partials / name, final)
+        return Partial(self._partials / name, final, is_checked=_is_checked(file))
 
     def kept(self) -> Iterator[Kept]:
         """All files on the disk, held and partial, in no order; whatever goes meanwhile is left out."""
@@ -314,10 +319,9 @@ class Store:
         known = file.size if file.size is not None else file.measured
         if known is not None and found != known:
             return False
-        expected = file.hashes.get("sha256")
-        if file.is_beside_another and expected is not None:
+        if _is_checked(file):
             # Small, and upstream may have advertised another one since.
-            right = hashlib.sha256(opened.read()).hexdigest() == expected
+            right = hashlib.sha256(opened.read()).hexdigest() == file.hashes["sha256"]
             opened.seek(0)
             return right
         return found > 0 or file.size == 0
@@ -328,6 +332,11 @@ class Store:
             is_old = time.time() - path.stat().st_mtime > _ORPHANED
             if is_old and self.remove(path):
                 log.info("cleared %s, left by a process that is gone", path)
+
+
+def _is_checked(file: File) -> bool:
+    """Whether a held `file` is compared with its digest each time it is opened."""
+    return file.is_beside_another and "sha256" in file.hashes
 
 
 def _protect(descriptor: int) -> None:

@@ -622,3 +622,22 @@ def test_a_file_that_may_be_written_is_verified_once_someone_vouches_for_it(stor
         store.vouch(opened)
     with store.open(file()) as opened:
         assert store.is_verified(opened)
+
+
+@pytest.mark.parametrize(
+    ("filename", "hashes", "is_synced"),
+    [
+        ("demo-1.0.tar.gz", {"sha256": SHA256}, True),
+        ("demo-1.0.tar.gz.asc", {}, True),
+        # Compared with its digest on each use.
+        ("demo-1.0-py3-none-any.whl.metadata", {"sha256": SHA256}, False),
+    ],
+)
+def test_what_is_not_verified_on_each_use_is_on_the_disk_before_it_is_held(
+    store, monkeypatch, filename, hashes, is_synced
+):
+    synced = []
+    monkeypatch.setattr("pytail.store.os.fsync", synced.append)
+    keep(store, file(filename, hashes=hashes))
+    assert bool(synced) == is_synced
+    assert read(store, file(filename, hashes=hashes)) == DATA
