@@ -103,9 +103,10 @@ def check(pytail: Client, status: int) -> None:
     assert (known.status, known.headers["X-Cache"]) == (200, "STALE")
     assert seconds < 3
     unknown, seconds = timed(lambda: pytail.get("/simple/unknown/"))
-    assert unknown.status == status
+    # Meanwhile it may have failed so often that it is left alone.
+    assert unknown.status in {status, 503}
     assert seconds < 10
-    if status == 503:
+    if unknown.status == 503:
         assert unknown.headers["Retry-After"].isdigit()
     assert others.get() >= HITS
     killall(troubled)
@@ -116,6 +117,7 @@ def test_upstream_that_answers_wrongly(served: tuple[Client, FakeIndex], name: s
     pytail, index = served
     answer, status = ANSWERS[name]
     index.answers["/simple/demo/"] = index.answers["/simple/unknown/"] = answer
+    assert pytail.get("/simple/unknown/").status == status
     check(pytail, status)
 
 
