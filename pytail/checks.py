@@ -11,16 +11,23 @@ from pytail.model import DIGEST_LENGTHS, File
 _PIECE = 1024 * 1024
 
 
+def expected_digest(file: File) -> tuple[str | None, str]:
+    """The best kind of digest that is known of `file`, None where none is, and its first digits."""
+    kind = next((name for name in DIGEST_LENGTHS if name in file.hashes), None)
+    if kind is not None:
+        return kind, file.hashes[kind]
+    if not file.is_beside_another and not file.shelf.startswith("_"):
+        # No page lists it any more, but its shelf is the beginning of its digest.
+        return "sha256", file.shelf.replace("/", "")
+    return None, ""
+
+
 class Check:
     """What has come of one file so far."""
 
     def __init__(self, file: File) -> None:
         self._file = file
-        self._kind = next((name for name in DIGEST_LENGTHS if name in file.hashes), None)
-        self._expected = file.hashes.get(self._kind or "", "")
-        if self._kind is None and not file.is_beside_another and not file.shelf.startswith("_"):
-            # No page lists it any more, but its shelf is the beginning of its digest.
-            self._kind, self._expected = "sha256", file.shelf.replace("/", "")
+        self._kind, self._expected = expected_digest(file)
         self._digest = None
         if self._kind is not None:
             self._digest = hashlib.new(self._kind, usedforsecurity=False)

@@ -106,7 +106,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "configuration", "commands.holdings", "commands.options", "freshness", "upstream",
     },
     "commands.purge": {"configuration", "commands.holdings", "commands.options", "store"},
-    "commands.verify": {"configuration", "commands.holdings", "commands.options"},
+    "commands.verify": {"checks", "configuration", "commands.holdings", "commands.options"},
     "commands.adopt": {
         "checks", "commands.holdings", "commands.options", "configuration", "simple.names", "store",
     },

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import click
 
+from pytail.checks import expected_digest
 from pytail.commands.holdings import (
     Held,
     Holdings,
@@ -23,7 +24,7 @@ from pytail.commands.holdings import (
 )
 from pytail.commands.options import SETTINGS, configured
 from pytail.configuration import Configuration
-from pytail.model import DIGEST_LENGTHS, METADATA_SUFFIX, SIGNATURE_SUFFIX, File
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File
 
 
 @dataclass(slots=True)
@@ -68,9 +69,10 @@ def verify(configuration: Configuration, *, as_json: bool) -> int:
 
 
 def _judge(found: Holdings, held: Held, verdict: Verdict, advance: Callable[[int], object]) -> None:
-    kind, expected, size = _expected(found, held)
+    file = _listed(found, held) or File(filename=held.filename, url="", shelf=held.shelf)
+    (kind, expected), size = expected_digest(file), file.size
     try:
-        found_size, digest = digest_of(held.kept.path, kind, advance)
+        found_size, digest = digest_of(held.kept.path, kind or "", advance)
         fault = _fault(found_size, digest, expected, size)
     except FileNotFoundError:
         # Removed in the meantime.
@@ -85,19 +87,6 @@ def _judge(found: Holdings, held: Held, verdict: Verdict, advance: Callable[[int
     is_gone = found.remove([held.kept]).files == 1
     (verdict.removed if is_gone else verdict.left).append(location)
     click.echo(f"{location}: {fault}{'; removed' if is_gone else ''}", err=True)
-
-
-def _expected(found: Holdings, held: Held) -> tuple[str, str, int | None]:
-    """The kind of digest and its first digits, empty where none is known; the size or None."""
-    listed = _listed(found, held)
-    hashes = {} if listed is None else listed.hashes
-    size = None if listed is None else listed.size
-    kind = next((name for name in DIGEST_LENGTHS if name in hashes), None)
-    if kind is not None:
-        return kind, hashes[kind], size
-    if held.filename == held.main and not held.shelf.startswith("_url/"):
-        return "sha256", held.shelf.replace("/", ""), size
-    return "", "", size
 
 
 def _listed(found: Holdings, held: Held) -> File | None:
