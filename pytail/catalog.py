@@ -11,8 +11,9 @@ read in one thread, and all writes go through another. Each has a connection of 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import itertools
 import logging
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,21 +25,16 @@ import orjson
 import peewee
 from gevent.threadpool import ThreadPool
 
-from pytail import __version__
-from pytail.errors import SettingError
+from pytail import __version__, parts, schema
 from pytail.model import File, ProjectPage
+from pytail.schema import MeasuredFile, Part, Project, ReadyPage, Stray
+from pytail.simple import names
 from pytail.threads import off_hub
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Marks the file as pytail's own ("ptal").
-APPLICATION_ID = 0x7074616C
-#: Raised with every change of the tables below.
-SCHEMA_VERSION = 3
-#: The oldest that lacks nothing but tables, which are added to it.
-_ADDED_TO = 2
 #: Projects that upstream does not have, remembered at most; clients can make up names.
 MOST_MISSING = 10_000
 #: Entries and files at hand at most.
@@ -48,116 +44,22 @@ _MOST_FOUND = 4000
 _BELIEF = 0.001
 #: Projects forgotten, and ready pages dropped, at once where room is needed.
 _TRIMMED = 20
-_LONGEST_CHECK = 0.5
-_LOCK_PATIENCE = 5.0
 #: A wait inline is one of the whole hub.
 _INLINE_PATIENCE = 0.05
 
-
-class Project(peewee.Model):
-    """What we know of one project: a page, or that there is none."""
-
-    name = peewee.CharField(primary_key=True)
-    #: Where its page was asked for, without credentials: the URL above ``/simple/``.
-    upstream = peewee.CharField()
-    found = peewee.BooleanField()
-    #: The validator of the page, verbatim; None when upstream gave none.
-    etag = peewee.TextField(null=True)
-    last_serial = peewee.BigIntegerField(null=True)
-    #: Seconds since the epoch: when the page came, and when upstream last confirmed it.
-    fetched_at = peewee.DoubleField()
-    checked_at = peewee.DoubleField()
-    #: Changes whenever the page's content does.
-    revision = peewee.CharField()
-    versions = peewee.BlobField(null=True)
-    status = peewee.CharField(null=True)
-    status_reason = peewee.TextField(null=True)
-    other = peewee.BlobField()
-
-    class Meta:
-        table_name = "project"
-        without_rowid = True
-        indexes = ((("found", "checked_at"), False),)
-
-
-class ListedFile(peewee.Model):
-    """One file of a page."""
-
-    project = peewee.CharField()
-    position = peewee.IntegerField()
-    filename = peewee.CharField()
-    url = peewee.TextField()
-    shelf = peewee.CharField()
-    hashes = peewee.BlobField()
-    size = peewee.BigIntegerField(null=True)
-    upload_time = peewee.CharField(null=True)
-    requires_python = peewee.TextField(null=True)
-    yanked = peewee.BlobField()
-    core_metadata = peewee.BlobField()
-    gpg_sig = peewee.BooleanField(null=True)
-    provenance = peewee.TextField(null=True)
-    other = peewee.BlobField()
-
-    class Meta:
-        table_name = "file"
-        without_rowid = True
-        primary_key = peewee.CompositeKey("project", "position")
-        indexes = ((("shelf", "filename"), False),)
-
-
-class MeasuredFile(peewee.Model):
-    """How large a file was when it was verified, where its page does not say its size."""
-
-    location = peewee.TextField(primary_key=True)
-    size = peewee.BigIntegerField()
-
-    class Meta:
-        table_name = "measured"
-        without_rowid = True
-
-
-class ReadyPage(peewee.Model):
-    """A page as it is sent, in one form and coding; it can be made again from what we know."""
-
-    #: Rises in the order in which they were kept.
-    id = peewee.AutoField()
-    project = peewee.CharField()
-    #: What tells it from the project's others of the same revision.
-    variant = peewee.TextField()
-    #: Of the page that it shows.
-    revision = peewee.CharField()
-    #: The pytail that rendered it: another one may render otherwise.
-    version = peewee.CharField()
-    etag = peewee.CharField()
-    data = peewee.BlobField()
-
-    class Meta:
-        # Not without rowid, as its rows are large.
-        table_name = "ready"
-        indexes = ((("project", "variant"), True),)
-
-
-_TABLES = (Project, ListedFile, MeasuredFile, ReadyPage)
-
-_FILE_COLUMNS = (
-    "filename", "url", "shelf", "hashes", "size", "upload_time", "requires_python", "yanked",
-    "core_metadata", "gpg_sig", "provenance", "other",
-)  # fmt: skip
 _ENTRY_COLUMNS = (
     "name", "upstream", "found", "fetched_at", "checked_at", "etag", "last_serial", "revision",
     "status",
 )  # fmt: skip
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
-_SELECT_FILE = (
-    f"SELECT {', '.join(f'file.{column}' for column in _FILE_COLUMNS)}"
-    " FROM file JOIN project ON project.name = file.project"
-    " WHERE shelf = ? AND filename = ? AND upstream = ?"
+_SELECT_STRAYS = "SELECT project FROM stray WHERE shelf = ? AND filename = ?"
+# Those that may list a file with that key.
+_SELECT_PARTS = (
+    "SELECT project.upstream, part.id, CAST(part.lines AS BLOB)"
+    " FROM part JOIN project ON project.name = part.project"
+    " WHERE part.project = ? AND instr(part.keys, ?) ORDER BY part.number"
 )
-_SELECT_FILES = f"SELECT {', '.join(_FILE_COLUMNS)} FROM file WHERE project = ? ORDER BY position"
-_INSERT_FILE = (
-    f"INSERT INTO file (project, position, {', '.join(_FILE_COLUMNS)})"
-    f" VALUES ({', '.join('?' * (2 + len(_FILE_COLUMNS)))})"
-)
+_SELECT_LINES = "SELECT CAST(lines AS BLOB) FROM part WHERE project = ? ORDER BY number"
 _SELECT_READY = (
     "SELECT etag, CAST(data AS BLOB) FROM ready"
     " WHERE project = ? AND variant = ? AND revision = ? AND version = ?"
@@ -201,41 +103,37 @@ class Catalog:
         the directory does not let it be used.
         """
         self._path = path
-        with _only_process(path.with_name(f"{path.name}.lock")):
-            if path.exists() and (flaw := _flaw(path)):
-                _set_aside(path, flaw)
-            _create(path)
-        self._inline = _database(path, _INLINE_PATIENCE)
-        self._reads, self._reader = ThreadPool(1), _database(path, _LOCK_PATIENCE)
-        self._writes, self._writer = ThreadPool(1), _database(path, _LOCK_PATIENCE)
-        self._patience = _LOCK_PATIENCE
-        #: What was looked up since anybody last changed the file, by statement and parameters.
+        schema.open_at(path)
+        self._inline = schema.database_at(path, _INLINE_PATIENCE)
+        self._reads, self._reader = ThreadPool(1), schema.database_at(path, schema.LOCK_PATIENCE)
+        self._writes, self._writer = ThreadPool(1), schema.database_at(path, schema.LOCK_PATIENCE)
+        self._patience = schema.LOCK_PATIENCE
+        #: What was looked up since anybody last changed the file, by what was asked.
         self._found: dict[tuple[str, ...], Any] = {}
         self._version: tuple[int] | None = None
         self._believed_until = 0.0
 
     def entry(self, name: str) -> Entry | None:
         """What we know of the project `name` (normalized), None when nothing."""
-        return self._look_up(_entry, _SELECT_ENTRY, name)
+        return self._look_up(self._entry, name)
 
     def entry_lately(self, name: str) -> Entry | None:
         """As `entry`, at a tenth of the cost; what another process wrote shows a millisecond later."""
-        found: Entry | None = self._lately(_SELECT_ENTRY, name)
+        found: Entry | None = self._lately(self._entry, name)
         return self.entry(name) if found is None else found
 
     def file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
-        return self._look_up(_file, _SELECT_FILE, shelf, filename, upstream)
+        return self._look_up(self._file, shelf, filename, upstream)
 
     def file_lately(self, shelf: str, filename: str, upstream: str) -> File | None:
         """As `file`, at a tenth of the cost; what another process wrote shows a millisecond later."""
-        found: File | None = self._lately(_SELECT_FILE, shelf, filename, upstream)
+        found: File | None = self._lately(self._file, shelf, filename, upstream)
         return self.file(shelf, filename, upstream) if found is None else found
 
     def measured(self, location: str) -> int | None:
         """The size in bytes by `measure`, None when there is none."""
-        sql = "SELECT size FROM measured WHERE location = ?"
-        return self._look_up(lambda row: int(row[0]), sql, location)
+        return self._look_up(self._measured, location)
 
     def measure(self, location: str, size: int) -> None:
         """Note that the file of that `location` is `size` bytes large, as it was verified."""
@@ -249,8 +147,8 @@ class Catalog:
             query = Project.select().where(Project.name == name, Project.found)
             with self._reader.atomic("DEFERRED"):
                 projects = list(query.execute(self._reader))
-                rows = self._reader.execute_sql(_SELECT_FILES, (name,)).fetchall()
-            return _page(projects[0], rows) if projects else None
+                read = self._reader.execute_sql(_SELECT_LINES, (name,)).fetchall()
+            return _page(projects[0], (lines for (lines,) in read)) if projects else None
 
         return self._try("read", lambda: off_hub(read, self._reads))
 
@@ -291,9 +189,14 @@ class Catalog:
 
     def owner(self, shelf: str, filename: str) -> str | None:
         """The project whose page lists the file under that URL, None when no page does."""
-        sql = "SELECT project FROM file WHERE shelf = ? AND filename = ? LIMIT 1"
-        row = self._one(sql, shelf, filename)
-        return None if row is None else row[0]
+
+        def read() -> str | None:
+            for project, _, _, lines in _parts_with(self._inline, shelf, filename):
+                if parts.file(lines, shelf, filename) is not None:
+                    return project
+            return None
+
+        return self._try("read", read)
 
     def forget(self, names: Iterable[str] | None = None) -> int:
         """Forget the projects `names` (None: all), also that some do not exist; how many there were."""
@@ -316,8 +219,7 @@ class Catalog:
 
         def write() -> None:
             self._put(entry, page)
-            # One row at a time: a list of them all takes long to make, and to let go.
-            self._writer.connection().executemany(_INSERT_FILE, _rows(page))
+            schema.put_files(self._writer, page.name, page.files)
 
         self._write(write)
 
@@ -348,14 +250,15 @@ class Catalog:
             return
 
         def write() -> None:
-            ours = (ListedFile.shelf == wheel.shelf) & (ListedFile.filename == wheel.filename)
-            change = ListedFile.update(core_metadata=orjson.dumps(learnt)).where(ours)
-            change.execute(self._writer)
-            projects = ListedFile.select(ListedFile.project).where(ours)
-            revision = peewee.fn.lower(peewee.fn.hex(peewee.fn.randomblob(16)))
-            changed = Project.update(revision=revision).where(Project.name.in_(projects))
-            changed.execute(self._writer)
-            self._drop_ready(ReadyPage.project.in_(projects))
+            for project, _, part, lines in _parts_with(self._writer, wheel.shelf, wheel.filename):
+                changed = parts.learnt(lines, wheel.shelf, wheel.filename, learnt)
+                if changed is None:
+                    continue
+                Part.update(lines=changed).where(Part.id == part).execute(self._writer)
+                is_its = Project.name == project
+                revision = secrets.token_hex(16)
+                Project.update(revision=revision).where(is_its).execute(self._writer)
+                self._drop_ready(ReadyPage.project == project)
 
         self._write(write)
 
@@ -408,15 +311,16 @@ class Catalog:
         self._inline.close()
 
     def _drop(self, names: list[str]) -> int:
-        ListedFile.delete().where(ListedFile.project.in_(names)).execute(self._writer)
-        self._drop_ready(ReadyPage.project.in_(names))
+        for model in (Part, Stray, ReadyPage):
+            model.delete().where(model.project.in_(names)).execute(self._writer)
         return Project.delete().where(Project.name.in_(names)).execute(self._writer)  # type: ignore[no-any-return]
 
     def _drop_ready(self, which: peewee.Expression) -> int:
         return ReadyPage.delete().where(which).execute(self._writer)  # type: ignore[no-any-return]
 
     def _put(self, entry: Entry, page: ProjectPage) -> None:
-        ListedFile.delete().where(ListedFile.project == entry.name).execute(self._writer)
+        for model in (Part, Stray):
+            model.delete().where(model.project == entry.name).execute(self._writer)
         is_old = ReadyPage.revision != entry.revision
         self._drop_ready((ReadyPage.project == entry.name) & is_old)
         Project.replace(  # type: ignore[no-untyped-call]
@@ -434,21 +338,39 @@ class Catalog:
             other=orjson.dumps(page.other),
         ).execute(self._writer)
 
-    def _look_up(self, make: Callable[[tuple[Any, ...]], Result], *question: str) -> Result | None:
-        """What `make` makes of the one row, made once while the file stays as it is."""
+    def _entry(self, name: str) -> Entry | None:
+        row = self._inline.execute_sql(_SELECT_ENTRY, (name,)).fetchone()
+        return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+
+    def _file(self, shelf: str, filename: str, upstream: str) -> File | None:
+        for _, whose, _, lines in _parts_with(self._inline, shelf, filename):
+            if whose == upstream and (found := parts.file(lines, shelf, filename)) is not None:
+                return found
+        return None
+
+    def _measured(self, location: str) -> int | None:
+        sql = "SELECT size FROM measured WHERE location = ?"
+        row = self._inline.execute_sql(sql, (location,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def _look_up(self, read: Callable[..., Result | None], *question: str) -> Result | None:
+        """What `read` says to `question`, asked once while the file stays as it is."""
         version = self._one("PRAGMA data_version")
         if version is None or version != self._version or len(self._found) >= _MOST_FOUND:
             self._found, self._version = {}, version
-        found: Result | None = self._found.get(question)
-        if found is None and (row := self._one(*question)) is not None:
-            found = self._found[question] = make(row)
+        key = (read.__name__, *question)
+        found: Result | None = self._found.get(key)
+        if found is None:
+            found = self._try("read", lambda: read(*question))
+            if found is not None:
+                self._found[key] = found
         return found
 
-    def _lately(self, *question: str) -> Any:
+    def _lately(self, read: Callable[..., Any], *question: str) -> Any:
         """What is at hand, None where there is nothing or it is time to look whether it is right."""
         now = time.monotonic()
         if now < self._believed_until:
-            return self._found.get(question)
+            return self._found.get((read.__name__, *question))
         self._believed_until = now + _BELIEF
         return None
 
@@ -463,7 +385,7 @@ class Catalog:
             self._writer.execute_sql(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             with self._writer.atomic():
                 result = write()
-            self._patience = _LOCK_PATIENCE
+            self._patience = schema.LOCK_PATIENCE
             return result
 
         written = self._try("write", lambda: off_hub(transaction, self._writes))
@@ -473,138 +395,30 @@ class Catalog:
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
         try:
             return work()
-        except (peewee.PeeweeException, sqlite3.Error, orjson.JSONDecodeError) as error:
+        except (peewee.PeeweeException, sqlite3.Error, ValueError) as error:
             log.error("cannot %s %s, going on without: %s", what, self._path, error)
             return None
 
 
-def _database(path: Path, patience: float) -> peewee.SqliteDatabase:
-    # Each is used by one thread at a time, and inline without yielding: no state for each greenlet.
-    return peewee.SqliteDatabase(
-        str(path),
-        pragmas={
-            "journal_mode": "wal",
-            "synchronous": "normal",
-            "journal_size_limit": 2**24,
-        },
-        timeout=patience,
-        thread_safe=False,
-        check_same_thread=False,
-        lock_type="IMMEDIATE",
-    )
+def _parts_with(
+    database: peewee.SqliteDatabase, shelf: str, filename: str
+) -> Iterator[tuple[str, str, int, bytes]]:
+    """The parts that may list that file: project, its upstream, id and lines."""
+
+    def strays() -> Iterator[str]:
+        for (project,) in database.execute_sql(_SELECT_STRAYS, (shelf, filename)).fetchall():
+            yield project
+
+    key = parts.key(shelf)
+    for project in itertools.chain(names.projects_of(filename), strays()):
+        for row in database.execute_sql(_SELECT_PARTS, (project, key)).fetchall():
+            yield project, *row
 
 
-def _create(path: Path) -> None:
-    if not path.exists():
-        # Only as the very first thing: then what is forgotten can leave the disk.
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA auto_vacuum = incremental")
-            connection.execute("PRAGMA journal_mode = wal")
-    database = _database(path, _LOCK_PATIENCE)
-    with contextlib.closing(database):
-        # Nothing is written where there is nothing to make: another process may have the lock.
-        if database.get_tables() and not _is_older(database):
-            return
-        # Sidesteps Model.bind: a model belongs to no database, each query names its own.
-        with database.atomic():
-            for model in _TABLES:
-                # Those that are there stay as they are.
-                peewee.SchemaManager(model, database).create_all()
-            database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-            database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _is_older(database: peewee.SqliteDatabase) -> bool:
-    """Whether it is ours and lacks no more than tables."""
-    (application,) = database.execute_sql("PRAGMA application_id").fetchone()
-    (version,) = database.execute_sql("PRAGMA user_version").fetchone()
-    return bool(application == APPLICATION_ID and _ADDED_TO <= version < SCHEMA_VERSION)
-
-
-def _flaw(path: Path) -> str | None:
-    """Why the file at `path` cannot be used, None when it can."""
-    # Looked at only, also its -wal: closing one opened for writing would merge or delete that.
-    url = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(url, timeout=_LOCK_PATIENCE, uri=True)) as connection:
-        deadline = time.monotonic() + _LONGEST_CHECK
-        try:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables == 0:
-                return None
-            if application != APPLICATION_ID:
-                return "it is another program's"
-            if version > SCHEMA_VERSION:
-                remedy = f"a newer pytail keeps its catalog here (schema {version}): run that one"
-                raise SettingError("cache directory", path.parent, remedy)
-            if version < _ADDED_TO:
-                return f"its schema version is {version}, not {SCHEMA_VERSION}"
-            # A long check is given up: what it has read so far is sound.
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.OperationalError as error:
-            # Locked, out of time or not to be opened: no word about what is in the file. But none
-            # of ours has a journal to be rolled back, which cannot be done by looking.
-            telling = ("unsupported file format", "readonly database")
-            return str(error) if any(word in str(error) for word in telling) else None
-        except sqlite3.DatabaseError as error:
-            return str(error)
-    return None if verdict == "ok" else " ".join(str(verdict).split())
-
-
-def _set_aside(path: Path, flaw: str) -> None:
-    aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}")
-    log.warning("%s cannot be used: %s; set aside as %s and begun anew", path, flaw, aside.name)
-    for suffix in ("-journal", "-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-
-
-@contextlib.contextmanager
-def _only_process(path: Path) -> Iterator[None]:
-    # Workers of one cache directory start together; one makes the tables, the others find them.
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _rows(page: ProjectPage) -> Iterator[tuple[Any, ...]]:
-    dump = orjson.dumps
-    for position, file in enumerate(page.files):
-        yield (
-            page.name, position, file.filename, file.url, file.shelf, dump(file.hashes), file.size,
-            file.upload_time, file.requires_python, dump(file.yanked), dump(file.core_metadata),
-            file.gpg_sig, file.provenance, dump(file.other),
-        )  # fmt: skip
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    return Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
-
-
-def _file(row: tuple[Any, ...]) -> File:
-    load = orjson.loads
-    return File(
-        filename=row[0],
-        url=row[1],
-        shelf=row[2],
-        hashes=load(row[3]),
-        size=row[4],
-        upload_time=row[5],
-        requires_python=row[6],
-        yanked=load(row[7]),
-        core_metadata=load(row[8]),
-        gpg_sig=None if row[9] is None else bool(row[9]),
-        provenance=row[10],
-        other=load(row[11]),
-    )
-
-
-def _page(project: Any, rows: Iterable[tuple[Any, ...]]) -> ProjectPage:
+def _page(project: Any, lines: Iterable[bytes]) -> ProjectPage:
     return ProjectPage(
         name=project.name,
-        files=tuple(_file(row) for row in rows),
+        files=tuple(itertools.chain.from_iterable(map(parts.files, lines))),
         versions=None if project.versions is None else tuple(orjson.loads(project.versions)),
         status=project.status,
         status_reason=project.status_reason,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 import os
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds within which a page is not asked for again because a file was not on it.
 REFRESH_INTERVAL = 10.0
-#: Projects that are looked at for one filename.
-_MOST_CANDIDATES = 6
 
 
 class Index:
@@ -175,7 +172,7 @@ class Index:
         listed = self._catalog.file(shelf, main, self._upstream.url)
         if listed is not None:
             return listed
-        candidates = list(itertools.islice(names.projects_of(main), _MOST_CANDIDATES))
+        candidates = names.projects_of(main)
         entries = [self._catalog.entry(name) for name in candidates]
         if any(entry is not None and entry.status == "quarantined" for entry in entries):
             raise FileNotListed(filename)

@@ -41,7 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simple.json": {"simple.names", "simple.fields", "simple.pieces"},
     "simple.html": {"simple.names", "simple.fields"},
     "simple.negotiation": set(),
-    "catalog": {"threads"},
+    "parts": set(),
+    "schema": {"parts", "simple.names"},
+    "catalog": {"parts", "schema", "simple.names", "threads"},
     "store": {"simple.names"},
     "connections": {"threads"},
     "upstream": {
@@ -138,12 +140,12 @@ LIVES_IN = {
     },
     "gunicorn": {"gunicorn"},
     "lxml": {"simple.html"},
-    "orjson": {"logs", "simple.json", "simple.pieces", "catalog", "resources.problems", "resources.watching"},
+    "orjson": {"logs", "simple.json", "simple.pieces", "catalog", "parts", "schema", "resources.problems", "resources.watching"},
     "packaging": {
         "simple.names", "simple.fields",
         "wants.choice", "wants.locks", "wants.requirements", "wants.targets",
     },
-    "peewee": {"catalog", "app"},
+    "peewee": {"catalog", "schema", "app"},
     "prometheus_client": {"metrics", "workers"},
     "tomli": {"configuration", "wants.locks"},  # in the standard library as tomllib from 3.11 on
     "urllib3": {"connections", "upstream"},

@@ -8,10 +8,12 @@ import sys
 import time
 
 import gevent
+import orjson
 import peewee
 import pytest
 
 from pytail import catalog as room
+from pytail import schema
 from pytail.catalog import Catalog, Entry
 from pytail.errors import SettingError
 from pytail.model import File, ProjectPage
@@ -246,6 +248,54 @@ def test_missing_projects_are_forgotten_beyond_a_number_the_oldest_first(catalog
     known = [name for name in ("m1", "m2", "m3", "m4", "m5") if catalog.entry(name)]
     assert known == ["m3", "m4", "m5"]
     assert catalog.entry("found") is not None
+
+
+def test_each_file_of_a_large_page_is_found(catalog):
+    listed = [
+        dataclasses.replace(
+            BARE_FILE, filename=f"demo-{number}.tar.gz", shelf=f"{number:03x}/{'0' * 13}"
+        )
+        for number in range(1000)
+    ]
+    catalog.remember(entry(), ProjectPage(name="demo", files=tuple(listed)))
+    for file in listed:
+        assert catalog.file(file.shelf, file.filename, UPSTREAM) == file
+    assert catalog.file(listed[0].shelf, listed[1].filename, UPSTREAM) is None
+
+
+STRAYS = [
+    dataclasses.replace(FULL_FILE, filename=filename)
+    for filename in ("other-1.0-py3-none-any.whl", "other-1.0.tar.gz", "demo", "demo_1.0.zip")
+]
+
+
+def test_a_file_by_whose_name_its_project_would_not_be_found_is_found(catalog):
+    catalog.remember(entry(), ProjectPage(name="demo", files=(BARE_FILE, *STRAYS)))
+    for file in (BARE_FILE, *STRAYS):
+        assert catalog.file(file.shelf, file.filename, UPSTREAM) == file
+        assert catalog.owner(file.shelf, file.filename) == "demo"
+    catalog.learn_metadata(STRAYS[0], "d" * 64)
+    learnt = catalog.file(STRAYS[0].shelf, STRAYS[0].filename, UPSTREAM)
+    assert learnt.core_metadata == {"sha256": "d" * 64}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.remember(entry(), BARE_PAGE),
+        lambda catalog: catalog.remember_missing(entry(found=False)),
+        lambda catalog: catalog.forget(["demo"]),
+    ],
+    ids=["changed", "missing", "forgotten"],
+)
+def test_such_a_file_goes_with_its_page(catalog, path, change):
+    catalog.remember(entry(), ProjectPage(name="demo", files=tuple(STRAYS)))
+    catalog.remember(entry("third"), ProjectPage(name="third", files=(STRAYS[0],)))
+    change(catalog)
+    assert catalog.owner(STRAYS[0].shelf, STRAYS[0].filename) == "third"
+    assert catalog.owner(STRAYS[1].shelf, STRAYS[1].filename) is None
+    with contextlib.closing(sqlite3.connect(path)) as looking:
+        assert looking.execute("SELECT project FROM stray").fetchall() == [("third",)]
 
 
 # Learnt metadata
@@ -488,51 +538,135 @@ def test_an_older_schema_is_set_aside(path):
     assert len(set_aside(path)) == 1
 
 
-def as_schema_2(path):
-    """Make a catalog what the version before wrote."""
+#: As it was up to schema 3.
+ROWS = """
+CREATE TABLE file (
+    project VARCHAR(255) NOT NULL, position INTEGER NOT NULL, filename VARCHAR(255) NOT NULL,
+    url TEXT NOT NULL, shelf VARCHAR(255) NOT NULL, hashes BLOB NOT NULL, size BIGINT,
+    upload_time VARCHAR(255), requires_python TEXT, yanked BLOB NOT NULL,
+    core_metadata BLOB NOT NULL, gpg_sig INTEGER, provenance TEXT, other BLOB NOT NULL,
+    PRIMARY KEY (project, position)
+) WITHOUT ROWID;
+CREATE INDEX file_shelf_filename ON file (shelf, filename);
+DROP TABLE part;
+DROP TABLE stray;
+"""
+
+
+def as_schema(version, path, *pages):
+    """Make a catalog that knows of `pages` what an earlier version wrote."""
+    dump = orjson.dumps
     with contextlib.closing(sqlite3.connect(path)) as older:
-        older.execute("DROP TABLE ready")
-        older.execute("PRAGMA user_version = 2")
+        older.executescript(ROWS)
+        for page in pages:
+            for position, file in enumerate(page.files):
+                row = (
+                    page.name, position, file.filename, file.url, file.shelf, dump(file.hashes),
+                    file.size, file.upload_time, file.requires_python, dump(file.yanked),
+                    dump(file.core_metadata), file.gpg_sig, file.provenance, dump(file.other),
+                )  # fmt: skip
+                older.execute(f"INSERT INTO file VALUES ({', '.join('?' * len(row))})", row)
+        if version < 3:
+            older.execute("DROP TABLE ready")
+        older.execute(f"PRAGMA user_version = {version}")
+        older.commit()
 
 
 def test_a_schema_that_is_not_known_is_not_taken_for_an_older_one(path):
     filled(path)
-    as_schema_2(path)
-    with contextlib.closing(room._database(path, 1)) as database:
-        assert room._is_older(database)
+    as_schema(3, path)
+    with contextlib.closing(schema.database_at(path, 1)) as database:
+        assert schema._is_older(database)
         for pragma in ("user_version = 1", "user_version = 99", "user_version = 2"):
             database.execute_sql(f"PRAGMA {pragma}")
-            assert room._is_older(database) == pragma.endswith("2")
+            assert schema._is_older(database) == pragma.endswith("2")
         database.execute_sql("PRAGMA application_id = 7")
-        assert not room._is_older(database)
+        assert not schema._is_older(database)
 
 
-def test_schema_2_is_migrated_and_keeps_what_is_known(path):
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_earlier_schema_is_migrated_and_keeps_what_is_known(path, version, caplog):
+    caplog.set_level("INFO")
     with contextlib.closing(Catalog(path)) as older:
         older.remember(FULL_ENTRY, FULL_PAGE)
+        older.remember(entry("large"), page("large", 1000))
         older.remember_missing(entry("gone", found=False))
         older.measure("abc/x", 7)
-    as_schema_2(path)
+        keep_ready(older, revision=FULL_ENTRY.revision)
+    as_schema(version, path, FULL_PAGE, page("large", 1000))
     with contextlib.closing(Catalog(path)) as migrated:
         assert migrated.entry("demo") == FULL_ENTRY
         assert migrated.page("demo") == FULL_PAGE
+        assert migrated.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) == FULL_FILE
+        assert migrated.page("large") == page("large", 1000)
         assert migrated.entry("gone") == entry("gone", found=False)
         assert migrated.measured("abc/x") == 7
+        assert ready(migrated, revision=FULL_ENTRY.revision) == (READY if version == 3 else None)
         keep_ready(migrated, revision=FULL_ENTRY.revision)
         assert ready(migrated, revision=FULL_ENTRY.revision) == READY
     assert set_aside(path) == []
     with contextlib.closing(sqlite3.connect(path)) as looking:
-        assert looking.execute("PRAGMA user_version").fetchone() == (room.SCHEMA_VERSION,)
+        assert looking.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA_VERSION,)
+    assert caplog.text.count("migrating it") == 1
+    Catalog(path).close()
+    assert caplog.text.count("migrating it") == 1
 
 
 def test_a_migration_broken_off_is_done_the_next_time(path, impatient):
     filled(path)
-    as_schema_2(path)
+    as_schema(3, path, page("p1", 40))
     with locked(path), pytest.raises(peewee.OperationalError, match="locked"):
         Catalog(path)
     with contextlib.closing(Catalog(path)) as migrated:
         assert migrated.page("p1") == page("p1", 40)
     assert set_aside(path) == []
+
+
+def test_a_migration_goes_on_where_it_broke_off(path, monkeypatch):
+    filled(path)
+    as_schema(3, path, *[page(f"p{number}", 40) for number in range(20)])
+    put_files, moved = schema.put_files, []
+
+    def broken_off(database, project, files):
+        if len(moved) == 7:
+            raise KeyboardInterrupt
+        moved.append(project)
+        put_files(database, project, files)
+
+    monkeypatch.setattr(schema, "put_files", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        Catalog(path)
+    monkeypatch.setattr(schema, "put_files", put_files)
+    with contextlib.closing(sqlite3.connect(path)) as looking:
+        assert looking.execute("PRAGMA user_version").fetchone() == (3,)
+        assert looking.execute("SELECT count(*) FROM part").fetchone() == (7,)
+    with contextlib.closing(Catalog(path)) as migrated:
+        for number in range(20):
+            assert migrated.page(f"p{number}") == page(f"p{number}", 40)
+
+
+def test_a_project_of_which_a_file_is_damaged_is_not_migrated(path):
+    filled(path)
+    as_schema(3, path, page("p1", 40), page("p2", 40))
+    with contextlib.closing(sqlite3.connect(path)) as older, older:
+        older.execute("UPDATE file SET hashes = '{' WHERE project = 'p1' AND position = 7")
+    with contextlib.closing(Catalog(path)) as migrated:
+        assert migrated.entry("p1") is None
+        assert migrated.page("p2") == page("p2", 40)
+
+
+def test_damage_that_only_the_migration_meets_has_the_file_set_aside(path, monkeypatch):
+    filled(path)
+    as_schema(3, path, page("p1", 400))
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        root = "SELECT rootpage FROM sqlite_master WHERE name = 'file'"
+        ((number,),) = older.execute(root)
+    with path.open("r+b") as out:
+        out.seek((number - 1) * 4096)
+        out.write(b"\xff" * 4096)
+    monkeypatch.setattr(schema, "_LONGEST_CHECK", -1.0)
+    assert works_anew(path)
+    assert len(set_aside(path)) == 1
 
 
 def test_a_newer_schema_is_refused_and_not_touched(path):
@@ -550,7 +684,7 @@ def test_a_newer_schema_with_unmerged_writes_is_not_touched_either(path, tmp_pat
     with contextlib.closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA journal_mode = wal")
         newer.execute("CREATE TABLE future (value)")
-        newer.execute(f"PRAGMA application_id = {room.APPLICATION_ID}")
+        newer.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         newer.execute("PRAGMA user_version = 99")
         newer.commit()
         # As a crash would leave it.
@@ -629,7 +763,7 @@ def locked(path, kind="IMMEDIATE"):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(room, "_LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.3)
 
 
 @pytest.mark.parametrize("kind", ["IMMEDIATE", "EXCLUSIVE"])

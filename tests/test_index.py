@@ -7,7 +7,7 @@ import sqlite3
 import gevent
 import pytest
 
-from pytail import catalog as catalog_room
+from pytail import schema
 from pytail.catalog import Catalog
 from pytail.errors import (
     FileNotListed,
@@ -368,7 +368,7 @@ def test_a_page_that_the_catalog_lost_and_upstream_too_is_not_found(ours, index,
 
 
 def test_pages_come_though_the_catalog_is_locked(serve, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog_room, "_LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.1)
     names = [f"p{number}" for number in range(20)]
     index.add(*(sdist(name) for name in names))
     ours = serve()
@@ -652,7 +652,7 @@ def test_held_core_metadata_needs_no_page(ours, index, tmp_path):
     index.add(dist := wheel("demo"))
     keep(ours.store, ours.find(f"{dist.location}.metadata"), dist.metadata)
     forget(tmp_path, "project")
-    forget(tmp_path, "file")
+    forget(tmp_path, "part")
     index.stop()
     assert ours.find(f"{dist.location}.metadata").filename == f"{dist.filename}.metadata"
 

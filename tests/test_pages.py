@@ -17,6 +17,7 @@ from gevent.event import Event
 
 from pytail import catalog as catalog_room
 from pytail import pages as room
+from pytail import schema
 from pytail.catalog import Catalog
 from pytail.errors import UpstreamUnreachable
 from pytail.model import File, ProjectPage
@@ -294,7 +295,7 @@ def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
 
 def test_nobody_waits_for_the_writing(catalog, path):
     # Were the lock waited for, it would be so for ever.
-    with locked(path), gevent.Timeout(catalog_room._LOCK_PATIENCE / 2):
+    with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
         pages = Pages(stock=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()

@@ -35,6 +35,8 @@ _DASHED = re.compile(
 #: Kinds whose project ends at the first dash.
 _ESCAPED = re.compile(r"\.(?:whl|egg)\Z", re.IGNORECASE)
 _VERSION_START = re.compile(r"v?[0-9]", re.IGNORECASE)
+#: Projects that are looked at for one filename.
+_MOST_CANDIDATES = 6
 
 
 def is_project_name(name: str) -> bool:
@@ -66,13 +68,25 @@ def is_distribution(filename: str) -> bool:
 
 
 def projects_of(filename: str) -> list[str]:
-    """The projects that `filename` may belong to, normalized, the likeliest first.
+    """The projects that `filename` may belong to, normalized, the likeliest first, six at most.
 
     A wheel names its project before the first dash. An sdist's project and version may both hold
     dashes (``python-dateutil-2.8.2``, ``foo-1.0-2``), so each way of splitting it is a candidate,
     first those whose rest begins like a version.
     """
-    return list(dict.fromkeys(normalized(head) for head, _ in _splits(filename)))
+    candidates = dict.fromkeys(normalized(head) for head, _ in _splits(filename))
+    return list(candidates)[:_MOST_CANDIDATES]
+
+
+def tells_project(filename: str, project: str) -> bool:
+    """Whether `project` (normalized) is among the `projects_of` that `filename`."""
+    head, dash, rest = filename.rpartition("-")
+    # The likeliest reading of most sdists, and the only one of a wheel.
+    if filename.endswith(".whl"):
+        head = filename.partition("-")[0]
+    elif not (dash and _VERSION_START.match(rest) and _DASHED.search(rest)):
+        return project in projects_of(filename)
+    return _names(head, project) or project in projects_of(filename)
 
 
 def is_of_project(filename: str, project: str) -> bool:

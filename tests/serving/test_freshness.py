@@ -163,7 +163,7 @@ def test_a_page_that_the_catalog_lost_is_asked_for_whole(
     with serving(tmp_path, demo.url, clock) as pytail:
         pytail.get("/simple/demo/")
     with closing(sqlite3.connect(tmp_path / "index.sqlite3")) as database:
-        database.execute("UPDATE file SET hashes = '{broken'")
+        database.execute("UPDATE part SET lines = '{broken'")
         database.commit()
     with serving(tmp_path, demo.url, clock) as pytail:
         assert len(pytail.json("demo")["files"]) == 1  # item 108

@@ -446,7 +446,7 @@ def large(index: FakeIndex) -> list[Dist]:
 def lose_files(cache: Path) -> None:
     """Make the catalog forget what its pages list, so that none can be rendered any more."""
     with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as catalog, catalog:
-        assert catalog.execute("DELETE FROM file").rowcount
+        assert catalog.execute("DELETE FROM part").rowcount
 
 
 @pytest.mark.parametrize("path", [page.replace("demo", "large") for page in PAGES])

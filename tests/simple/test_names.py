@@ -157,6 +157,22 @@ def test_a_filename_says_which_projects_it_may_belong_to(filename: str, projects
     assert names.projects_of(filename) == projects  # item 72
 
 
+def test_no_more_projects_are_looked_at_than_a_few():
+    assert names.projects_of("a-b-c-d-e-f-g-h-1.0.zip")[:2] == ["a-b-c-d-e-f-g-h", "a-b-c-d-e-f-g"]
+    assert len(names.projects_of("a-b-c-d-e-f-g-h-1.0.zip")) == 6
+
+
+@quickly
+@given(
+    st.from_regex(r"[aA0_.-]{0,9}\.(whl|tar\.gz|exe|egg|zip|x)", fullmatch=True),
+    st.from_regex(r"[a0]([a0-]{0,4}[a0])?", fullmatch=True),
+)
+def test_a_filename_tells_the_projects_it_may_belong_to(filename: str, project: str):
+    assert names.tells_project(filename, project) == (project in names.projects_of(filename))
+    for other in names.projects_of(filename):
+        assert names.tells_project(filename, other)
+
+
 @pytest.mark.parametrize(
     ("filename", "project"),
     [
