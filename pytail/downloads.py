@@ -110,7 +110,7 @@ class Downloads:
         """
         start = 0 if part is None else part.start
         for _ in range(_TRIES):
-            held = self._held(file)
+            held = self.held(file)
             if held is not None:
                 held.seek(start)
                 found = os.fstat(held.fileno())
@@ -145,6 +145,16 @@ class Downloads:
             return
         raise GivenUp
 
+    def held(self, file: File) -> io.FileIO | None:
+        """`file` open where it is held and right, else None; what someone else put there is verified first."""
+        held = self._store.open(file)
+        if held is None or self._store.is_verified(held):
+            return held
+        held.close()
+        if not self._verdicts.run(file.location, lambda: self._is_right(file)):
+            return None
+        return self._store.open(file)
+
     def size(self, file: File) -> int | None:
         """The size of `file` in bytes without fetching it, None when nobody says.
 
@@ -164,16 +174,6 @@ class Downloads:
         if file.size is not None:
             return file.size
         return _or_gone(file, lambda: self._upstream.size(file.url))
-
-    def _held(self, file: File) -> io.FileIO | None:
-        """`file` open where it is held and right; what someone else put there is verified first."""
-        held = self._store.open(file)
-        if held is None or self._store.is_verified(held):
-            return held
-        held.close()
-        if not self._verdicts.run(file.location, lambda: self._is_right(file)):
-            return None
-        return self._store.open(file)
 
     def _is_right(self, file: File) -> bool:
         held, check = self._store.open(file), Check(file)

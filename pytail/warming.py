@@ -79,7 +79,7 @@ class Warming:
 
     def held(self, file: File) -> int | None:
         """The bytes of `file` where it is held, which so is used; else None."""
-        opened = self._store.open(file)
+        opened = self._downloads.held(file)
         if opened is None:
             return None
         with opened:

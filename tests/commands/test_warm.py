@@ -71,6 +71,19 @@ def test_what_is_held_is_not_fetched_again(alone: Commands, index: FakeIndex):
     assert (index.count(dist.path), index.page_count("demo")) == (1, 1)
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_what_someone_else_put_there_is_held_if_it_is_right(
+    alone: Commands, index: FakeIndex, is_right: bool
+):
+    index.add(dist := wheel("demo"))
+    path = alone.cache / "+files/root/pypi/+f" / dist.location
+    path.parent.mkdir(parents=True)
+    path.write_bytes(dist.data if is_right else dist.data[::-1])
+    told = alone.json("warm", "demo")
+    assert (told["held"], told["fetched"]["files"]) == ((1, 1) if is_right else (0, 2))
+    assert path.read_bytes() == dist.data
+
+
 def test_wheels_for_each_python_and_platform_are_fetched(alone: Commands, index: FakeIndex):
     wanted = [
         wheel("demo", tag=LINUX),
