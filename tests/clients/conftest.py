@@ -29,6 +29,16 @@ WORLD = [
 ]
 INSTALLED = {"web-app": "2.0", "frame-work": "1.5", "tools": "3.1+local.1", "base-lib": "1.0"}
 
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: The ``pyproject.toml`` of a project that requires some of it.
+PROJECT = f"""\
+[project]
+name = "mine"
+version = "0"
+requires-python = "=={PYTHON}.*"
+dependencies = ["web-app"]
+"""
+
 #: What installs each package manager that is none of the tests' own.
 REQUIREMENTS = {
     "hatch": ["hatch==1.*"],

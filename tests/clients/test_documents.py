@@ -25,21 +25,13 @@ import trustme
 import yaml
 from gevent.server import StreamServer
 
-from tests.clients.conftest import REQUIREMENTS
+from tests.clients.conftest import PROJECT, REQUIREMENTS
 from tests.documents import COMMANDS, ELSEWHERE, FILES, NOT_RUN, ROOT, Block, documents
 from tests.fakeindex import FakeIndex
 from tests.running import Client, free_port, program
 
 pytestmark = pytest.mark.clients
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-PROJECT = f"""\
-[project]
-name = "mine"
-version = "0"
-requires-python = "=={PYTHON}.*"
-dependencies = ["web-app"]
-"""
 #: By the name that a command begins with, what installs it.
 TOOLS = {name: name for name in REQUIREMENTS} | {
     "pip-compile": "pip-tools",

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, Machine, fetched_ahead
+from tests.clients.conftest import INSTALLED, PROJECT, Machine, fetched_ahead
 from tests.fakeindex import FakeIndex
 from tests.running import embedded
 
 pytestmark = pytest.mark.clients
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-PROJECT = f"""\
-[project]
-name = "mine"
-version = "0"
-requires-python = "=={PYTHON}.*"
-dependencies = ["web-app"]
-"""
 
 
 @dataclasses.dataclass
