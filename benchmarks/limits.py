@@ -91,6 +91,17 @@ def page_neighbours(bench: Bench) -> Row:
     return _neighbours(bench, "p99-page", work, 25, arrivals)
 
 
+def storm_neighbours(bench: Bench) -> Row:
+    """What small hits feel while many large pages arrive at the same time."""
+    pages = [bench.site.page(f"cold-5000-{number}", 5000) for number in range(15)]
+
+    def arrivals(server: Server) -> list[Arrival]:
+        return [partial(load.asked_each, server, pages, bench.uv)]
+
+    work = "p99 of small hits while 5,000-file pages arrive cold, eight at a time"
+    return _neighbours(bench, "p99-pages", work, 25, arrivals)
+
+
 def file_neighbours(bench: Bench) -> Row:
     """What small hits feel while large files arrive."""
     size, names = 200 * MIB, [f"big-{number}" for number in range(8)]
@@ -110,6 +121,7 @@ LIMITS: dict[str, Callable[[Bench], Row]] = {
     "memory-file": file_memory,
     "start": start,
     "p99-page": page_neighbours,
+    "p99-pages": storm_neighbours,
     "p99-files": file_neighbours,
 }
 

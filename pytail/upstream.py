@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
+from gevent.threadpool import ThreadPool
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError
 
@@ -40,7 +41,7 @@ from pytail.fetches import Fetches, Full
 from pytail.metrics import KINDS, Metrics
 from pytail.model import ProjectPage
 from pytail.settings import Settings, masked, without_credentials
-from pytail.simple import fields, html, json
+from pytail.simple import codings, fields, html, json
 from pytail.threads import off_hub, take_turns
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ ACCEPT = (
 _JSON = ("application/vnd.pypi.simple.v1+json", "application/json")
 _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 
-#: Bytes of a page up to which parsing is too short to be worth a thread.
-_SMALL_PAGE = 16 * 1024
+#: Bytes of a page, as it is and by gzip, up to which reading it is too short to be worth a thread.
+_SMALL_PAGE, _SMALL_PACKED = 16 * 1024, 2 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _TAG = re.compile(rb"<[^>]*>")
@@ -159,6 +160,8 @@ class Upstream:
             for kind, most in zip(KINDS, (max_page_fetches, *[max_file_fetches] * 2), strict=True)
         }
         self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
+        # One page after the other: where many threads compute, the hub waits for each of them.
+        self._reader = ThreadPool(1)
 
     @classmethod
     def of(cls, settings: Settings, metrics: Metrics | None = None) -> Upstream:
@@ -218,15 +221,36 @@ class Upstream:
                 return None
             if response.status != 200:
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
-            body = self._body(response, final_url)
-            page = self._parse(response, body, final_url, project)
+            # gzip is undone with the rest, off the hub; others are not asked for.
+            is_packed = response.headers.get("Content-Encoding", "").strip().lower() in codings.GZIP
+            data = self._body(response, final_url, decode=not is_packed)
         finally:
             _let_go(response)
-        # One body can be the page of several projects: an HTML listing may be one for all.
-        source = f"{project}\n{final_url}\n".encode()
-        revision = off_hub(lambda: hashlib.sha256(source + body).hexdigest())
-        is_blank = not page.files and _is_blank(body)
-        return PageFound(page, response.headers.get("ETag"), revision, is_blank)
+
+        def read() -> PageFound:
+            body = self._unpacked(data, final_url) if is_packed else data
+            page = self._parse(response, body, final_url, project)
+            # One body can be the page of several projects: an HTML listing may be one for all.
+            digest = hashlib.sha256(f"{project}\n{final_url}\n".encode())
+            digest.update(body)
+            is_blank = not page.files and _is_blank(body)
+            return PageFound(page, response.headers.get("ETag"), digest.hexdigest(), is_blank)
+
+        is_small = len(data) <= (_SMALL_PACKED if is_packed else _SMALL_PAGE)
+        return read() if is_small else off_hub(read, self._reader)
+
+    def _unpacked(self, data: bytes, url: str) -> bytes:
+        try:
+            body = codings.gunzipped(data, self._max_page_bytes)
+        except PageUnreadable as error:
+            raise UpstreamGarbled(masked(url), str(error)) from error
+        if body is None:
+            raise self._too_large(url)
+        return body
+
+    def _too_large(self, url: str) -> UpstreamGarbled:
+        reason = f"the page is over {self._max_page_bytes} bytes (--max-page-bytes)"
+        return UpstreamGarbled(masked(url), reason)
 
     def file(
         self,
@@ -330,8 +354,9 @@ class Upstream:
             return Transfer(response, url, self._metrics, turn.pop_all())
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections; a page that is being read is waited for."""
         self._connections.close()
+        self._reader.kill()
 
     @contextlib.contextmanager
     def _attempt(self, url: str, kind: str | None = "page") -> Iterator[contextlib.ExitStack]:
@@ -428,8 +453,7 @@ class Upstream:
                 # From a fast host there is always more, and reading it never waits.
                 take_turns()
                 if size > self._max_page_bytes:
-                    reason = f"the page is over {self._max_page_bytes} bytes (--max-page-bytes)"
-                    raise UpstreamGarbled(masked(url), reason)
+                    raise self._too_large(url)
                 if self._clock() > deadline:
                     raise UpstreamUnreachable(masked(url), "the page does not come to an end")
         except DecodeError as error:
@@ -453,7 +477,7 @@ class Upstream:
             raise PageUnreadable(f"the type {kind['Content-Type'][:80]!r} is not a page's")
 
         try:
-            page = parse() if len(body) <= _SMALL_PAGE else off_hub(parse)
+            page = parse()
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(url), str(error)) from error
         serial = fields.serial(response.headers.get("X-PyPI-Last-Serial"))

@@ -16,7 +16,7 @@ ROOT = Path(pytail.__file__).parent
 WORDS = {"errors", "model", "settings", "__init__"}
 WIRE = {
     "simple.names", "simple.fields", "simple.json", "simple.html", "simple.negotiation",
-    "simple.pieces",
+    "simple.pieces", "simple.codings",
 }  # fmt: skip
 
 #: Who may import whom, beside the words, which everyone may.
@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simple.names": set(),
     "simple.fields": {"simple.names"},
     "simple.pieces": set(),
+    "simple.codings": set(),
     "simple.json": {"simple.names", "simple.fields", "simple.pieces"},
     "simple.html": {"simple.names", "simple.fields"},
     "simple.negotiation": set(),
@@ -47,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"simple.names"},
     "connections": {"threads"},
     "upstream": {
-        "breaker", "connections", "exchanges", "fetches", "metrics", "threads", "simple.fields", "simple.json", "simple.html",
+        "breaker", "connections", "exchanges", "fetches", "metrics", "threads", "simple.codings", "simple.fields", "simple.json",
+        "simple.html",
     },
     "memory": {"threads"},
     "pages": {"memory", "threads", "singleflight", "simple.json", "simple.html", "simple.negotiation"},
@@ -153,7 +155,7 @@ LIVES_IN = {
         "__main__", "wsgi", "handler", "metrics", "porter", "wire", "transfers", "server", "singleflight", "threads",
         "catalog", "downloads", "fetches", "resources.files", "arrivals", "bounds", "app", "connections", "logs", "pulse", "memory",
         "warming", "commands.warm",
-        "pages", "stalls",
+        "pages", "stalls", "upstream",
     },
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import tracemalloc
+import zlib
 
 import gevent
 import pytest
@@ -89,6 +90,19 @@ def test_a_compressed_page_is_read(index, upstream):
     index.answers[PAGE] = reply(data, JSON, Content_Encoding="gzip")
     assert len(upstream.page("demo").page.files) == 1
     assert "gzip" in index.seen[0].headers["ACCEPT_ENCODING"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip", "deflate", "identity", "gzip, gzip"])
+@pytest.mark.parametrize("files", [1, 1000])
+def test_a_page_is_read_in_whatever_coding(index, upstream, coding, files):
+    data = body(*(f"demo-{number}.tar.gz" for number in range(files)))
+    packed = gzip.compress(data) if "zip" in coding.lower() else data
+    if coding == "deflate":
+        packed = zlib.compress(data)
+    elif "," in coding:
+        packed = gzip.compress(packed)
+    index.answers[PAGE] = reply(packed, JSON, Content_Encoding=coding)
+    assert len(upstream.page("demo").page.files) == files
 
 
 @pytest.mark.parametrize("coding", [None, "gzip"])
