@@ -189,14 +189,8 @@ class Catalog:
 
     def owner(self, shelf: str, filename: str) -> str | None:
         """The project whose page lists the file under that URL, None when no page does."""
-
-        def read() -> str | None:
-            for project, _, _, lines in _parts_with(self._inline, shelf, filename):
-                if parts.file(lines, shelf, filename) is not None:
-                    return project
-            return None
-
-        return self._try("read", read)
+        listed = self._listed(shelf, filename)
+        return self._try("read", lambda: next((project for project, _, _ in listed), None))
 
     def forget(self, names: Iterable[str] | None = None) -> int:
         """Forget the projects `names` (None: all), also that some do not exist; how many there were."""
@@ -343,10 +337,15 @@ class Catalog:
         return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
 
     def _file(self, shelf: str, filename: str, upstream: str) -> File | None:
-        for _, whose, _, lines in _parts_with(self._inline, shelf, filename):
-            if whose == upstream and (found := parts.file(lines, shelf, filename)) is not None:
-                return found
-        return None
+        listed = self._listed(shelf, filename)
+        return next((found for _, whose, found in listed if whose == upstream), None)
+
+    def _listed(self, shelf: str, filename: str) -> Iterator[tuple[str, str, File]]:
+        """That file as each page lists it that does, with the project and its upstream."""
+        for project, upstream, _, lines in _parts_with(self._inline, shelf, filename):
+            found = parts.file(lines, shelf, filename)
+            if found is not None:
+                yield project, upstream, found
 
     def _measured(self, location: str) -> int | None:
         sql = "SELECT size FROM measured WHERE location = ?"

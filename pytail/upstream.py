@@ -229,7 +229,7 @@ class Upstream:
 
         def read() -> PageFound:
             body = self._unpacked(data, final_url) if is_packed else data
-            page = self._parse(response, body, final_url, project)
+            page = _parsed(response, body, final_url, project)
             # One body can be the page of several projects: an HTML listing may be one for all.
             digest = hashlib.sha256(f"{project}\n{final_url}\n".encode())
             digest.update(body)
@@ -237,13 +237,13 @@ class Upstream:
             return PageFound(page, response.headers.get("ETag"), digest.hexdigest(), is_blank)
 
         is_small = len(data) <= (_SMALL_PACKED if is_packed else _SMALL_PAGE)
-        return read() if is_small else off_hub(read, self._reader)
+        try:
+            return read() if is_small else off_hub(read, self._reader)
+        except PageUnreadable as error:
+            raise UpstreamGarbled(masked(final_url), str(error)) from error
 
     def _unpacked(self, data: bytes, url: str) -> bytes:
-        try:
-            body = codings.gunzipped(data, self._max_page_bytes)
-        except PageUnreadable as error:
-            raise UpstreamGarbled(masked(url), str(error)) from error
+        body = codings.gunzipped(data, self._max_page_bytes)
         if body is None:
             raise self._too_large(url)
         return body
@@ -462,26 +462,19 @@ class Upstream:
             raise UpstreamUnreachable(masked(url), _reason(error)) from error
         return b"".join(pieces)
 
-    def _parse(
-        self, response: BaseHTTPResponse, body: bytes, url: str, project: str
-    ) -> ProjectPage:
-        kind = Message()
-        kind["Content-Type"] = response.headers.get("Content-Type", "none/none")
-        charset = kind.get_content_charset()
 
-        def parse() -> ProjectPage:
-            if kind.get_content_type() in _JSON:
-                return json.parse(body, url, project)
-            if kind.get_content_type() in _HTML:
-                return html.parse(body, url, project, charset)
-            raise PageUnreadable(f"the type {kind['Content-Type'][:80]!r} is not a page's")
-
-        try:
-            page = parse()
-        except PageUnreadable as error:
-            raise UpstreamGarbled(masked(url), str(error)) from error
-        serial = fields.serial(response.headers.get("X-PyPI-Last-Serial"))
-        return page.with_serial(serial) if page.last_serial is None else page
+def _parsed(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> ProjectPage:
+    """The page that `body` is, by the head of its `response`. Raises PageUnreadable."""
+    kind = Message()
+    kind["Content-Type"] = response.headers.get("Content-Type", "none/none")
+    if kind.get_content_type() in _JSON:
+        page = json.parse(body, url, project)
+    elif kind.get_content_type() in _HTML:
+        page = html.parse(body, url, project, kind.get_content_charset())
+    else:
+        raise PageUnreadable(f"the type {kind['Content-Type'][:80]!r} is not a page's")
+    serial = fields.serial(response.headers.get("X-PyPI-Last-Serial"))
+    return page.with_serial(serial) if page.last_serial is None else page
 
 
 def _successful(response: BaseHTTPResponse, url: str) -> BaseHTTPResponse:
