@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import log_spaced
-from tests.fakeindex import Dist, wheel
+from tests.support.fakeindex import Dist, wheel
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 

@@ -6,7 +6,7 @@ pytail takes its own settings from the ``PYTAIL_*`` variables and from the file 
 
 import os
 
-from pytail.configuration import load
+from pytail.config.load import load
 from pytail.errors import SettingError
 
 wsgi_app = "pytail.wsgi"

@@ -5,7 +5,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from pytail.cli import main  # noqa: E402
+from pytail.commands.main import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -12,8 +12,8 @@ from typing import Any
 
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, GeventResponse
 
-from pytail.handler import Handler
-from pytail.wire import Server
+from pytail.server.connection import Handler
+from pytail.server.server import Server
 
 
 class LoggedHandler(Handler):

@@ -28,23 +28,23 @@ if not monkey.is_module_patched("socket"):
         " 'gunicorn -k gevent pytail.wsgi', without --preload"
     )
 
-from pytail import logs, workers  # noqa: E402
-from pytail.configuration import load  # noqa: E402
+from pytail.config.load import load  # noqa: E402
 from pytail.errors import SettingError  # noqa: E402
-from pytail.settings import masked  # noqa: E402
+from pytail.telemetry import logs, multiprocess  # noqa: E402
+from pytail.urls import masked  # noqa: E402
 
 try:
     _configuration = load(os.environ)
     _settings = _configuration.settings
-    logs.configure(_settings)
+    logs.configure(_settings.log_level, _settings.log_format)
     # Before anything imports prometheus_client, which decides then how to count.
-    workers.share(_settings.cache_dir)
-    from pytail.app import create_app
+    multiprocess.share(_settings.cache_dir)
+    from pytail.web.app import create_app
 
     application = create_app(_settings)
 except SettingError as error:
     _refuse(str(error))
-log = logging.getLogger(__name__)
+log = logging.getLogger("pytail.wsgi")
 for _warning in _configuration.warnings:
     log.warning("%s", _warning)
 log.info("cache in %s, upstream %s", _settings.cache_dir, masked(_settings.upstream_base_url))

@@ -20,8 +20,8 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
-from tests.fakeindex import FakeIndex  # noqa: E402
-from tests.running import Client, Clock, serving  # noqa: E402
+from tests.support.fakeindex import FakeIndex  # noqa: E402
+from tests.support.running import Client, Clock, serving  # noqa: E402
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from benchmarks.charts import Plot, svg
 from benchmarks.peers import Server
 from benchmarks.results import Bound, Row, interleaved, judged, log_spaced, percentile
 from benchmarks.upstream import MIX, Site
-from tests.fakeindex import JSON, FakeIndex, sdist
-from tests.running import serving
+from tests.support.fakeindex import JSON, FakeIndex, sdist
+from tests.support.running import serving
 
 GZIP = {"Accept": JSON, "Accept_Encoding": "gzip"}
 FASTER = Bound(0.5, at_least=True, against=("peer",))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from tests.conformance import PAGE, cited, rendered
+from tests.support.conformance import PAGE, cited, rendered
 
 
 def test_table_is_what_the_tests_cite():
     page = PAGE.read_text()
-    assert page == rendered(page), "run: python -m tests.conformance"
+    assert page == rendered(page), "run: python -m tests.support.conformance"
 
 
 def test_every_item_has_a_claim_and_a_test():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pytail
-from pytail.settings import PUBLIC_INDEX
+from pytail.config.settings import PUBLIC_INDEX
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,11 +16,20 @@ import pytest
 import yaml
 
 from pytail import errors
-from pytail.app import STATUSES
-from pytail.cli import pytail as command_line
-from tests.documents import COMMANDS, ELSEWHERE, FILES, NOT_RUN, ROOT, Block, Document, documents
-from tests.running import Client
-from tests.watching import until
+from pytail.commands.main import pytail as command_line
+from pytail.web.errors import STATUSES
+from tests.support.documents import (
+    COMMANDS,
+    ELSEWHERE,
+    FILES,
+    NOT_RUN,
+    ROOT,
+    Block,
+    Document,
+    documents,
+)
+from tests.support.running import Client
+from tests.support.watching import until
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,10 +52,10 @@ def cells(heading: str, *columns: int) -> list[tuple[str, ...]]:
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
-    """By its name below ``pytail`` each module, parsed."""
+    """By the name of its folder below ``pytail`` each module, parsed."""
     for path in (ROOT / "pytail").rglob("*.py"):
-        name = ".".join(path.relative_to(ROOT / "pytail").with_suffix("").parts)
-        yield name, ast.parse(path.read_text("utf-8"))
+        folder = path.relative_to(ROOT / "pytail").with_suffix("").parts[0]
+        yield folder, ast.parse(path.read_text("utf-8"))
 
 
 def log_lines() -> set[tuple[str, str, str]]:
@@ -63,7 +72,7 @@ def log_lines() -> set[tuple[str, str, str]]:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=method)):
                     # What is not read here would go unexplained.
                     assert method not in {*LEVELS, "exception", "critical"}, module
-                    assert method != "log" or module == "freshness"
+                    assert method != "log" or module == "cache"
     return found
 
 

@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from tests.fakeindex import JSON, FakeIndex, wheel
-from tests.running import file_path, under_gunicorn
+from tests.support.fakeindex import JSON, FakeIndex, wheel
+from tests.support.running import file_path, under_gunicorn
 
 WORKER = ("-k", "pytail.gunicorn.Worker")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
-from pytail.store import is_shelf
+from pytail.storage.store import is_shelf
 
 quickly = settings(max_examples=100, deadline=None)
 

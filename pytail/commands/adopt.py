@@ -16,15 +16,15 @@ from pathlib import Path
 
 import click
 
-from pytail.checks import Check
-from pytail.commands.holdings import Holdings, counted, digest_of, holdings, progress, sized
+from pytail.commands.cache_dir import Holdings, counted, digest_of, holdings, progress, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
+from pytail.config.settings import Settings
 from pytail.errors import PytailError
 from pytail.model import File, shelf_of
-from pytail.settings import Settings
 from pytail.simple import names
-from pytail.store import Partial, is_shelf
+from pytail.storage.digests import Check
+from pytail.storage.store import Partial, is_shelf
 
 _PIECE = 1024 * 1024
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -7,8 +7,8 @@ import json
 import click
 
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
-from pytail.settings import masked
+from pytail.config.load import Configuration
+from pytail.urls import masked
 
 
 @click.command(epilog=SETTINGS)

@@ -6,10 +6,10 @@ import json
 
 import click
 
-from pytail.bounds import Bounds
-from pytail.commands.holdings import counted, holdings, sized
+from pytail.cache.cache import bounds_of
+from pytail.commands.cache_dir import counted, holdings, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
 
 
 @click.command(epilog=SETTINGS)
@@ -27,7 +27,7 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
         # Those nobody will go on with are cleared wherever the store is opened.
         cleared = sum(not path.exists() for path in before)
         orphans = found.remove(kept for kept in found.others() if kept.path.parent != partials)
-        bounds = Bounds.of(settings, found.store, found.catalog)
+        bounds = bounds_of(settings, found.store, found.catalog)
         bounds.look()
     counts = {
         "partials": cleared,

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pytail.commands.holdings import Holdings, counted, holdings, length, project_name, sized
+from pytail.commands.cache_dir import Holdings, counted, holdings, length, project_name, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
 
 
 @click.command("list", epilog=SETTINGS)

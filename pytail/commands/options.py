@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
-from pytail import logs
-from pytail.configuration import CONFIG, VERBOSE, load
-from pytail.settings import Settings, flag, variable
+from pytail.config.load import CONFIG, VERBOSE, load
+from pytail.config.settings import Settings, flag, variable
+from pytail.telemetry import logs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pytail.commands")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
         after = {name: given.pop(name) for name in names}
         before = context.obj or {}
         configuration = load(os.environ, {name: after[name] or before.get(name) for name in names})
-        logs.configure(configuration.settings)
+        logs.configure(configuration.settings.log_level, configuration.settings.log_format)
         for warning in configuration.warnings:
             log.warning("%s", warning)
         return function(configuration, **given)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import click
 
-from pytail.commands.holdings import Holdings, counted, holdings, project_name, sized
+from pytail.commands.cache_dir import Holdings, counted, holdings, project_name, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
-from pytail.settings import seconds
-from pytail.store import Kept
+from pytail.config.load import Configuration
+from pytail.config.values import seconds
+from pytail.storage.store import Kept
 
 
 @click.command(epilog=SETTINGS)

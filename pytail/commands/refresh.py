@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from pytail.commands.holdings import Holdings, holdings, progress, project_name
+from pytail.cache.cache import policy_of, upstream_of
+from pytail.cache.freshness import Freshness
+from pytail.commands.cache_dir import Holdings, holdings, progress, project_name
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
+from pytail.config.settings import Settings
 from pytail.errors import ProjectNotFound, UpstreamError
-from pytail.freshness import Freshness
-from pytail.settings import Settings, masked
-from pytail.upstream import Upstream
+from pytail.urls import masked
 
 #: Seconds; the upstream timeout ends it earlier.
 _PATIENCE = 3600.0
@@ -54,9 +55,9 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 @contextlib.contextmanager
 def _freshness(settings: Settings, found: Holdings) -> Iterator[Freshness]:
-    with contextlib.closing(Upstream.of(settings)) as upstream:
+    with contextlib.closing(upstream_of(settings)) as upstream:
         # Nobody waits who would rather have the copy.
-        patient = dataclasses.replace(settings, revalidate_wait_secs=_PATIENCE, max_stale_secs=0.0)
+        patient = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
         yield Freshness(found.catalog, upstream, patient, time.time)
 
 

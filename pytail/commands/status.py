@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from pytail.commands.holdings import counted, holdings, sized
+from pytail.commands.cache_dir import counted, holdings, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
-from pytail.settings import Bind, Settings
+from pytail.config.load import Configuration
+from pytail.config.settings import Settings
+from pytail.config.values import Bind
 
 #: Seconds; a server answers this from memory.
 _PATIENCE = 3.0

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import click
 
-from pytail.checks import expected_digest
-from pytail.commands.holdings import (
+from pytail.commands.cache_dir import (
     Held,
     Holdings,
     counted,
@@ -23,8 +22,9 @@ from pytail.commands.holdings import (
     progress,
 )
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File
+from pytail.storage.digests import expected_digest
 
 
 @dataclass(slots=True)

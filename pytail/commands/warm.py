@@ -19,18 +19,18 @@ from typing import Any
 import click
 import gevent
 
-from pytail.app import Parts
-from pytail.commands.holdings import counted, progress, quieten, sized
+from pytail.cache.cache import Parts
+from pytail.commands.cache_dir import counted, progress, quieten, sized
 from pytail.commands.options import SETTINGS, configured
-from pytail.configuration import Configuration
+from pytail.config.load import Configuration
+from pytail.config.settings import PUBLIC_INDEX, Settings
 from pytail.errors import SettingError
 from pytail.model import File
-from pytail.settings import PUBLIC_INDEX, Settings
-from pytail.wants.choice import Choice
-from pytail.wants.locks import Indexes
-from pytail.wants.sources import Wants
-from pytail.wants.targets import Target
-from pytail.warming import Warming
+from pytail.warm.lockfiles import Indexes
+from pytail.warm.selection import Choice
+from pytail.warm.targets import Target
+from pytail.warm.wanted import Wants
+from pytail.warm.warmer import Warming
 
 #: Seconds; the upstream timeout ends it earlier.
 _PATIENCE = 3600.0

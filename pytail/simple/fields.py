@@ -6,14 +6,14 @@ None. One bad field never loses the file, and one bad file never loses the page.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
+from pytail import urls
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.simple import names
 
@@ -30,13 +30,6 @@ _PLAIN_TIME = re.compile(
     r"[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
     r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{6})?Z",
     re.ASCII,
-)
-_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
-#: Most links are these, which need no taking apart.
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
-#: Upwards, then down again by names that begin with a letter or digit, so that none is a dot.
-_PLAIN_PATH = re.compile(
-    r"((?:\.\./)*)((?:[A-Za-z0-9][A-Za-z0-9._~!+%-]*/)*[A-Za-z0-9][A-Za-z0-9._~!+%-]*)"
 )
 #: Most hashes are this one alone.
 _PLAIN_SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -140,56 +133,11 @@ def serial(value: object) -> int | None:
 
 def provenance(value: object, base: str) -> str | None:
     """The absolute URL of a provenance document; relative ones are meant against the page."""
-    url = http_url(value, base)
+    url = urls.http_url(value, base)
     if url is None or url.startswith("https:"):
         return url
     is_relative = isinstance(value, str) and not urlsplit(value.strip()).scheme
     return url if is_relative else None
-
-
-def http_url(value: object, base: str) -> str | None:
-    """`value` made absolute against `base`; None unless it is http or https.
-
-    Without fragment, and without credentials: those of the upstream URL are added where they are
-    used, and stand nowhere else.
-    """
-    if not isinstance(value, str) or not value.strip():
-        return None
-    if _PLAIN_URL.fullmatch(value):
-        return value
-    if path := _PLAIN_PATH.fullmatch(value):
-        start = _start(path[1], base)
-        return None if start is None else start + path[2]
-    return _joined(value, base)
-
-
-@functools.lru_cache(maxsize=64)
-def _start(upwards: str, base: str) -> str | None:
-    """What every plain path that begins with `upwards` begins with, once absolute."""
-    one = _joined(f"{upwards}x", base)
-    return None if one is None else one[:-1]
-
-
-def _joined(value: str, base: str) -> str | None:
-    try:
-        joined = urlsplit(urljoin(base, value.strip()))
-        is_usable = joined.scheme in ("http", "https") and bool(joined.hostname)
-        is_usable = is_usable and (joined.port is None or joined.port > 0)
-        is_usable = is_usable and _UNSAFE_IN_URL.search(joined.netloc) is None
-    except ValueError:
-        return None
-    if not is_usable:
-        return None
-    url = joined._replace(fragment="", netloc=joined.netloc.rpartition("@")[2]).geturl()
-    # A path with a raw space is common and harmless once quoted; other controls are neither.
-    url = url.replace(" ", "%20")
-    return None if _UNSAFE_IN_URL.search(url) else url
-
-
-def filename_in(url: str) -> str:
-    """The last component of the path of `url`, decoded once."""
-    parts: SplitResult = urlsplit(url)
-    return unquote(parts.path.rpartition("/")[2])
 
 
 def one_of_each(files: Iterable[File]) -> tuple[File, ...]:

@@ -8,6 +8,7 @@ from html import escape
 
 from lxml import etree
 
+from pytail import urls
 from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, shelf_of
 from pytail.simple import fields, names
@@ -37,7 +38,7 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
         raise PageUnreadable(f"its repository version is {version[:20]!r}, which is not 1.x")
     # The first that has an href counts, and only if it is one that can be followed.
     base = next((element.get("href") for element in root.iterfind(".//base[@href]")), None)
-    base = fields.http_url(base, url) or url
+    base = urls.http_url(base, url) or url
     found = (_file(anchor.attrib, base, project) for anchor in root.iter("a"))
     files = fields.one_of_each(file for file in found if file is not None)
     if not files and "pypi:repository-version" not in metas and not _is_empty(root, project):
@@ -94,10 +95,10 @@ def _is_empty(root: etree._Element, project: str) -> bool:
 
 def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None:
     href = attributes.get("href", "")
-    url = fields.http_url(href, base)
+    url = urls.http_url(href, base)
     if url is None:
         return None
-    filename = fields.filename_in(url)
+    filename = urls.filename_in(url)
     is_file = names.is_filename(filename) and names.is_distribution(filename)
     if not is_file or not names.is_of_project(filename, project):
         return None

@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 
+from pytail import urls
 from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, shelf_of
-from pytail.simple import fields, names, pieces
+from pytail.simple import fields, json_chunks, names
 
 #: The newest version pytail speaks, and the one for pages that lack what 1.1 made mandatory.
 API_VERSION, API_VERSION_WITHOUT_SIZES = "1.4", "1.0"
@@ -38,7 +39,7 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
         return _file(entry, url) if isinstance(entry, dict) else None
 
     try:
-        data, found = pieces.decoded(body.removeprefix(b"\xef\xbb\xbf"), file)
+        data, found = json_chunks.decoded(body.removeprefix(b"\xef\xbb\xbf"), file)
     except orjson.JSONDecodeError as error:
         raise PageUnreadable(f"the JSON is broken: {error}") from None
     if found is None:
@@ -79,7 +80,7 @@ def _status(data: dict[str, Any], meta: dict[str, Any]) -> tuple[str | None, str
 
 
 def _file(entry: dict[str, Any], base: str) -> File | None:
-    filename, url = entry.get("filename"), fields.http_url(entry.get("url"), base)
+    filename, url = entry.get("filename"), urls.http_url(entry.get("url"), base)
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
     hashes = fields.hashes(entry.get("hashes"))
@@ -132,7 +133,7 @@ def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
             data["project-status"]["reason"] = page.status_reason
     if page.versions is not None:
         data["versions"] = page.versions
-    files = pieces.encoded(_entry(file, href(file)) for file in page.files)
+    files = json_chunks.encoded(_entry(file, href(file)) for file in page.files)
     return orjson.dumps(data | {"files": orjson.Fragment(files)} | dict(page.other))
 
 

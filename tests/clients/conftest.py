@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import Program, clean_environ, embedded, under_gunicorn
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import Program, clean_environ, embedded, under_gunicorn
 
 WORLD = [
     wheel("web-app", "2.0", ["frame-work>=1.0,<2", "tools[fast]"]),

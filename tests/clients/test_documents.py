@@ -26,9 +26,9 @@ import yaml
 from gevent.server import StreamServer
 
 from tests.clients.conftest import PROJECT, REQUIREMENTS
-from tests.documents import COMMANDS, ELSEWHERE, FILES, NOT_RUN, ROOT, Block, documents
-from tests.fakeindex import FakeIndex
-from tests.running import Client, free_port, program
+from tests.support.documents import COMMANDS, ELSEWHERE, FILES, NOT_RUN, ROOT, Block, documents
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Client, free_port, program
 
 pytestmark = pytest.mark.clients
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import INSTALLED, WORLD, Machine
-from tests.fakeindex import Dist, FakeIndex
+from tests.support.fakeindex import Dist, FakeIndex
 
 pytestmark = pytest.mark.clients
 

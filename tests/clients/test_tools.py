@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import INSTALLED, PROJECT, Machine, fetched_ahead
-from tests.fakeindex import FakeIndex
-from tests.running import embedded
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import embedded
 
 pytestmark = pytest.mark.clients
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import INSTALLED, Machine, fetched_ahead, uv_install
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import free_port, program
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import free_port, program
 
 pytestmark = pytest.mark.clients
 

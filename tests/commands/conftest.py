@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import Client, clean_environ, serving
+from tests.support.fakeindex import Dist, FakeIndex, wheel
+from tests.support.running import Client, clean_environ, serving
 
 
 @dataclasses.dataclass

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from pytail.model import File
-from pytail.store import Store
+from pytail.storage.store import Store
 from tests.commands.conftest import Beside
-from tests.fakeindex import Dist, FakeIndex, sdist, wheel
+from tests.support.fakeindex import Dist, FakeIndex, sdist, wheel
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from tests.commands.conftest import Beside
-from tests.fakeindex import FakeIndex, Gated, wheel
+from tests.support.fakeindex import FakeIndex, Gated, wheel
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.conftest import Beside
-from tests.fakeindex import FakeIndex, sdist, wheel
+from tests.support.fakeindex import FakeIndex, sdist, wheel
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_adopt import devpi, lay, proxpi
-from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import Client, clean_environ, serving
+from tests.support.fakeindex import Dist, FakeIndex, wheel
+from tests.support.running import Client, clean_environ, serving
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import gevent
 import pytest
 
 from tests.commands.conftest import Beside
-from tests.fakeindex import FakeIndex, wheel
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.watching import until
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,12 @@ import socket
 
 import pytest
 
-from pytail.app import create_app
-from pytail.settings import Settings
-from pytail.wire import Server
+from pytail.config.settings import Settings
+from pytail.server.server import Server
+from pytail.web.app import create_app
 from tests.commands.conftest import Beside
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import free_port
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.commands.conftest import Beside
-from tests.fakeindex import FakeIndex, wheel
+from tests.support.fakeindex import FakeIndex, wheel
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Beside, Commands
-from tests.fakeindex import Dist, FakeIndex, reply, sdist, wheel
-from tests.faults.sending import Sending
-from tests.running import embedded
-from tests.watching import held, until
+from tests.support.fakeindex import Dist, FakeIndex, reply, sdist, wheel
+from tests.support.running import embedded
+from tests.support.sending import Sending
+from tests.support.watching import held, until
 
 pytestmark = pytest.mark.slow
 

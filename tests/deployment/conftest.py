@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.fakeindex import FakeIndex
-from tests.running import Client, free_port, serving
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Client, free_port, serving
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

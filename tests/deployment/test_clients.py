@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.conftest import INSTALLED, WORLD, Machine
 from tests.deployment.conftest import CONF, Site, replaced
-from tests.fakeindex import FakeIndex
+from tests.support.fakeindex import FakeIndex
 
 pytestmark = pytest.mark.clients
 

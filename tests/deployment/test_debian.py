@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.deployment.conftest import PATH, ROOT, needed
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import free_port
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import free_port
 
 #: Title and blocks of commands, of each section that has some.
 SECTIONS = [

@@ -15,9 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.deployment.conftest import CONF, Site, Start
-from tests.fakeindex import HTML, JSON, Dist, FakeIndex, Gated, RawConnection, RawServer, wheel
-from tests.running import Answer, Client, clean_environ, file_path, serving
-from tests.watching import until
+from tests.support.fakeindex import (
+    HTML,
+    JSON,
+    Dist,
+    FakeIndex,
+    Gated,
+    RawConnection,
+    RawServer,
+    wheel,
+)
+from tests.support.running import Answer, Client, clean_environ, file_path, serving
+from tests.support.watching import until
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ import pytest
 
 from tests.clients.conftest import Machine
 from tests.deployment.conftest import ROOT
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import Client, free_port
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import Client, free_port
+from tests.support.watching import until
 
 README = (ROOT / "README.md").read_text()
 START = README.partition("## Start it")[2].partition("## Options")[0]

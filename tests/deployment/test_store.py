@@ -11,8 +11,8 @@ import pytest
 
 from tests.deployment.conftest import Site, Start
 from tests.deployment.test_nginx import DEMO, said
-from tests.fakeindex import FakeIndex
-from tests.running import Clock, serving
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Clock, serving
 
 pytestmark = pytest.mark.slow
 

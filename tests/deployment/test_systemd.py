@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytail.settings import Settings
+from pytail.config.settings import Settings
 from tests.deployment.conftest import CONF, needed, replaced
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import free_port, program, serving
-from tests.watching import held
+from tests.support.fakeindex import Dist, FakeIndex, wheel
+from tests.support.running import free_port, program, serving
+from tests.support.watching import held
 
 LARGE = os.urandom(30_000_000)
 

@@ -16,10 +16,10 @@ from typing import Any
 import gevent
 import pytest
 
-from pytail import fetches
-from tests.fakeindex import FakeIndex, Gated, reply, wheel
-from tests.running import Answer, Client, Program, embedded, serving
-from tests.watching import until
+from pytail.upstream import limiter
+from tests.support.fakeindex import FakeIndex, Gated, reply, wheel
+from tests.support.running import Answer, Client, Program, embedded, serving
+from tests.support.watching import until
 
 NAMES = 3000
 #: Clients that ask for them at the same time.
@@ -76,7 +76,7 @@ def test_slow_files_hold_up_neither_pages_nor_core_metadata(small: Client, index
 def test_whoever_gets_no_turn_is_told_when_to_come_back(
     small: Client, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fetches, "PATIENCE", 0.05)
+    monkeypatch.setattr(limiter, "PATIENCE", 0.05)
     slow = stalled(index, small, 2)
     until(lambda: sum(gate.asked.is_set() for gate, _ in slow) == 2)
     dist = wheel("late")
@@ -96,7 +96,7 @@ def test_whoever_gets_no_turn_is_told_when_to_come_back(
 def test_what_we_have_a_copy_of_needs_no_turn_for_long(
     tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fetches, "PATIENCE", 0.05)
+    monkeypatch.setattr(limiter, "PATIENCE", 0.05)
     index.add(wheel("demo"))
     settings: dict[str, Any] = {"max_page_fetches": 1, "project_cache_ttl_secs": 0}
     with serving(tmp_path / "cache", index.url, **settings) as client:

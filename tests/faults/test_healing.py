@@ -12,9 +12,9 @@ import pytest
 from gevent import sleep
 from gevent.event import Event
 
-from pytail import breaker
-from tests.fakeindex import JSON, FakeIndex, RawConnection, RawServer, reply, wheel
-from tests.running import Client, Clock, serving
+from pytail.upstream import circuit_breaker
+from tests.support.fakeindex import JSON, FakeIndex, RawConnection, RawServer, reply, wheel
+from tests.support.running import Client, Clock, serving
 
 TTL = 900
 #: Seconds, in place of the breaker's own.
@@ -32,7 +32,7 @@ def pytail(
     tmp_path: Path, demo: FakeIndex, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
     """One that holds a page which is old by now."""
-    monkeypatch.setattr(breaker, "INTERVAL", INTERVAL)
+    monkeypatch.setattr(circuit_breaker, "INTERVAL", INTERVAL)
     with serving(tmp_path, demo.url, clock, request_timeout_secs=1.0) as client:
         client.get("/simple/demo/")
         clock.now += TTL
@@ -49,7 +49,7 @@ def healed(index: FakeIndex) -> None:
     index.add(wheel("demo", "2.0"))
 
 
-def trouble(pytail: Client, times: int = breaker.FAILURES) -> None:
+def trouble(pytail: Client, times: int = circuit_breaker.FAILURES) -> None:
     for _ in range(times):
         assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
 
@@ -64,7 +64,7 @@ def seconds_until_fresh(pytail: Client) -> float:
 
 def test_before_the_breaker_opens_the_next_request_is_fresh(pytail: Client, demo: FakeIndex):
     demo.answers["/simple/demo/"] = reply(b"", "text/plain", "500 Oops")
-    trouble(pytail, breaker.FAILURES - 1)
+    trouble(pytail, circuit_breaker.FAILURES - 1)
     healed(demo)
     assert versions(pytail) == ["1.0", "2.0"]
 
@@ -82,7 +82,7 @@ def test_an_open_breaker_costs_one_interval(pytail: Client, demo: FakeIndex):
 def test_an_upstream_that_closed_every_connection_is_fresh_within_one_interval(
     tmp_path: Path, demo: FakeIndex, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(breaker, "INTERVAL", INTERVAL)
+    monkeypatch.setattr(circuit_breaker, "INTERVAL", INTERVAL)
     is_dead = Event()
 
     def script(connection: RawConnection) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.fakeindex import FakeIndex, Gated
-from tests.faults.sending import Sending, dist_of, fetched, held, partials, seeded
-from tests.running import embedded, free_port, program
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex, Gated
+from tests.support.running import embedded, free_port, program
+from tests.support.sending import Sending, dist_of, fetched, held, partials, seeded
+from tests.support.watching import until
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def hear(event, arguments):
 
 os.fsync = fsync
 sys.addaudithook(hear)
-from pytail.cli import main
+from pytail.commands.main import main
 main()
 """
 

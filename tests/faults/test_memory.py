@@ -13,9 +13,9 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.fakeindex import FakeIndex
-from tests.running import Client, Program, embedded, file_path
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Client, Program, embedded, file_path
+from tests.support.watching import until
 
 pytestmark = pytest.mark.slow
 

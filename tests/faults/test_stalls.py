@@ -23,10 +23,10 @@ import gevent
 import pytest
 
 from pytail.simple.negotiation import Coding, Form
-from tests.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist
 from tests.faults.test_memory import MIB, Large, asked, read
-from tests.running import Client, clean_environ, embedded, file_path
-from tests.watching import until
+from tests.support.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist
+from tests.support.running import Client, clean_environ, embedded, file_path
+from tests.support.watching import until
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.fakeindex import FakeIndex
-from tests.faults.sending import Sending, dist_of, fetched, held, partials
-from tests.running import Client
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Client
+from tests.support.sending import Sending, dist_of, fetched, held, partials
+from tests.support.watching import until
 
 SENT = 100_000
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytail import transfers
-from tests.fakeindex import Dist, FakeIndex, sdist, wheel
-from tests.running import Client, file_path
+from pytail.upstream import resume
+from tests.support.fakeindex import Dist, FakeIndex, sdist, wheel
+from tests.support.running import Client, file_path
 
 SIZE = 300_000
 DATA = os.urandom(SIZE)
@@ -45,7 +45,7 @@ class Breaking:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(resume, "PAUSES", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_upstream_that_breaks_for_good_ends_the_response_short(
     answer = index.answers[demo.path] = Breaking(demo.data, lengths=(100_000,) * 50)
     with pytest.raises(IncompleteRead):
         pytail.get(demo.served)
-    assert len(answer.asked) == 1 + len(transfers.PAUSES)
+    assert len(answer.asked) == 1 + len(resume.PAUSES)
     assert nothing_held(tmp_path / "cache")
     del index.answers[demo.path]
     assert pytail.get(demo.served).data == demo.data

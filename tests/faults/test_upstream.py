@@ -18,8 +18,8 @@ import pytest
 from gevent import killall, sleep, spawn
 from gevent.server import StreamServer
 
-from tests.fakeindex import HTML, JSON, FakeIndex, reply, wheel
-from tests.running import Client, Clock, serving
+from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, wheel
+from tests.support.running import Client, Clock, serving
 
 HOUR = 3600
 #: A second, for other projects all the while: a quarter of what is promised, because here the

@@ -12,10 +12,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from tests.fakeindex import FakeIndex
-from tests.faults.sending import Sending, dist_of, fetched, held, partials, seeded
-from tests.running import Program, under_gunicorn
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex
+from tests.support.running import Program, under_gunicorn
+from tests.support.sending import Sending, dist_of, fetched, held, partials, seeded
+from tests.support.watching import until
 
 SIZE = 3_000_000
 SENT = 1_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import Answer, Client, serving
+from tests.support.fakeindex import Dist, FakeIndex, wheel
+from tests.support.running import Answer, Client, serving
 
 DEMO = wheel("demo", "1.0+local.1", payload=bytes(range(256)) * 1000)
 OTHER = wheel("other", payload=bytes(range(256)) * 1000)

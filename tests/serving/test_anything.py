@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakeindex import HTML, JSON, FakeIndex, reply, wheel
-from tests.running import Client, Clock, serving
+from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, wheel
+from tests.support.running import Client, Clock, serving
 
 quickly = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

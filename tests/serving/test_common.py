@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakeindex import FakeIndex, wheel
-from tests.running import Client
+from tests.support.fakeindex import FakeIndex, wheel
+from tests.support.running import Client
 
 PATHS = ["/", "/simple/", "/simple/demo/", "/simple/nope/", "/simple/Demo", "/nothing"]
 

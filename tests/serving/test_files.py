@@ -12,8 +12,8 @@ import pytest
 from gevent import joinall, spawn
 from gevent.event import Event
 
-from tests.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
-from tests.running import Answer, Client, Clock, file_path, serving
+from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
+from tests.support.running import Answer, Client, Clock, file_path, serving
 
 DATA = os.urandom(300_000)
 MOMENTARY = {"x-request-id", "Date", "x-cache"}

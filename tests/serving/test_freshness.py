@@ -12,8 +12,8 @@ import pytest
 from gevent import joinall, sleep, spawn
 from gevent.event import Event
 
-from tests.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
-from tests.running import Answer, Client, Clock, file_path, serving
+from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
+from tests.support.running import Answer, Client, Clock, file_path, serving
 
 TTL = 900
 

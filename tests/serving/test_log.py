@@ -13,10 +13,10 @@ from typing import Any
 import gevent
 import pytest
 
-from pytail import logs
-from tests.fakeindex import FakeIndex, Gated, wheel
-from tests.running import Client
-from tests.watching import until
+from pytail.telemetry import logs
+from tests.support.fakeindex import FakeIndex, Gated, wheel
+from tests.support.running import Client
+from tests.support.watching import until
 
 Lines = Callable[[int], list[dict[str, Any]]]
 

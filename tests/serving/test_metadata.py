@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
-from tests.running import Client, Clock, file_path, serving
+from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
+from tests.support.running import Client, Clock, file_path, serving
 
 LARGE = os.urandom(12_000_000)
 

@@ -12,8 +12,8 @@ import pytest
 from gevent import joinall, sleep, spawn
 from gevent.event import Event
 
-from tests.fakeindex import FakeIndex, reply, wheel
-from tests.running import Answer, Client, Clock, file_path, serving
+from tests.support.fakeindex import FakeIndex, reply, wheel
+from tests.support.running import Answer, Client, Clock, file_path, serving
 
 TTL = 900
 
@@ -170,7 +170,7 @@ class Log:
         found = [
             (record.levelname, record.getMessage())
             for record in self._caplog.records
-            if record.name == "pytail.freshness"
+            if record.name == "pytail.cache" and "upstream took" in record.getMessage()
         ]
         self._caplog.clear()
         return found

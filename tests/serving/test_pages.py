@@ -13,10 +13,10 @@ from gevent import joinall, sleep, spawn
 from gevent.event import Event
 from lxml import html
 
-from pytail.pages import zstd
-from pytail.settings import upstream_base_url
-from tests.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist, wheel
-from tests.running import Client, Clock, serving
+from pytail.config.values import upstream_base_url
+from pytail.web.rendered import zstd
+from tests.support.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist, wheel
+from tests.support.running import Client, Clock, serving
 
 PAGES = ["/simple/demo/", "/root/pypi/+simple/demo/"]
 

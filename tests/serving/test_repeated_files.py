@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from pytail.porter import Replies
-from tests.fakeindex import Dist, FakeIndex, wheel
-from tests.running import Answer, Client, Clock
-from tests.test_porter import Second
+from pytail.server.microcache import Replies
+from tests.server.test_microcache import Second
+from tests.support.fakeindex import Dist, FakeIndex, wheel
+from tests.support.running import Answer, Client, Clock
 
 
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> Replies:
     """Those of the server, for whom the second does not end."""
     made = Replies()
-    monkeypatch.setattr("pytail.wire.Replies", lambda: made)
-    monkeypatch.setattr("pytail.porter.time", Second())
+    monkeypatch.setattr("pytail.server.server.Replies", lambda: made)
+    monkeypatch.setattr("pytail.server.microcache.time", Second())
     return made
 
 

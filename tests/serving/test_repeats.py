@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytail.app import Application, create_app
-from pytail.exchanges import REPEAT, Repeat
-from pytail.settings import Settings
-from tests.fakeindex import HTML, JSON, FakeIndex, wheel
-from tests.running import Clock
+from pytail.config.settings import Settings
+from pytail.server.microcache import REPEAT
+from pytail.web.app import Application, create_app
+from pytail.web.middleware import Repeat
+from tests.support.fakeindex import HTML, JSON, FakeIndex, wheel
+from tests.support.running import Clock
 
 
 @dataclasses.dataclass

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fakeindex import FakeIndex, reply, wheel
-from tests.running import Client, serving
-from tests.watching import until
+from tests.support.fakeindex import FakeIndex, reply, wheel
+from tests.support.running import Client, serving
+from tests.support.watching import until
 
 ROOMS = ["/+health", "/+status", "/+metrics"]
 

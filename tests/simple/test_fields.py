@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytail import urls
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.simple import fields
 
@@ -251,7 +252,7 @@ def test_provenance_that_is_not_secure_is_dropped(value: object):
     ],
 )  # fmt: skip
 def test_a_link_becomes_absolute_without_fragment_and_credentials(value: str, url: str):
-    assert fields.http_url(value, BASE) == url  # items 129, 141
+    assert urls.http_url(value, BASE) == url  # items 129, 141
 
 
 @pytest.mark.parametrize(
@@ -265,13 +266,13 @@ def test_a_link_becomes_absolute_without_fragment_and_credentials(value: str, ur
     ],
 )  # fmt: skip
 def test_a_link_that_is_not_http_is_dropped(value: object):
-    assert fields.http_url(value, BASE) is None  # items 138, 139, 140
+    assert urls.http_url(value, BASE) is None  # items 138, 139, 140
 
 
 @quickly
 @given(st.text() | st.from_regex(r"(https?:|ftp:)?//?[a-z@:/\\ \[\]?#%.0-9]*", fullmatch=True))
 def test_every_link_is_http_and_clean(value: str):
-    url = fields.http_url(value, BASE)
+    url = urls.http_url(value, BASE)
     if url is not None:
         assert re.fullmatch(
             r"https?://[^\x00-\x20/@\\]+(/[^\x00-\x20\\#]*)?(\?[^\x00-\x20\\#]*)?", url
@@ -284,7 +285,7 @@ def test_every_link_is_http_and_clean(value: str):
     st.sampled_from([BASE, "http://index.example.org", "http://index.example.org/a/b;c?d#e"]),
 )
 def test_a_plain_path_leads_where_the_standard_says(value: str, base: str):
-    assert fields.http_url(value, base) == urljoin(base, value)
+    assert urls.http_url(value, base) == urljoin(base, value)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_a_plain_path_leads_where_the_standard_says(value: str, base: str):
     ],
 )
 def test_a_filename_is_the_end_of_the_path_decoded_once(url: str, filename: str):
-    assert fields.filename_in(url) == filename  # item 133
+    assert urls.filename_in(url) == filename  # item 133
 
 
 def test_of_one_filename_the_entry_with_a_hash_is_kept_in_place():
@@ -349,4 +350,4 @@ def test_nothing_upstream_says_breaks_a_field(value: object):
     ):  # fmt: skip
         read(value)
     fields.provenance(value, BASE)
-    fields.http_url(value, BASE)
+    urls.http_url(value, BASE)

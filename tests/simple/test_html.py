@@ -17,7 +17,7 @@ from lxml import etree
 from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, shelf_of
 from pytail.simple import html, json
-from tests.simple.pages import FRAGMENT_HASHES, digests, distributions, filenames, files, pages
+from tests.support.pages import FRAGMENT_HASHES, digests, distributions, filenames, files, pages
 
 quickly = settings(max_examples=100, deadline=None)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytail.errors import PageUnreadable
 from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
 from pytail.simple import json
-from tests.simple.pages import digests, distributions, filenames, files, pages
+from tests.support.pages import digests, distributions, filenames, files, pages
 
 quickly = settings(max_examples=100, deadline=None)
 

@@ -1,0 +1,1 @@
+"""Decides what to serve: fresh or not, stored or not, and from where."""

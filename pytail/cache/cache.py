@@ -1,0 +1,113 @@
+"""The parts that decide about pages and files, put together from the settings."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import peewee
+
+from pytail import errors
+from pytail.cache.core_metadata import Metadata
+from pytail.cache.files import Downloads
+from pytail.cache.freshness import PATIENCE, FreshnessPolicy
+from pytail.cache.index import Index
+from pytail.config.settings import Settings
+from pytail.storage.catalog import Catalog
+from pytail.storage.quota import Bounds
+from pytail.storage.store import Store
+from pytail.telemetry.metrics import Metrics
+from pytail.upstream.client import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What decides about pages and files, and what it works with; `close` frees it."""
+
+    metrics: Metrics
+    upstream: Upstream
+    store: Store
+    catalog: Catalog
+    index: Index
+    bounds: Bounds
+    downloads: Downloads
+
+    @classmethod
+    def of(
+        cls, settings: Settings, clock: Callable[[], float] = time.time, patience: float = PATIENCE
+    ) -> Parts:
+        """Those for `settings`; `patience` is how many seconds are waited for an unknown page.
+
+        Raises SettingError.
+        """
+        metrics = Metrics()
+        upstream = upstream_of(settings, metrics)
+        # After what can be refused without anything being open.
+        store, catalog = opened(settings)
+        index = Index(
+            catalog,
+            store,
+            upstream,
+            policy_of(settings, patience),
+            clock,
+            offline=settings.offline,
+            promises_metadata=settings.core_metadata_from_wheels,
+        )
+        bounds = bounds_of(settings, store, catalog)
+        metadata = Metadata(catalog, store, upstream)
+        downloads = Downloads(catalog, store, upstream, metadata, bounds)
+        return cls(metrics, upstream, store, catalog, index, bounds, downloads)
+
+    def close(self) -> None:
+        """Finish what is being written and close the catalog and the connections."""
+        self.upstream.close()
+        self.catalog.close()
+
+
+def policy_of(settings: Settings, wait: float = PATIENCE) -> FreshnessPolicy:
+    """Return the freshness policy of `settings`; `wait` is for pages of which nothing is cached."""
+    return FreshnessPolicy(
+        ttl=settings.project_cache_ttl_secs,
+        missing_ttl=settings.missing_ttl_secs,
+        revalidate_wait=settings.revalidate_wait_secs,
+        max_stale=settings.max_stale_secs,
+        wait=wait,
+    )
+
+
+def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
+    """Return the upstream that `settings` name. Raises SettingError."""
+    return Upstream(
+        settings.upstream_base_url,
+        settings.request_timeout_secs,
+        max_page_bytes=settings.max_page_bytes,
+        max_page_fetches=settings.max_page_fetches,
+        max_file_fetches=settings.max_file_fetches,
+        offline=settings.offline,
+        ca=settings.upstream_ca,
+        client_cert=settings.upstream_client_cert,
+        metrics=metrics,
+    )
+
+
+def bounds_of(settings: Settings, store: Store, catalog: Catalog) -> Bounds:
+    """Return the limits that `settings` set."""
+    return Bounds(
+        settings.cache_dir,
+        store,
+        catalog,
+        limit=settings.cache_max_size,
+        min_free=settings.min_free,
+    )
+
+
+def opened(settings: Settings) -> tuple[Store, Catalog]:
+    """What the cache directory keeps; raises SettingError where it cannot be used."""
+    directory = settings.cache_dir
+    try:
+        return Store(directory), Catalog(directory / "index.sqlite3")
+    except (OSError, peewee.PeeweeException, sqlite3.Error) as error:
+        remedy = f"cannot be written ({error}); name another directory or change its owner"
+        raise errors.SettingError("cache directory", directory, remedy) from error

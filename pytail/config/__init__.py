@@ -1,0 +1,1 @@
+"""Settings: what an operator can choose, and where each value comes from."""

@@ -1,0 +1,165 @@
+"""What is in force, and where each value came from: flag, then variable, then file, then default.
+
+The command line and gunicorn load the same, from the same places. A key that nobody knows is an
+error in a file and on the command line; in the environment, where others may set variables too, it
+is a warning. Either names what was probably meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytail.config.settings import Settings, flag, variable
+from pytail.config.values import switch
+from pytail.errors import SettingError
+from pytail.urls import masked
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: What is no setting itself: where the file is, and a short word for a level of the log.
+CONFIG, VERBOSE = "config", "verbose"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """A value as the operator wrote it."""
+
+    text: str
+    #: One of default, file, variable, flag.
+    origin: str
+    #: The file, variable or flag itself, as the operator knows it; empty for a default.
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings in force."""
+
+    settings: Settings
+    #: Of each setting, by its field name.
+    choices: Mapping[str, Choice]
+    #: What the operator should know, though it stops nothing.
+    warnings: tuple[str, ...]
+
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """By field name the value as JSON knows it, its origin and its source; secrets masked."""
+        return {
+            name: {
+                "value": _plain(getattr(self.settings, name)),
+                "origin": choice.origin,
+                "source": choice.source or None,
+            }
+            for name, choice in self.choices.items()
+        }
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, Any] = _NOTHING) -> Configuration:
+    """The configuration of the command line's `flags`, the variables of `environ` and the file.
+
+    The file is the one that ``--config`` or ``PYTAIL_CONFIG`` names. An empty value is none. Raises
+    SettingError.
+    """
+    variables = _of_variables(environ)
+    places = (flag(CONFIG), flags.get(CONFIG)), (variable(CONFIG), environ.get(variable(CONFIG)))
+    source, path = next((place for place in places if place[1]), ("", None))
+    chosen = {
+        **{name: Choice(default, "default") for name, default in _defaults().items()},
+        **(_of_file(Path(path), source) if path else {}),
+        **variables,
+        **_of_flags(flags),
+    }
+    settings = Settings.of(
+        {name: choice.text for name, choice in chosen.items()},
+        lambda name: _spelled(chosen[name], name),
+    )
+    return Configuration(settings, chosen, tuple(_unknown_variables(environ)))
+
+
+def _defaults() -> dict[str, str]:
+    return {field.name: field.metadata["default"] for field in dataclasses.fields(Settings)}
+
+
+def _spelled(choice: Choice, name: str) -> str:
+    return f"{choice.source}: {_key(name)}" if choice.origin == "file" else choice.source
+
+
+def _of_flags(flags: Mapping[str, Any]) -> dict[str, Choice]:
+    short = {"log_level": Choice("debug", "flag", flag(VERBOSE))} if flags.get(VERBOSE) else {}
+    return short | {
+        name: Choice(flags[name], "flag", flag(name)) for name in _defaults() if flags.get(name)
+    }
+
+
+def _of_variables(environ: Mapping[str, str]) -> dict[str, Choice]:
+    name, short = variable(VERBOSE), {}
+    try:
+        if switch(environ.get(name) or "no"):
+            short = {"log_level": Choice("debug", "variable", name)}
+    except ValueError as error:
+        raise SettingError(name, environ[name], str(error)) from None
+    return short | {
+        name: Choice(environ[variable(name)], "variable", variable(name))
+        for name in _defaults()
+        if environ.get(variable(name))
+    }
+
+
+def _of_file(path: Path, source: str) -> dict[str, Choice]:
+    found: dict[str, Choice] = {}
+    for key, value in _read(path, source).items():
+        name = key.replace("-", "_")
+        if name not in _defaults():
+            hint = _nearest(_key(name), map(_key, _defaults()))
+            raise SettingError(f"{path}: key", key, f"there is no such setting{hint}")
+        if name in found:
+            raise SettingError(f"{path}: key", key, "stands there twice, with '-' and with '_'")
+        if not isinstance(value, str | int | float):
+            remedy = f"give a string, a number, true or false, not a {type(value).__name__}"
+            raise SettingError(f"{path}: key", key, remedy)
+        if value != "":
+            # Python writes true and false with a capital; `switch` does not mind.
+            found[name] = Choice(str(value), "file", str(path))
+    return found
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = tomllib.loads(path.expanduser().read_text("utf-8"))
+    except OSError as error:
+        raise SettingError(source, path, f"cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, RuntimeError) as error:
+        # Its words are of lines and columns, never of what stands there: it may be a password.
+        raise SettingError(source, path, f"cannot be read as TOML: {error}") from None
+    return content
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterable[str]:
+    known = {variable(name) for name in (*_defaults(), CONFIG, VERBOSE)}
+    for name in sorted(environ):
+        if name.startswith(variable("")) and name not in known:
+            yield f"{name} is no setting of pytail{_nearest(name, known, variable(''))}"
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A hint at the one of `known` that was meant; the `prefix` they share makes none likely."""
+    words = [word.removeprefix(prefix) for word in known]
+    found = difflib.get_close_matches(name.removeprefix(prefix), words, n=1)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, bool | int | float | None) else masked(str(value))

@@ -1,0 +1,161 @@
+"""Parsers of the values of settings: a string to a value, or ValueError with the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
+_PORT = re.compile(r"[0-9]{1,5}")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+e[0-9])\s*([A-Za-z]*)", re.ASCII)
+_INTERNAL = re.compile(r"(?:/[A-Za-z0-9._+~-]+)+/*")
+_DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+#: Letters alone are powers of 1024, as in nginx and systemd.
+_SIZES = {"": 1, "b": 1} | {
+    letter + suffix: base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bind:
+    """Where to listen: a TCP `host` and `port`, or the `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    #: None for TCP.
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def bind(value: str) -> Bind:
+    """``host:port``, ``[::1]:port`` or ``unix:/path``; ValueError with the remedy otherwise."""
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ValueError("name the socket: unix:/path")
+        return Bind(path=path)
+    host, _, port = value.rpartition(":")
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError("give host:port, [ipv6]:port or unix:/path, with a port from 0 to 65535")
+    return Bind(host=host.strip("[]"), port=int(port))
+
+
+def upstream_base_url(value: str) -> str:
+    """The URL above ``/simple/``, without trailing slash; ValueError with the remedy otherwise."""
+    value = value.strip()
+    try:
+        parts = urlsplit(value)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_usable = is_usable and parts.port != 0 and not re.search(r"[\x00-\x20\x7f\\]", value)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("give an http or https URL, such as https://index.example.org")
+    if parts.query or parts.fragment:
+        raise ValueError("give the URL without ? and #")
+    if "@" in parts.path:
+        # More likely the rest of a password, which would be shown and asked for.
+        raise ValueError("write / in a password as %2F, and @ in a path as %40")
+    path = re.sub(r"//+", "/", parts.path).rstrip("/")
+    path = path.removesuffix("/simple").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def directory(value: str) -> Path:
+    """A directory, which need not exist yet; ValueError with the remedy otherwise."""
+    if not value.strip() or "\0" in value:
+        raise ValueError("name a directory")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("name a directory, not one of a user who has none") from None
+
+
+def seconds(value: str) -> float:
+    """Seconds, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    match = _QUANTITY.fullmatch(value.strip())
+    unit = _DURATIONS.get(match[2].lower()) if match else None
+    number = math.nan if match is None or unit is None else float(match[1]) * unit
+    if not 0 <= number < 10**9:
+        raise ValueError("give a number of seconds, zero or more, or one with a unit, such as 15m")
+    return number
+
+
+def timeout(value: str) -> float:
+    """Seconds above zero, as `seconds`; ValueError with the remedy otherwise."""
+    number = seconds(value)
+    if number == 0:
+        raise ValueError("give a number of seconds above zero")
+    return number
+
+
+def limit(value: str) -> int:
+    """Bytes, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    match = _QUANTITY.fullmatch(value.strip())
+    unit = _SIZES.get(match[2].lower()) if match else None
+    number = math.nan if match is None or unit is None else float(match[1]) * unit
+    if not 0 <= number < 10**18:
+        raise ValueError("give a number of bytes, zero or more, or one with a unit, such as 20GiB")
+    return int(number)
+
+
+def size(value: str) -> int:
+    """Bytes above zero, as `limit`; ValueError with the remedy otherwise."""
+    number = limit(value)
+    if number == 0:
+        raise ValueError("give a number of bytes above zero")
+    return number
+
+
+def count(value: str) -> int:
+    """A whole number above zero; ValueError with the remedy otherwise."""
+    if not re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII) or int(value) == 0:
+        raise ValueError("give a whole number above zero")
+    return int(value)
+
+
+def file(value: str) -> Path | None:
+    """A file, None for an empty string; ValueError with the remedy otherwise."""
+    return directory(value) if value else None
+
+
+def internal_path(value: str) -> str:
+    """A path that ends in a slash, empty for an empty string; ValueError with the remedy otherwise."""
+    value = value.strip()
+    if value and (not _INTERNAL.fullmatch(value) or ".." in value):
+        raise ValueError("give the path of an internal location of nginx, such as /+held/")
+    return f"{value.rstrip('/')}/" if value else ""
+
+
+def switch(value: str) -> bool:
+    """Yes or no; ValueError with the remedy otherwise."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in words:
+        raise ValueError("give yes or no")
+    return words[value.strip().lower()]
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """One of `words`, in any case; the parser raises ValueError with the remedy otherwise."""
+
+    def parse(value: str) -> str:
+        word = value.strip().lower()
+        if word not in words:
+            meant = difflib.get_close_matches(word, words, n=1)
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            raise ValueError(f"give {', '.join(words[:-1])} or {words[-1]}{hint}")
+        return word
+
+    return parse

@@ -1,0 +1,1 @@
+"""Tools around gevent that know nothing of pytail."""

@@ -1,0 +1,1 @@
+"""Keeps: the catalog of what is known, and the files on disk."""

@@ -1,0 +1,1 @@
+"""Tells operators what happens: access records, logs and metrics."""

@@ -1,0 +1,1 @@
+"""Asks the upstream index: connections, limits, pages and files."""

@@ -1,0 +1,248 @@
+"""How another host is reached: through which proxy, trusting whom, and who we say we are.
+
+What proves us to upstream, credentials and a client certificate, goes to upstream's own origin only;
+the credentials of a proxy go to that proxy only; and none of them stands in a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import netrc
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+import gevent
+import urllib3
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, ProtocolError, ProxyError
+from urllib3.util.ssl_ import create_urllib3_context
+
+from pytail import __version__
+from pytail.errors import SettingError
+from pytail.runtime.threads import look_up_apart
+from pytail.urls import Origin, origin
+
+log = logging.getLogger("pytail.upstream")
+
+#: A proxy's URL without credentials, and the headers that are for it alone.
+Proxy = tuple[str, dict[str, str]]
+
+
+class Connections:
+    """The connections to upstream and to wherever it leads."""
+
+    def __init__(
+        self,
+        base_url: str,
+        timeout: float,
+        environ: Mapping[str, str],
+        *,
+        ca: Path | None = None,
+        client_cert: Path | None = None,
+    ) -> None:
+        """`base_url` is upstream's, with credentials; `timeout` is for connecting and each read.
+
+        `ca` is a PEM file or directory trusted beside the system's, `client_cert` a PEM file with
+        certificate and key. `environ` tells of proxies, SSL_CERT_FILE and netrc; it is read here and
+        never again. Raises SettingError for what cannot be used.
+        """
+        look_up_apart()
+        parts = urlsplit(base_url)
+        self._own, self._timeout = origin(base_url), timeout
+        self._credentials = _credentials(parts) or _from_netrc(environ, parts.hostname or "")
+        self._proxies, self._no_proxy = _proxies(environ), _variable(environ, "no")[1]
+        trust = _trust(environ, ca)
+        own = trust if client_cert is None else _certified(_trust(environ, ca), client_cert)
+        #: By whether it is for upstream's own origin, and the scheme whose proxy it goes through.
+        self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
+        for is_own, context in ((False, trust), (True, own)):
+            options: dict[str, Any] = {
+                "num_pools": 16,
+                "maxsize": 64,
+                "retries": False,
+                "timeout": urllib3.Timeout(connect=timeout, read=timeout),
+                "ssl_context": context,
+            }
+            self._pools[is_own, None] = urllib3.PoolManager(**options)
+            for scheme, (url, headers) in self._proxies.items():
+                self._pools[is_own, scheme] = urllib3.ProxyManager(
+                    url, proxy_headers=headers, proxy_ssl_context=trust, **options
+                )
+
+    def request(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        """The answer, its body unread, redirects not followed. Raises HTTPError or OSError."""
+        where = origin(url)
+        pool = self._pools[where == self._own, self._proxied(where)]
+        all_headers = {"User-Agent": f"pytail/{__version__}", **headers}
+        if where == self._own:
+            all_headers |= self._credentials
+
+        def ask() -> BaseHTTPResponse:
+            return pool.request(
+                method, url, headers=all_headers, redirect=False, preload_content=False
+            )
+
+        with self._patience():
+            try:
+                return ask()
+            except (ProtocolError, ProxyError) as error:
+                if not _is_cut(error):
+                    raise
+            # A pooled connection that was closed at its other end in the meantime: ask on a new one,
+            # which is what urllib3 makes of the one that broke.
+            return ask()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Bound what is not one connect or one read: names, many addresses, a head in drops."""
+        longest = 2 * self._timeout
+        limit = gevent.Timeout(longest)
+        try:
+            with limit:
+                yield
+        except gevent.Timeout as reached:
+            if reached is not limit:
+                raise
+            raise TimeoutError(f"no answer within {longest:g} seconds") from None
+
+    def _proxied(self, where: Origin) -> str | None:
+        """The scheme whose proxy `where` is reached through; None: directly."""
+        scheme, host, port = where
+        # With the port, which NO_PROXY may name or not.
+        if proxy_bypass_environment(f"{host}:{port}", {"no": self._no_proxy}):
+            return None
+        return scheme if scheme in self._proxies else None
+
+
+def _is_cut(error: HTTPError) -> bool:
+    if isinstance(error, ProxyError):
+        # Also what urllib3 says of a connection that had been through the proxy.
+        return isinstance(error.original_error, ConnectionError)
+    return True
+
+
+def _basic(user: str | None, password: str | None) -> str:
+    pair = f"{user or ''}:{password or ''}"
+    # Not urllib3's make_headers, which knows latin-1 only.
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def _credentials(parts: SplitResult, header: str = "Authorization") -> dict[str, str]:
+    if parts.username is None and parts.password is None:
+        return {}
+    return {header: _basic(unquote(parts.username or ""), unquote(parts.password or ""))}
+
+
+def _from_netrc(environ: Mapping[str, str], host: str) -> dict[str, str]:
+    named = environ.get("NETRC")
+    try:
+        path = Path(named or Path(environ.get("HOME") or Path.home(), ".netrc"))
+    except RuntimeError:
+        return {}
+    try:
+        found = netrc.netrc(path).authenticators(host)
+    except (netrc.NetrcParseError, OSError, ValueError) as error:
+        if named or not isinstance(error, FileNotFoundError):
+            # What a parse error says may be a password.
+            line = f"line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else error
+            log.warning("%s cannot be read as netrc, and is ignored: %s", path, line)
+        return {}
+    return {"Authorization": _basic(found[0], found[2])} if found else {}
+
+
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """The variable that tells of the proxy `name`, and its value; "" when there is none."""
+    variable = f"{name}_proxy"
+    if variable not in environ:
+        variable = variable.upper()
+    return variable, environ.get(variable, "").strip()
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, Proxy]:
+    """The proxies by the scheme of what is reached through them."""
+    if _variable(environ, "no")[1] == "*":
+        return {}
+    found = {}
+    for scheme in ("http", "https"):
+        for variable, value in (_variable(environ, scheme), _variable(environ, "all")):
+            if value:
+                found[scheme] = _proxy(variable, value)
+                log.info("%s goes through the proxy %s of %s", scheme, found[scheme][0], variable)
+                break
+    return found
+
+
+def _proxy(variable: str, value: str) -> Proxy:
+    url = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(url)
+        where = parts._replace(netloc=parts.netloc.rpartition("@")[2], path="").geturl()
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # What follows the host is nothing to a proxy, but may be the rest of a password.
+        is_usable = is_usable and parts.path in ("", "/") and not parts.query + parts.fragment
+        urllib3.ProxyManager(where)
+    except (HTTPError, ValueError):
+        is_usable = False
+    if not is_usable:
+        shown = f"***@{value.rpartition('@')[2]}" if "@" in value else value
+        remedy = "give the http or https URL of a proxy, such as http://proxy.example.org:3128"
+        raise SettingError(variable, shown, remedy)
+    return where, _credentials(parts, "Proxy-Authorization")
+
+
+def _trust(environ: Mapping[str, str], ca: Path | None) -> ssl.SSLContext:
+    """Trust in what the system trusts, in SSL_CERT_FILE and in `ca`."""
+    context = create_urllib3_context()
+    # OpenSSL reads SSL_CERT_FILE in its defaults too, but does not tell when it cannot.
+    context.load_default_certs()
+    file = environ.get("SSL_CERT_FILE")
+    for name, path in (("SSL_CERT_FILE", Path(file) if file else None), ("upstream CA", ca)):
+        if path is not None:
+            _add(context, name, path)
+    return context
+
+
+def _add(context: ssl.SSLContext, name: str, path: Path) -> None:
+    tried = path
+    try:
+        for tried in _pem_files(path):
+            context.load_verify_locations(tried)
+    except (OSError, ValueError) as error:
+        remedy = f"{_reason(error)}; name a PEM file of certificates, or a directory of such"
+        raise SettingError(name, tried, remedy) from error
+
+
+def _pem_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    # OpenSSL by itself would read only what has a name of its c_rehash.
+    files = [file for file in sorted(path.iterdir()) if file.is_file()]
+    found = [file for file in files if b"CERTIFICATE-----" in file.read_bytes()]
+    if not found:
+        raise ValueError("holds no PEM file")
+    return found
+
+
+def _certified(context: ssl.SSLContext, path: Path) -> ssl.SSLContext:
+    try:
+        # With a passphrase given, wrong as it is, OpenSSL does not ask for one on the terminal.
+        context.load_cert_chain(path, password=lambda: "")
+    except (OSError, ValueError) as error:
+        remedy = f"{_reason(error)}; name a PEM file with a certificate and its key, not encrypted"
+        raise SettingError("upstream client certificate", path, remedy) from error
+    return context
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,0 +1,1 @@
+"""Decides which pages and files to fetch ahead of any request."""

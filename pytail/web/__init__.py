@@ -1,0 +1,1 @@
+"""HTTP in and out: the WSGI application and its resources."""

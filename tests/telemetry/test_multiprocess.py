@@ -1,0 +1,158 @@
+"""Counting together, also with those who are dead."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytail.telemetry import multiprocess
+from tests.support.running import clean_environ
+
+#: A worker as gunicorn has it: it counts what it is told to, and says what all have counted.
+WORKER = """
+import sys
+from pathlib import Path
+from gevent import monkey; monkey.patch_all()
+from pytail.telemetry import multiprocess
+multiprocess.share(Path(sys.argv[1]))
+from pytail.telemetry.access import Exchange
+from pytail.telemetry.metrics import Metrics
+metrics = Metrics()
+exchange = Exchange("GET", "/simple/demo/", "the-id")
+exchange.outcome, exchange.status = "HIT", "200"
+print("ready", flush=True)
+for line in sys.stdin:
+    number = int(line)
+    for _ in range(number):
+        metrics.answered(exchange)
+        metrics.upstream_answered(0.1)
+    metrics.arriving_are(number)
+    names = ("requests_total", "upstream_seconds_count", "arriving_files")
+    read = metrics.reading()
+    print(*(int(read.total(f"pytail_{name}")) for name in names), flush=True)
+"""
+
+
+class Worker:
+    """A worker in a process of its own."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(cache_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environ(),
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def count(self, number: int) -> tuple[int, ...]:
+        """Requests and answers of upstream counted by all after `number` more, files arriving."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        return tuple(map(int, self.process.stdout.readline().split()))
+
+    def end(self, *, suddenly: bool = False) -> str:
+        if suddenly:
+            self.process.kill()
+        return self.process.communicate()[1]
+
+
+@contextlib.contextmanager
+def worker(cache_dir: Path) -> Iterator[Worker]:
+    started = Worker(cache_dir)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.end()
+
+
+def files(cache_dir: Path) -> set[str]:
+    return {path.name for path in (cache_dir / "+metrics").glob("*/*")}
+
+
+def test_any_worker_tells_what_all_have_counted(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert one.count(3) == (3, 3, 3)
+        assert other.count(4) == (7, 7, 7)
+        assert one.count(1) == (8, 8, 5)
+
+
+@pytest.mark.parametrize("suddenly", [False, True])
+def test_what_a_dead_worker_counted_stays_and_its_files_go(tmp_path: Path, suddenly: bool):
+    for total in (5, 10, 15):
+        with worker(tmp_path) as one:
+            assert one.count(5) == (total, total, 5)
+            left = files(tmp_path)
+            one.end(suddenly=suddenly)
+        assert files(tmp_path) == left
+    with worker(tmp_path) as last:
+        assert last.count(0) == (15, 15, 0)
+        pids = {name.partition(".")[0].rpartition("_")[2] for name in files(tmp_path)}
+        assert pids == {"dead", str(last.process.pid)}
+
+
+def test_a_worker_that_is_gone_is_buried_by_the_next_question(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert one.count(5) == (5, 5, 5)
+        one.end(suddenly=True)
+        assert other.count(0) == (5, 5, 0)
+        assert not any(str(one.process.pid) in name for name in files(tmp_path))
+
+
+def test_the_living_are_not_buried(tmp_path: Path):
+    with worker(tmp_path) as one:
+        one.count(2)
+        with worker(tmp_path) as other:
+            assert other.count(1) == (3, 3, 3)
+            assert one.count(1) == (4, 4, 2)
+
+
+def test_the_directory_of_a_gunicorn_that_is_gone_goes_too(tmp_path: Path):
+    abandoned, living = tmp_path / "+metrics" / "host-1", tmp_path / "+metrics" / "host-2"
+    for directory in (abandoned, living):
+        directory.mkdir(parents=True)
+        (directory / "5.lock").touch()
+    with (living / "5.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with worker(tmp_path):
+            assert not abandoned.exists()
+            assert living.exists()
+
+
+def test_space_is_taken_beforehand(tmp_path: Path):
+    with worker(tmp_path):
+        mapped = list((tmp_path / "+metrics").glob("*/*.db"))
+        assert len(mapped) == 8
+        for path in mapped:
+            assert path.stat().st_blocks * 512 >= path.stat().st_size == 128 * 1024
+
+
+def test_where_the_place_is_gone_a_worker_tells_of_itself(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert other.count(4) == (4, 4, 4)
+        shutil.rmtree(tmp_path / "+metrics")
+        assert one.count(3) == (3, 3, 3)
+        assert "of this worker alone" in one.end()
+
+
+def test_where_there_is_no_place_to_share_a_worker_counts_alone_and_says_so(tmp_path: Path):
+    (tmp_path / "+metrics").write_text("in the way")
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert one.count(3) == (3, 3, 3)
+        assert other.count(4) == (4, 4, 4)
+        assert "/+metrics is of each worker alone" in one.end()
+    assert multiprocess.VARIABLE not in os.environ

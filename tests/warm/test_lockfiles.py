@@ -1,0 +1,220 @@
+"""Lock files: what they list of this index, and what is left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytail.warm.lockfiles import Indexes, Locks, locks
+from pytail.warm.selection import LockedFile
+from pytail.warm.targets import Target
+
+LINUX = Target.of("3.12", "manylinux_2_28_x86_64")
+OURS = Indexes.of(["https://user:secret@index.example.org"])
+A, B = "a" * 64, "b" * 64
+
+PYLOCK = f"""
+lock-version = "1.0"
+created-by = "test"
+extras = ["fast"]
+dependency-groups = ["dev"]
+[[packages]]
+name = "demo"
+version = "1.0+x"
+index = "https://index.example.org/simple/"
+requires-python = ">=3.9"
+marker = "'dev' in dependency_groups and 'fast' in extras"
+wheels = [{{ url = "https://files.example.org/demo-1.0%2Bx-py3-none-any.whl", hashes = {{ sha256 = "{A}" }} }}]
+sdist = {{ name = "demo-1.0+x.tar.gz", url = "https://files.example.org/x", hashes = {{ sha256 = "{B}" }} }}
+[[packages]]
+name = "elsewhere"
+version = "1.0"
+index = "https://user:secret@other.example.org/simple"
+wheels = [{{ url = "https://other.example.org/elsewhere-1.0-py3-none-any.whl", hashes = {{ sha256 = "{A}" }} }}]
+[[packages]]
+name = "checkout"
+vcs = {{ type = "git", url = "https://example.org/x.git", commit-id = "0" }}
+[[packages]]
+name = "archive"
+archive = {{ url = "https://example.org/x.zip", hashes = {{ sha256 = "{A}" }} }}
+[[packages]]
+name = "local"
+version = "1.0"
+wheels = [{{ path = "local-1.0-py3-none-any.whl", hashes = {{ sha256 = "{A}" }} }}]
+"""
+
+UV = f"""
+version = 1
+revision = 3
+requires-python = ">=3.9"
+[[package]]
+name = "mine"
+source = {{ editable = "." }}
+[[package]]
+name = "demo"
+version = "1.0"
+source = {{ registry = "https://INDEX.example.org/simple" }}
+resolution-markers = ["python_full_version < '3'", "sys_platform == 'linux'"]
+sdist = {{ url = "https://files.example.org/demo-1.0%2Bx.tar.gz", hash = "sha256:{B}", size = 1 }}
+wheels = [{{ url = "https://files.example.org/demo-1.0%2Bx-py3-none-any.whl#x", hash = "sha256:{A}" }}]
+[[package]]
+name = "elsewhere"
+version = "1.0"
+source = {{ registry = "https://user:secret@other.example.org/simple" }}
+wheels = [{{ url = "https://other.example.org/elsewhere-1.0-py3-none-any.whl", hash = "sha256:{A}" }}]
+[[package]]
+name = "checkout"
+version = "1.0"
+source = {{ git = "https://example.org/x.git" }}
+[[package]]
+name = "archive"
+version = "1.0"
+source = {{ url = "https://example.org/x.zip" }}
+[[package]]
+name = "local"
+version = "1.0"
+source = {{ registry = "wheels" }}
+wheels = [{{ path = "local-1.0-py3-none-any.whl" }}]
+"""
+
+POETRY = f"""
+[[package]]
+name = "Demo"
+version = "1.0"
+python-versions = ">=3.9"
+markers = {{ main = "sys_platform == \\"win32\\"", dev = "extra == \\"fast\\"" }}
+files = [
+    {{file = "demo-1.0+x-py3-none-any.whl", hash = "sha256:{A}"}},
+    {{file = "demo-1.0+x.tar.gz", hash = "sha256:{B}"}},
+]
+[package.source]
+type = "legacy"
+url = "https://index.example.org/simple"
+reference = "ours"
+[[package]]
+name = "elsewhere"
+version = "1.0"
+files = []
+[package.source]
+type = "legacy"
+url = "https://user:secret@other.example.org/simple"
+reference = "other"
+[[package]]
+name = "checkout"
+version = "1.0"
+files = []
+[package.source]
+type = "git"
+url = "https://example.org/x.git"
+[[package]]
+name = "archive"
+version = "1.0"
+files = []
+[package.source]
+type = "url"
+url = "https://example.org/x.zip"
+[[package]]
+name = "local"
+version = "1.0"
+files = []
+[package.source]
+type = "file"
+url = "x.whl"
+[extras]
+fast = ["demo"]
+[metadata]
+lock-version = "2.1"
+content-hash = "x"
+"""
+
+
+@pytest.fixture(params=[PYLOCK, UV, POETRY], ids=["pylock", "uv", "poetry"])
+def found(request) -> Locks:
+    return locks(request.param, OURS)
+
+
+def test_a_lock_wants_the_files_that_it_lists(found: Locks):
+    (demo,) = found.locked
+    assert demo.project == "demo"
+    assert demo.files == (
+        LockedFile("demo-1.0+x-py3-none-any.whl", {"sha256": A}),
+        LockedFile("demo-1.0+x.tar.gz", {"sha256": B}),
+    )
+
+
+def test_markers_of_any_group_and_extra_count(found: Locks):
+    assert found.locked[0].is_for([LINUX])
+
+
+def test_what_comes_from_elsewhere_is_left_out_and_told(found: Locks):
+    what = [package.partition(" ")[0] for package, _ in found.skipped]
+    assert what == ["elsewhere", "checkout", "archive", "local"]
+    assert "--index https://***@other.example.org/simple" in found.skipped[0][1]
+    assert "secret" not in str(found.skipped)
+
+
+def test_a_marker_that_holds_nowhere_leaves_it_out():
+    for text in (
+        PYLOCK.replace("'fast' in extras", "os_name == 'nt'"),
+        UV.replace("'linux'", "'darwin'"),
+        POETRY.replace("extra == ", "os_name == "),
+    ):
+        (demo,) = locks(text, OURS).locked
+        assert not demo.is_for([LINUX])
+
+
+def test_the_names_that_uv_makes_of_conflicts_are_no_hindrance():
+    (demo,) = locks(
+        UV.replace("sys_platform == 'linux'", "extra == 'extra-4-mine-cpu'"), OURS
+    ).locked
+    assert demo.is_for([LINUX])
+
+
+def test_poetry_without_a_source_is_this_index_and_older_ones_list_files_at_the_end():
+    text = (
+        '[[package]]\nname = "demo"\nversion = "1.0"\n'
+        '[metadata]\ncontent-hash = "x"\n[metadata.files]\n'
+        f'demo = [{{file = "demo-1.0.tar.gz", hash = "md5:{"a" * 32}"}}]\n'
+    )
+    (demo,) = locks(text, OURS).locked
+    assert demo.files == (LockedFile("demo-1.0.tar.gz", {"md5": "a" * 32}),)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_ours"),
+    [
+        ("https://index.example.org/simple/", True),
+        ("http://someone@index.example.org", True),
+        ("https://index.example.org/root/pypi/+simple/", True),
+        ("https://index.example.org/team/simple", False),
+        ("https://pytail.example.org/simple", False),
+        ("wheels", False),
+    ],
+)
+def test_an_index_is_known_by_host_and_path(url: str, is_ours: bool):
+    assert OURS.has(url) is is_ours
+
+
+def test_pytail_is_known_by_where_it_has_files():
+    url = "https://pytail.example.org/x/root/pypi/+f/abc/0123456789abc/demo-1.0.tar.gz"
+    assert OURS.has("https://pytail.example.org/x/simple", [url])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{}", "cannot be read as TOML"),
+        (f"a = {'[' * 9999}", "cannot be read as TOML"),
+        ("[project]\nname = 'demo'\nversion = '1'\n", "is no lock file that pytail knows"),
+        ("[tool.poetry]\n", "give a requirements.txt, pylock.toml, uv.lock or poetry.lock"),
+        ("metadata = 1\n", "is no lock file"),
+        ("lock-version = '1.0'\ncreated-by = 'x'\npackages = [1]\n", "cannot be understood"),
+        ("lock-version = '9.0'\ncreated-by = 'x'\npackages = []\n", "cannot be understood"),
+        ("version = 1\n[[package]]\nname = 'demo'\n", "cannot be understood"),
+        ("version = 2\npackage = []\n", "is no lock file that pytail knows"),
+        (UV.replace("sys_platform", "sys-platform"), "cannot be understood"),
+        (POETRY.replace("file = ", "fil = "), "cannot be understood"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_with_the_reason(text: str, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        locks(text, OURS)
