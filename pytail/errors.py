@@ -12,13 +12,13 @@
     ├── NotAcceptable           no form of a page that the client would take
     ├── PageUnreadable          bytes that are not a project page
     ├── DigestMismatch          bytes that are not the file they claim to be
-    ├── TransferCut             a file whose fetch ended early; also a ConnectionResetError
-    ├── NotKept                 a file that the cache directory takes no more of
+    ├── DownloadInterrupted             a file whose fetch ended early; also a ConnectionResetError
+    ├── NotStored                 a file that the cache directory takes no more of
     │   ├── TooLarge                it alone is beyond the limit
-    │   └── GivenUp                 the process that was writing it gave up
+    │   └── DownloadAbandoned                 the process that was writing it gave up
     └── UpstreamError           upstream gave no usable answer
         ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
-        │   ├── UpstreamLeftAlone       not asked: it failed too often
+        │   ├── UpstreamCircuitOpen       not asked: it failed too often
         │   └── UpstreamBusy            not asked: too much is being fetched already
         ├── UpstreamOffline         upstream is not to be asked
         ├── UpstreamRefused         an answer with an error status
@@ -167,7 +167,7 @@ class DigestMismatch(PytailError):
         return f"{self.filename}: upstream sent {self.kind} {self.found}, not {self.expected}"
 
 
-class TransferCut(PytailError, ConnectionResetError):
+class DownloadInterrupted(PytailError, ConnectionResetError):
     """The fetch of `filename` ended before its last byte, for the `reason` given.
 
     It is raised out of a response body after the head was sent, where all that is left is to close
@@ -184,7 +184,7 @@ class TransferCut(PytailError, ConnectionResetError):
         return f"{self.filename}: {self.reason}"
 
 
-class NotKept(PytailError):
+class NotStored(PytailError):
     """The cache directory takes no more of a file, for the `reason` given."""
 
     def __init__(self, reason: str) -> None:
@@ -195,11 +195,11 @@ class NotKept(PytailError):
         return self.reason
 
 
-class TooLarge(NotKept):
+class TooLarge(NotStored):
     """A file that alone is beyond what may be kept."""
 
 
-class GivenUp(NotKept):
+class DownloadAbandoned(NotStored):
     """The process that was writing the file gave it up."""
 
     def __init__(self) -> None:
@@ -237,7 +237,7 @@ class UpstreamUnreachable(UpstreamError):
         self.retry_after = retry_after
 
 
-class UpstreamLeftAlone(UpstreamUnreachable):
+class UpstreamCircuitOpen(UpstreamUnreachable):
     """It failed so often that it is not asked for another `retry_after` seconds."""
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, GeventResponse
 
-from pytail.server.connection import Handler
+from pytail.server.connection import Connection
 from pytail.server.server import Server
 
 
-class LoggedHandler(Handler):
+class LoggedConnection(Connection):
     """A handler that writes gunicorn's access log."""
 
     @property
@@ -40,7 +40,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """gunicorn's gevent worker, with our server; ``worker_connections`` bounds the connections."""
 
     server_class = Server
-    wsgi_handler = LoggedHandler
+    wsgi_handler = LoggedConnection
 
     def run(self) -> None:
         """Serve until gunicorn says otherwise."""

@@ -53,7 +53,7 @@ METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"
 
 
-def shelf_of(hashes: Mapping[str, str], url: str) -> str:
+def directory_of(hashes: Mapping[str, str], url: str) -> str:
     """The directory of a file under ``+f``: digest-addressed where a sha256 is known, else by URL.
 
     ``<first 3 of sha256>/<next 13>``, or ``_url/<sha256 of the upstream URL>``. Two different files
@@ -73,14 +73,14 @@ class File:
     filename: str
     #: Absolute upstream URL, without fragment; empty for what upstream does not have.
     url: str
-    #: Directory under ``+f``, see `shelf_of`.
-    shelf: str
+    #: Directory under ``+f``, see `directory_of`.
+    directory: str
     #: Algorithm name to lower-case hex digest; empty when upstream gives none.
     hashes: Mapping[str, str] = field(default_factory=dict)
     #: Bytes; None when the page does not say.
     size: int | None = None
     #: Bytes that it had when it was verified; None when the page says its size, or nobody knows.
-    measured: int | None = None
+    verified_size: int | None = None
     #: ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700); None when upstream does not say.
     upload_time: str | None = None
     #: The specifier verbatim; None when there is none.
@@ -100,12 +100,12 @@ class File:
     wheel: File | None = None
 
     @property
-    def location(self) -> str:
+    def key(self) -> str:
         """Path below ``+f``, in URLs (unquoted) and in the store."""
-        return f"{self.shelf}/{self.filename}"
+        return f"{self.directory}/{self.filename}"
 
     @property
-    def is_beside_another(self) -> bool:
+    def is_sidecar(self) -> bool:
         """Whether it is a small file that belongs to a wheel or sdist."""
         return self.filename.endswith((METADATA_SUFFIX, SIGNATURE_SUFFIX))
 
@@ -132,7 +132,9 @@ class File:
         # The suffix goes to the path: an upstream URL may carry a query.
         parts = urlsplit(self.url)
         url = urlunsplit(parts._replace(path=parts.path + suffix))
-        return File(filename=self.filename + suffix, url=url, shelf=self.shelf, hashes=hashes)
+        return File(
+            filename=self.filename + suffix, url=url, directory=self.directory, hashes=hashes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
-from pytail.storage.store import is_shelf
+from pytail.model import DIGEST_LENGTHS, File, ProjectPage, directory_of
+from pytail.storage.store import is_directory
 
 quickly = settings(max_examples=100, deadline=None)
 
@@ -22,7 +22,7 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 def file(url: str = URL, **known) -> File:
     hashes = {"sha256": SHA256}
     return File(
-        filename="foo-1.0.zip", url=url, shelf=shelf_of(hashes, url), hashes=hashes, **known
+        filename="foo-1.0.zip", url=url, directory=directory_of(hashes, url), hashes=hashes, **known
     )
 
 
@@ -32,17 +32,21 @@ def test_lengths_are_those_of_the_hashes(name: str, length: int):
 
 
 def test_the_shelf_is_3_and_13_digits_of_the_digest():
-    assert shelf_of({"md5": "0" * 32, "sha256": SHA256}, URL) == f"{SHA256[:3]}/{SHA256[3:16]}"
+    assert directory_of({"md5": "0" * 32, "sha256": SHA256}, URL) == f"{SHA256[:3]}/{SHA256[3:16]}"
 
 
 @pytest.mark.parametrize("hashes", [{}, {"md5": "0" * 32}])
 def test_without_a_sha256_the_shelf_is_that_of_the_url(hashes: dict[str, str]):
-    assert shelf_of(hashes, URL) == f"_url/{hashlib.sha256(URL.encode()).hexdigest()}"  # item 74
+    assert (
+        directory_of(hashes, URL) == f"_url/{hashlib.sha256(URL.encode()).hexdigest()}"
+    )  # item 74
 
 
 def test_the_shelf_of_a_known_digest_does_not_depend_on_the_url():
     hashes = {"sha256": SHA256}
-    assert shelf_of(hashes, URL) == shelf_of(hashes, "https://mirror.example.net/x")  # item 73
+    assert directory_of(hashes, URL) == directory_of(
+        hashes, "https://mirror.example.net/x"
+    )  # item 73
 
 
 @quickly
@@ -51,18 +55,18 @@ def test_the_shelf_of_a_known_digest_does_not_depend_on_the_url():
     st.text(st.characters(codec="utf-8")),
 )
 def test_every_shelf_is_one_the_store_takes(hashes: dict[str, str], url: str):
-    assert is_shelf(shelf_of(hashes, url))  # item 138
+    assert is_directory(directory_of(hashes, url))  # item 138
 
 
 @quickly
 @given(st.text(max_size=9), st.text(max_size=9))
 def test_two_urls_without_digest_share_no_shelf(one: str, other: str):
-    shelves = {shelf_of({}, f"{URL}?{text!r}") for text in (one, other)}
+    shelves = {directory_of({}, f"{URL}?{text!r}") for text in (one, other)}
     assert len(shelves) == len({one, other})  # item 74
 
 
 def test_a_location_is_shelf_and_filename():
-    assert file().location == f"{SHA256[:3]}/{SHA256[3:16]}/foo-1.0.zip"
+    assert file().key == f"{SHA256[:3]}/{SHA256[3:16]}/foo-1.0.zip"
 
 
 def test_core_metadata_is_a_file_beside_the_file():
@@ -70,7 +74,7 @@ def test_core_metadata_is_a_file_beside_the_file():
     assert metadata is not None
     assert metadata.filename == "foo-1.0.zip.metadata"
     assert metadata.url == f"{URL}.metadata"
-    assert metadata.location == f"{file().location}.metadata"  # item 56
+    assert metadata.key == f"{file().key}.metadata"  # item 56
     assert metadata.hashes == {"sha256": "0" * 64}
     assert metadata.size is None
 
@@ -105,11 +109,11 @@ def test_a_query_stays_behind_the_suffix():
 
 def test_only_what_lies_beside_another_file_is_beside_one():
     both = file(core_metadata=True, gpg_sig=True)
-    assert not both.is_beside_another
+    assert not both.is_sidecar
     assert both.metadata is not None
     assert both.signature is not None
-    assert both.metadata.is_beside_another
-    assert both.signature.is_beside_another
+    assert both.metadata.is_sidecar
+    assert both.signature.is_sidecar
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_values_cannot_be_changed(value: object, name: str):
 
 
 def test_what_upstream_does_not_say_is_not_made_up():
-    bare = File(filename="foo-1.0.zip", url=URL, shelf="")
+    bare = File(filename="foo-1.0.zip", url=URL, directory="")
     assert (bare.hashes, bare.yanked, bare.size, bare.upload_time) == ({}, False, None, None)
 
 

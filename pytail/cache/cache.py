@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import peewee
 
 from pytail import errors
-from pytail.cache.core_metadata import Metadata
-from pytail.cache.files import Downloads
+from pytail.cache.core_metadata import CoreMetadata
+from pytail.cache.files import Files
 from pytail.cache.freshness import PATIENCE, FreshnessPolicy
 from pytail.cache.index import Index
 from pytail.config.settings import Settings
 from pytail.storage.catalog import Catalog
-from pytail.storage.quota import Bounds
+from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Upstream
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Cache:
     """What decides about pages and files, and what it works with; `close` frees it."""
 
     metrics: Metrics
@@ -31,13 +31,13 @@ class Parts:
     store: Store
     catalog: Catalog
     index: Index
-    bounds: Bounds
-    downloads: Downloads
+    bounds: Quota
+    downloads: Files
 
     @classmethod
     def of(
         cls, settings: Settings, clock: Callable[[], float] = time.time, patience: float = PATIENCE
-    ) -> Parts:
+    ) -> Cache:
         """Those for `settings`; `patience` is how many seconds are waited for an unknown page.
 
         Raises SettingError.
@@ -45,7 +45,7 @@ class Parts:
         metrics = Metrics()
         upstream = upstream_of(settings, metrics)
         # After what can be refused without anything being open.
-        store, catalog = opened(settings)
+        store, catalog = open_storage(settings)
         index = Index(
             catalog,
             store,
@@ -55,9 +55,9 @@ class Parts:
             offline=settings.offline,
             promises_metadata=settings.core_metadata_from_wheels,
         )
-        bounds = bounds_of(settings, store, catalog)
-        metadata = Metadata(catalog, store, upstream)
-        downloads = Downloads(catalog, store, upstream, metadata, bounds)
+        bounds = quota_of(settings, store, catalog)
+        metadata = CoreMetadata(catalog, store, upstream)
+        downloads = Files(catalog, store, upstream, metadata, bounds)
         return cls(metrics, upstream, store, catalog, index, bounds, downloads)
 
     def close(self) -> None:
@@ -92,9 +92,9 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
     )
 
 
-def bounds_of(settings: Settings, store: Store, catalog: Catalog) -> Bounds:
+def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:
     """Return the limits that `settings` set."""
-    return Bounds(
+    return Quota(
         settings.cache_dir,
         store,
         catalog,
@@ -103,7 +103,7 @@ def bounds_of(settings: Settings, store: Store, catalog: Catalog) -> Bounds:
     )
 
 
-def opened(settings: Settings) -> tuple[Store, Catalog]:
+def open_storage(settings: Settings) -> tuple[Store, Catalog]:
     """What the cache directory keeps; raises SettingError where it cannot be used."""
     directory = settings.cache_dir
     try:

@@ -19,7 +19,7 @@ from pytail.errors import (
     WheelUnreadable,
 )
 from pytail.model import File
-from pytail.runtime.threads import off_hub
+from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store
 from pytail.upstream.client import Upstream
@@ -30,7 +30,7 @@ log = logging.getLogger("pytail.cache")
 _MOST_STRETCHES = 8
 
 
-class Extracted:
+class MetadataSource:
     """The bytes of a metadata file, in the shape of a transfer."""
 
     def __init__(self, data: bytes) -> None:
@@ -47,13 +47,13 @@ class Extracted:
         """Nothing is open."""
 
 
-class Metadata:
+class CoreMetadata:
     """Reads metadata out of wheels."""
 
     def __init__(self, catalog: Catalog, store: Store, upstream: Upstream) -> None:
         self._catalog, self._store, self._upstream = catalog, store, upstream
 
-    def of(self, wheel: File) -> Extracted:
+    def source_of(self, wheel: File) -> MetadataSource:
         """The metadata of `wheel`.
 
         Raises WheelUnreadable where there is none to be had, or FileGone or an UpstreamError.
@@ -62,27 +62,27 @@ class Metadata:
             data = self._held(wheel) or self._remote(wheel)
         except WheelUnreadable as error:
             log.warning("%s; its page no longer promises any", error)
-            self._catalog.learn_metadata(wheel, None)
+            self._catalog.set_core_metadata(wheel, None)
             raise
-        self._catalog.learn_metadata(wheel, hashlib.sha256(data).hexdigest())
-        log.info("read the metadata out of %s, %d bytes", wheel.location, len(data))
-        return Extracted(data)
+        self._catalog.set_core_metadata(wheel, hashlib.sha256(data).hexdigest())
+        log.info("read the metadata out of %s, %d bytes", wheel.key, len(data))
+        return MetadataSource(data)
 
     def _held(self, wheel: File) -> bytes | None:
         held = self._store.open(wheel)
         if held is None:
             return None
         with held:
-            return off_hub(lambda: lazy_wheel.core_metadata(held, wheel.filename))
+            return off_loop(lambda: lazy_wheel.core_metadata(held, wheel.filename))
 
     def _remote(self, wheel: File) -> bytes:
         size = wheel.size
         try:
             if size is None:
-                size = self._upstream.size(wheel.url)
+                size = self._upstream.file_size(wheel.url)
             if size is None:
                 raise UpstreamGarbled(wheel.url, "does not say how large the wheel is")
-            return self._read(wheel, lazy_wheel.Pieces(size))
+            return self._read(wheel, lazy_wheel.WheelRanges(size))
         except UpstreamWithoutRanges as error:
             raise WheelUnreadable(wheel.filename, str(error)) from error
         except UpstreamRefused as error:
@@ -90,12 +90,12 @@ class Metadata:
                 raise FileGone(wheel.filename) from error
             raise
 
-    def _read(self, wheel: File, pieces: lazy_wheel.Pieces) -> bytes:
+    def _read(self, wheel: File, pieces: lazy_wheel.WheelRanges) -> bytes:
         start, stop = max(0, pieces.size - lazy_wheel.TAIL), pieces.size
         for _ in range(_MOST_STRETCHES):
-            pieces.add(*self._upstream.stretch(wheel.url, start, stop, pieces.size))
+            pieces.add(*self._upstream.read_range(wheel.url, start, stop, pieces.size))
             try:
-                return off_hub(lambda: lazy_wheel.core_metadata(pieces, wheel.filename))
-            except lazy_wheel.Missing as missing:
+                return off_loop(lambda: lazy_wheel.core_metadata(pieces, wheel.filename))
+            except lazy_wheel.RangeMissing as missing:
                 start, stop = missing.start, missing.stop
         raise WheelUnreadable(wheel.filename, "it is scattered over too many places")

@@ -19,21 +19,21 @@ from functools import partial
 import gevent
 from gevent.event import Event
 
-from pytail.cache.passthrough import HELD_BACK, Passing
+from pytail.cache.passthrough import WITHHELD, PassThrough
 from pytail.errors import (
     DigestMismatch,
-    GivenUp,
-    NotKept,
+    DownloadAbandoned,
+    DownloadInterrupted,
+    NotStored,
     PytailError,
-    TransferCut,
     UpstreamError,
 )
 from pytail.model import File
-from pytail.runtime.threads import off_hub
-from pytail.storage.digests import Check
-from pytail.storage.quota import Bounds
-from pytail.storage.store import Partial, Standing
-from pytail.upstream.resume import Source, ahead
+from pytail.runtime.threads import off_loop
+from pytail.storage.digests import FileVerifier
+from pytail.storage.quota import Quota
+from pytail.storage.store import PartialFile, PartialState
+from pytail.upstream.resume import Source, read_ahead
 
 log = logging.getLogger("pytail.cache")
 
@@ -41,12 +41,12 @@ log = logging.getLogger("pytail.cache")
 _POLL = 0.01
 
 
-class Tail:
+class DownloadReader:
     """A reader of an arriving file: where a plain one would end, it waits for more."""
 
-    def __init__(self, arrival: Arrival) -> None:
-        self._arrival: Arrival | None = arrival
-        self._alone: Passing | None = None
+    def __init__(self, arrival: Download) -> None:
+        self._arrival: Download | None = arrival
+        self._alone: PassThrough | None = None
         self._position = 0
 
     def seek(self, position: int) -> int:
@@ -57,12 +57,12 @@ class Tail:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there is one; empty at the end of the file.
 
-        Raises TransferCut when the fetch ends before that.
+        Raises DownloadInterrupted when the fetch ends before that.
         """
         if self._arrival is not None:
             try:
                 data = self._arrival.read(self._position, size)
-            except NotKept:
+            except NotStored:
                 self._go_on_alone(self._arrival)
             else:
                 self._position += len(data)
@@ -74,13 +74,13 @@ class Tail:
     def span(self, size: int) -> tuple[int, int, int] | None:
         """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
 
-        They are read by `advance`. None at the end, and where no file has them. Raises TransferCut.
+        They are read by `advance`. None at the end, and where no file has them. Raises DownloadInterrupted.
         """
         if self._arrival is None:
             return None
         try:
             available = self._arrival.available(self._position)
-        except NotKept:
+        except NotStored:
             self._go_on_alone(self._arrival)
             return None
         if not available:
@@ -95,27 +95,27 @@ class Tail:
         """Stop reading; the fetch goes on."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
-            arrival.leave()
+            arrival.release()
         if self._alone is not None:
             self._alone.close()
             self._alone = None
 
-    def _go_on_alone(self, arrival: Arrival) -> None:
+    def _go_on_alone(self, arrival: Download) -> None:
         try:
-            self._alone = arrival.rest(self._position)
+            self._alone = arrival.pass_through(self._position)
         finally:
             self._arrival = None
-            arrival.leave()
+            arrival.release()
 
 
-class Arrival:
+class Download:
     """One file and what has come of it so far."""
 
     def __init__(
         self,
         file: File,
-        partial: Partial,
-        bounds: Bounds,
+        partial: PartialFile,
+        bounds: Quota,
         ask: Callable[[int, str | None], Source],
     ) -> None:
         """`ask` gives a source of the file from an offset on, of an ETag (None: any)."""
@@ -123,13 +123,13 @@ class Arrival:
         #: Bytes of the whole file, None until its end where nobody says.
         self.size = file.size
         #: Bytes that have come.
-        self.arrived = 0
+        self.received = 0
         #: Whether another process fetches it, or did at first.
-        self.is_followed = False
+        self.is_follower = False
         #: Whether upstream, or the process that asks it, has given an answer.
         self.has_begun = False
         self._source: Source | None = None
-        self._check = Check(file)
+        self._check = FileVerifier(file)
         self._is_verified, self._is_unkept = False, False
         self._error: BaseException | None = None
         self._moved = Event()
@@ -142,7 +142,7 @@ class Arrival:
         return self._partial.descriptor
 
     @property
-    def is_kept(self) -> bool:
+    def is_stored(self) -> bool:
         """Whether it is whole, right and held."""
         return self._is_verified and not self._is_unkept
 
@@ -154,15 +154,15 @@ class Arrival:
     def prepare(self, size: Callable[[], int | None]) -> None:
         """Begin where it is ours; else learn by `size`, where the page says none, what comes.
 
-        Raises NotKept, FileGone, DigestMismatch or an UpstreamError.
+        Raises NotStored, FileGone, DigestMismatch or an UpstreamError.
         """
-        self.is_followed = not self._partial.is_ours
-        if not self.is_followed:
+        self.is_follower = not self._partial.is_writer
+        if not self.is_follower:
             self._begin()
-        elif self.size is None and not self.file.is_beside_another:
+        elif self.size is None and not self.file.is_sidecar:
             self.size = size()
 
-    def join(self) -> Tail | None:
+    def reader(self) -> DownloadReader | None:
         """A reader at the start, None when it is over and the file is held.
 
         Raises what the fetch ended with.
@@ -173,32 +173,32 @@ class Arrival:
         try:
             # The length must be known up front, and a wrong small file is better an error than a
             # connection cut short.
-            is_awaited = self.size is None or self.file.is_beside_another
+            is_awaited = self.size is None or self.file.is_sidecar
             while not self.is_over and (is_awaited or not self.has_begun):
                 self._moved.wait()
             self._raise_error()
         except BaseException:
-            self.leave()
+            self.release()
             raise
-        return Tail(self)
+        return DownloadReader(self)
 
-    def outlast(self, advance: Callable[[int], object]) -> None:
+    def wait(self, advance: Callable[[int], object]) -> None:
         """Wait, without reading, until it is held; `advance` is called with the bytes that come.
 
-        Raises what the fetch ended with, or NotKept.
+        Raises what the fetch ended with, or NotStored.
         """
         told = 0
         while not self.is_over:
             moved = self._moved
-            advance(self.arrived - told)
-            told = self.arrived
+            advance(self.received - told)
+            told = self.received
             moved.wait()
-        advance(self.arrived - told)
+        advance(self.received - told)
         self._raise_error()
-        if not self.is_kept:
-            raise NotKept("the disk does not take it")
+        if not self.is_stored:
+            raise NotStored("the disk does not take it")
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """One reader less."""
         self._users -= 1
         if self._users == 0 and not self._is_closed:
@@ -208,7 +208,7 @@ class Arrival:
     def available(self, position: int) -> int:
         """The number of bytes from `position` on, as soon as there is one; 0 at the end.
 
-        Raises NotKept where the fetch was given up for the disk's sake, else TransferCut.
+        Raises NotStored where the fetch was given up for the disk's sake, else DownloadInterrupted.
         """
         while True:
             moved, available = self._moved, self._released() - position
@@ -229,21 +229,23 @@ class Arrival:
         size = min(size, self.available(position))
         data = os.pread(self._partial.descriptor, size, position)
         if size and not data:
-            raise TransferCut(self.file.filename, "the partial file was truncated")
+            raise DownloadInterrupted(self.file.filename, "the partial file was truncated")
         return data
 
-    def rest(self, position: int) -> Passing:
-        """The file from `position` on, without keeping it. Raises TransferCut."""
+    def pass_through(self, position: int) -> PassThrough:
+        """The file from `position` on, without keeping it. Raises DownloadInterrupted."""
         etag = None if self._source is None else self._source.etag
-        check = Check(self.file)
+        check = FileVerifier(self.file)
         if not check.has_digest and etag is None and position > 0:
-            raise TransferCut(self.file.filename, _reason(self._error))
+            raise DownloadInterrupted(self.file.filename, _reason(self._error))
         try:
-            off_hub(lambda: check.add_start(self._partial.descriptor, min(position, self.arrived)))
+            off_loop(
+                lambda: check.add_start(self._partial.descriptor, min(position, self.received))
+            )
             source = self._ask(check.size, etag)
         except PytailError as error:
-            raise TransferCut(self.file.filename, str(error)) from error
-        passing = Passing(self.file, source, check, self.size)
+            raise DownloadInterrupted(self.file.filename, str(error)) from error
+        passing = PassThrough(self.file, source, check, self.size)
         passing.skip(position - check.size)
         return passing
 
@@ -251,26 +253,26 @@ class Arrival:
         """Bring it in, verify it, commit it; never raises."""
         started = time.monotonic()
         try:
-            if not self._partial.is_ours:
+            if not self._partial.is_writer:
                 self._follow()
             if not self._is_verified:
                 self._receive()
-                self._check.require(self.size)
-                off_hub(self._commit)
+                self._check.verify(self.size)
+                off_loop(self._commit)
                 self._finish(started)
         except BaseException as error:  # noqa: BLE001
             # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
             self._fail(error)
         finally:
-            self._close(is_kept=self.is_kept)
+            self._close(is_kept=self.is_stored)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Forget a fetch that is not needed, or could not begin for that `error`."""
-        if not (self.arrived and isinstance(error, UpstreamError)):
+        if not (self.received and isinstance(error, UpstreamError)):
             # Else it waits for another day with what was there before.
             self._partial.discard()
-        if isinstance(error, NotKept):
-            self._bounds.trouble(error, self.size)
+        if isinstance(error, NotStored):
+            self._bounds.report(error, self.size)
         self._close(is_kept=False)
 
     def _begin(self) -> None:
@@ -278,13 +280,13 @@ class Arrival:
         try:
             self._take_up_what_is_there()
             self._bounds.reserve(self._partial, self.size or 0)
-            if not (self._check.size and self._check.is_right):
+            if not (self._check.size and self._check.matches):
                 self._source = self._ask(self._check.size, None)
                 self._compare(self._source.size)
         except OSError as error:
             if isinstance(error, PytailError):
                 raise
-            raise NotKept(str(error)) from error
+            raise NotStored(str(error)) from error
         self.has_begun = True
 
     def _compare(self, size: int | None) -> None:
@@ -296,66 +298,66 @@ class Arrival:
             raise DigestMismatch(self.file.filename, "bytes", str(self.size), str(size))
 
     def _close(self, *, is_kept: bool) -> None:
-        self._bounds.settle(self._partial, is_kept=is_kept)
+        self._bounds.release(self._partial, is_kept=is_kept)
         if self._source is not None:
             self._source.close()
         self._move()
-        self.leave()
+        self.release()
 
     def _take_up_what_is_there(self) -> None:
         """Go on with what a process that is gone has left, where that can be verified."""
         left = self._partial.size
         if left and self._check.has_digest and (self.size is None or left <= self.size):
-            off_hub(lambda: self._check.add_start(self._partial.descriptor, left))
-            is_useful = self.size != left or self._check.is_right
+            off_loop(lambda: self._check.add_start(self._partial.descriptor, left))
+            is_useful = self.size != left or self._check.matches
             if is_useful:
                 log.info(
                     "going on with %s at %d, left by a process that is gone",
-                    self.file.location,
+                    self.file.key,
                     left,
                 )
-                self.arrived = left
+                self.received = left
                 return
-        self._check = Check(self.file)
-        if self.arrived:
+        self._check = FileVerifier(self.file)
+        if self.received:
             # Readers have bytes that cannot be gone on with.
-            raise GivenUp
+            raise DownloadAbandoned
         if left:
-            self._partial.renew()
-            if not self._partial.is_ours:
-                raise GivenUp
+            self._partial.restart()
+            if not self._partial.is_writer:
+                raise DownloadAbandoned
 
     def _follow(self) -> None:
         """Watch another process bring it in, until it has, or it is ours to go on with."""
-        while not self._partial.take():
-            standing, size = self._partial.standing(), self._partial.size
-            if standing is Standing.GIVEN_UP:
-                raise GivenUp
-            if standing is Standing.COMMITTED:
-                self.size = self.arrived = self._partial.size
+        while not self._partial.try_lock():
+            standing, size = self._partial.state(), self._partial.size
+            if standing is PartialState.GIVEN_UP:
+                raise DownloadAbandoned
+            if standing is PartialState.COMMITTED:
+                self.size = self.received = self._partial.size
                 self._is_verified = self.has_begun = True
                 return
-            if size > self.arrived:
-                self.arrived, self.has_begun = size, True
+            if size > self.received:
+                self.received, self.has_begun = size, True
                 self._move()
             gevent.sleep(_POLL)
-        log.warning("%s: the process that fetched it is gone", self.file.location)
+        log.warning("%s: the process that fetched it is gone", self.file.key)
         self._begin()
 
     def _receive(self) -> None:
         if self._source is None:
             return
-        with contextlib.closing(ahead(self._source)) as coming:
+        with contextlib.closing(read_ahead(self._source)) as coming:
             for pieces in coming:
-                off_hub(partial(self._keep, pieces))
-                self.arrived = self._check.size
-                if self.size is not None and self.arrived > self.size:
+                off_loop(partial(self._keep, pieces))
+                self.received = self._check.size
+                if self.size is not None and self.received > self.size:
                     break
                 if self.size is None:
-                    self._bounds.reserve(self._partial, self.arrived)
+                    self._bounds.reserve(self._partial, self.received)
                 self._move()
         if self.size is None:
-            self.size = self.arrived
+            self.size = self.received
 
     def _keep(self, pieces: list[bytes]) -> None:
         try:
@@ -363,10 +365,12 @@ class Arrival:
                 self._partial.write(data)
                 self._check.add(data)
         except OSError as error:
-            raise NotKept(str(error)) from error
+            raise NotStored(str(error)) from error
         if self._partial.size != self._check.size:
             # What was verified is not what readers would get.
-            raise TransferCut(self.file.filename, "the partial file was changed by someone else")
+            raise DownloadInterrupted(
+                self.file.filename, "the partial file was changed by someone else"
+            )
 
     def _commit(self) -> None:
         try:
@@ -374,22 +378,22 @@ class Arrival:
         except OSError as error:
             # It is whole and right, and whoever reads it has it open.
             self._is_unkept = True
-            self._bounds.trouble(NotKept(str(error)), self.size)
+            self._bounds.report(NotStored(str(error)), self.size)
             self._partial.discard()
 
     def _finish(self, started: float) -> None:
         self._is_verified = True
         what = "passed on" if self._is_unkept else "kept"
         seconds = time.monotonic() - started
-        log.info("%s %s, %d bytes in %.2f s", what, self.file.location, self.arrived, seconds)
+        log.info("%s %s, %d bytes in %.2f s", what, self.file.key, self.received, seconds)
 
     def _fail(self, error: BaseException) -> None:
         self._error = error
         self._partial.discard()
-        if isinstance(error, NotKept):
-            self._bounds.trouble(error, self.size)
+        if isinstance(error, NotStored):
+            self._bounds.report(error, self.size)
         else:
-            log.error("nothing kept of %s: %s", self.file.location, _reason(error))
+            log.error("nothing kept of %s: %s", self.file.key, _reason(error))
 
     def _raise_error(self) -> None:
         if isinstance(self._error, PytailError):
@@ -397,17 +401,17 @@ class Arrival:
         self._require_sound()
 
     def _require_sound(self) -> None:
-        if isinstance(self._error, NotKept):
+        if isinstance(self._error, NotStored):
             raise self._error
         if self._error is not None:
-            raise TransferCut(self.file.filename, _reason(self._error)) from self._error
+            raise DownloadInterrupted(self.file.filename, _reason(self._error)) from self._error
 
     def _released(self) -> int:
         if self._is_verified:
-            return self.arrived
+            return self.received
         if self.size is None:
             return 0
-        return min(self.arrived, self.size - HELD_BACK)
+        return min(self.received, self.size - WITHHELD)
 
     def _move(self) -> None:
         moved, self._moved = self._moved, Event()

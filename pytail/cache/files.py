@@ -16,15 +16,15 @@ from typing import TypeAlias, TypeVar
 
 import gevent
 
-from pytail.cache.core_metadata import Metadata
-from pytail.cache.download import Arrival, Tail
-from pytail.cache.passthrough import Passing, small
+from pytail.cache.core_metadata import CoreMetadata
+from pytail.cache.download import Download, DownloadReader
+from pytail.cache.passthrough import PassThrough, small
 from pytail.errors import (
     DigestMismatch,
+    DownloadAbandoned,
+    DownloadInterrupted,
     FileGone,
-    GivenUp,
-    NotKept,
-    TransferCut,
+    NotStored,
     UpstreamError,
     UpstreamOffline,
     UpstreamRefused,
@@ -32,21 +32,21 @@ from pytail.errors import (
     UpstreamWithoutRanges,
 )
 from pytail.model import File, Outcome
-from pytail.runtime.singleflight import SingleFlight, StillFlying
-from pytail.runtime.threads import off_hub
+from pytail.runtime.singleflight import SingleFlight, StillRunning
+from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
-from pytail.storage.digests import Check
-from pytail.storage.quota import Bounds
+from pytail.storage.digests import FileVerifier
+from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.telemetry.access import for_client
 from pytail.upstream.client import Upstream
-from pytail.upstream.resume import ResumingTransfer, Source
+from pytail.upstream.resume import ResumingSource, Source
 from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
 
-Answer = TypeVar("Answer")
-Stream: TypeAlias = "io.FileIO | Tail | Passing | io.BytesIO"
+Result = TypeVar("Result")
+Stream: TypeAlias = "io.FileIO | DownloadReader | PassThrough | io.BytesIO"
 
 #: Seconds for which a client waits for upstream's first word; the least patient wait for ten.
 PATIENCE = 9.0
@@ -59,7 +59,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FileRange:
     """The bytes from `start` to before `stop` of a file of `size` bytes."""
 
     start: int
@@ -68,7 +68,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedFile:
     """A file to read from; closing `stream` is the caller's."""
 
     #: Held, arriving, or on its way to this client only.
@@ -77,10 +77,10 @@ class Opened:
     size: int | None
     outcome: Outcome = Outcome.HIT
     #: Seconds since the epoch, when a held one came; None for others.
-    came: float | None = None
+    stored_at: float | None = None
 
 
-class Downloads:
+class Files:
     """The files that can be had: held ones from the store, others from upstream."""
 
     def __init__(
@@ -88,70 +88,70 @@ class Downloads:
         catalog: Catalog,
         store: Store,
         upstream: Upstream,
-        metadata: Metadata,
-        bounds: Bounds,
+        metadata: CoreMetadata,
+        bounds: Quota,
     ) -> None:
         self._catalog = catalog
         self._store, self._upstream, self._metadata = store, upstream, metadata
         self._bounds = bounds
-        self._arrivals: dict[str, Arrival] = {}
-        self._starts: SingleFlight[Arrival | None] = SingleFlight()
+        self._arrivals: dict[str, Download] = {}
+        self._starts: SingleFlight[Download | None] = SingleFlight()
         self._verdicts: SingleFlight[bool] = SingleFlight()
 
     @property
-    def arriving(self) -> int:
+    def downloading(self) -> int:
         """The files that are arriving in this process."""
         return len(self._arrivals)
 
-    def open(self, file: File, part: Part | None = None) -> Opened:
+    def open(self, file: File, part: FileRange | None = None) -> OpenedFile:
         """`file`, or a `part` of it, to be read from its start on.
 
-        Raises FileGone, DigestMismatch, TransferCut or an UpstreamError.
+        Raises FileGone, DigestMismatch, DownloadInterrupted or an UpstreamError.
         """
         start = 0 if part is None else part.start
         for _ in range(_TRIES):
-            held = self.held(file)
+            held = self.open_stored(file)
             if held is not None:
                 held.seek(start)
                 found = os.fstat(held.fileno())
-                return Opened(held, found.st_size, came=found.st_mtime)
+                return OpenedFile(held, found.st_size, stored_at=found.st_mtime)
             if part is not None and self._is_far(file, part):
                 apart = self._apart(file, part)
                 if apart is not None:
                     return apart
             try:
                 opened = self._arriving(file, start)
-            except GivenUp:
+            except DownloadAbandoned:
                 continue
-            except NotKept:
+            except NotStored:
                 break
             if opened is not None:
                 return opened
         return (part and self._apart(file, part)) or self._passing(file, start)
 
-    def hold(self, file: File, advance: Callable[[int], object]) -> None:
+    def fetch(self, file: File, advance: Callable[[int], object]) -> None:
         """Have `file` held, however long that takes; `advance` is called with the bytes that come.
 
-        Raises NotKept where it cannot be, FileGone, DigestMismatch, TransferCut, WheelUnreadable or
+        Raises NotStored where it cannot be, FileGone, DigestMismatch, DownloadInterrupted, WheelUnreadable or
         an UpstreamError.
         """
         for _ in range(_TRIES):
             try:
-                arrival = self._arrivals.get(file.location) or self._begun(file, patience=None)
+                arrival = self._arrivals.get(file.key) or self._begun(file, patience=None)
                 if arrival is not None:
-                    arrival.outlast(advance)
-            except GivenUp:
+                    arrival.wait(advance)
+            except DownloadAbandoned:
                 continue
             return
-        raise GivenUp
+        raise DownloadAbandoned
 
-    def held(self, file: File) -> io.FileIO | None:
+    def open_stored(self, file: File) -> io.FileIO | None:
         """`file` open where it is held and right, else None; what someone else put there is verified first."""
         held = self._store.open(file)
         if held is None or self._store.is_verified(held):
             return held
         held.close()
-        if not self._verdicts.run(file.location, lambda: self._is_right(file)):
+        if not self._verdicts.run(file.key, lambda: self._is_right(file)):
             return None
         return self._store.open(file)
 
@@ -163,70 +163,70 @@ class Downloads:
         held = self._store.size(file)
         if held is not None:
             return held
-        arrival = self._arrivals.get(file.location)
+        arrival = self._arrivals.get(file.key)
         if arrival is not None and arrival.size is not None:
             return arrival.size
-        if file.is_beside_another:
+        if file.is_sidecar:
             # Fetching it costs no more than asking, and tells that it is right.
             opened = self.open(file)
             opened.stream.close()
             return opened.size
         if file.size is not None:
             return file.size
-        return _or_gone(file, lambda: self._upstream.size(file.url))
+        return _or_gone(file, lambda: self._upstream.file_size(file.url))
 
     def _is_right(self, file: File) -> bool:
-        held, check = self._store.open(file), Check(file)
+        held, check = self._store.open(file), FileVerifier(file)
         if held is None:
             return False
         with held:
             size = os.fstat(held.fileno()).st_size
             try:
-                off_hub(lambda: check.add_start(held.fileno(), size))
-                check.require(size)
-            except (DigestMismatch, TransferCut, OSError) as error:
-                log.warning("removing %s, which someone else put there: %s", file.location, error)
+                off_loop(lambda: check.add_start(held.fileno(), size))
+                check.verify(size)
+            except (DigestMismatch, DownloadInterrupted, OSError) as error:
+                log.warning("removing %s, which someone else put there: %s", file.key, error)
             else:
-                self._store.vouch(held)
-                log.info("%s was there already and is right", file.location)
+                self._store.mark_verified(held)
+                log.info("%s was there already and is right", file.key)
                 return True
-        off_hub(lambda: self._store.drop(file))
+        off_loop(lambda: self._store.discard(file))
         return False
 
-    def _arriving(self, file: File, start: int) -> Opened | None:
-        """`file` from `start` on at the tail of its fetch, None when it is held by now. Raises also NotKept."""
-        arrival, is_first = self._arrivals.get(file.location), False
+    def _arriving(self, file: File, start: int) -> OpenedFile | None:
+        """`file` from `start` on at the tail of its fetch, None when it is held by now. Raises also NotStored."""
+        arrival, is_first = self._arrivals.get(file.key), False
         if arrival is None:
-            is_first = file.location not in self._starts
+            is_first = file.key not in self._starts
             arrival = self._begun(file, PATIENCE)
-        tail = None if arrival is None else arrival.join()
+        tail = None if arrival is None else arrival.reader()
         if arrival is None or tail is None:
             return None
         tail.seek(start)
-        is_ours = is_first and not arrival.is_followed
-        return Opened(tail, arrival.size, Outcome.MISS if is_ours else Outcome.COALESCED)
+        is_ours = is_first and not arrival.is_follower
+        return OpenedFile(tail, arrival.size, Outcome.MISS if is_ours else Outcome.COALESCED)
 
-    def _begun(self, file: File, patience: float | None) -> Arrival | None:
+    def _begun(self, file: File, patience: float | None) -> Download | None:
         try:
             start = for_client(lambda: self._start(file))
-            return self._starts.run(file.location, start, patience)
-        except StillFlying:
+            return self._starts.run(file.key, start, patience)
+        except StillRunning:
             reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
             raise UpstreamUnreachable(masked(file.url), reason) from None
 
-    def _start(self, file: File) -> Arrival | None:
+    def _start(self, file: File) -> Download | None:
         """A fetch of `file` that has its first answer, None when another process made it held."""
 
         def ask(position: int, etag: str | None) -> Source:
             return self._source(file, position, etag)
 
         try:
-            arrival = Arrival(file, self._store.partial(file), self._bounds, ask)
+            arrival = Download(file, self._store.partial(file), self._bounds, ask)
         except OSError as error:
-            trouble = NotKept(str(error))
-            self._bounds.trouble(trouble, file.size)
+            trouble = NotStored(str(error))
+            self._bounds.report(trouble, file.size)
             raise trouble from error
-        if self._store.holds(file):
+        if self._store.has(file):
             arrival.abandon()
             return None
         try:
@@ -234,23 +234,23 @@ class Downloads:
         except BaseException as error:
             arrival.abandon(error)
             raise
-        self._arrivals[file.location] = arrival
+        self._arrivals[file.key] = arrival
         gevent.spawn(self._run, arrival)
         return arrival
 
-    def _run(self, arrival: Arrival) -> None:
+    def _run(self, arrival: Download) -> None:
         try:
             arrival.run()
         finally:
             # Before any other greenlet runs: whoever asks next must not find what is over.
-            del self._arrivals[arrival.file.location]
-        if arrival.is_kept and arrival.file.size is None and arrival.size is not None:
-            self._catalog.measure(arrival.file.location, arrival.size)
+            del self._arrivals[arrival.file.key]
+        if arrival.is_stored and arrival.file.size is None and arrival.size is not None:
+            self._catalog.remember_size(arrival.file.key, arrival.size)
 
     def _size_elsewhere(self, file: File) -> int | None:
         """The size of a file that another process is fetching."""
         try:
-            return _or_gone(file, lambda: self._upstream.size(file.url)) if file.url else None
+            return _or_gone(file, lambda: self._upstream.file_size(file.url)) if file.url else None
         except (UpstreamError, FileGone):
             return None
 
@@ -258,52 +258,52 @@ class Downloads:
         try:
             if file.url:
                 return _or_gone(
-                    file, lambda: ResumingTransfer.whole(self._upstream, file, start, etag)
+                    file, lambda: ResumingSource.whole(self._upstream, file, start, etag)
                 )
         except (FileGone, UpstreamOffline):
             if file.wheel is None:
                 raise
         if file.wheel is None:
             raise FileGone(file.filename)
-        return self._metadata.of(file.wheel)
+        return self._metadata.source_of(file.wheel)
 
-    def _is_far(self, file: File, part: Part) -> bool:
+    def _is_far(self, file: File, part: FileRange) -> bool:
         """Whether waiting until `part` has come is longer than asking for it apart."""
-        arrival = self._arrivals.get(file.location)
-        return part.start > _NEAR + (0 if arrival is None else arrival.arrived)
+        arrival = self._arrivals.get(file.key)
+        return part.start > _NEAR + (0 if arrival is None else arrival.received)
 
-    def _apart(self, file: File, part: Part) -> Opened | None:
+    def _apart(self, file: File, part: FileRange) -> OpenedFile | None:
         """`part` by a request of its own, None where upstream sends only the whole."""
-        if not file.url or file.is_beside_another:
+        if not file.url or file.is_sidecar:
             return None
 
         def ask() -> Source:
-            return ResumingTransfer.part(self._upstream, file, part.start, part.stop, part.size)
+            return ResumingSource.part(self._upstream, file, part.start, part.stop, part.size)
 
         try:
             source = _or_gone(file, ask)
         except UpstreamWithoutRanges:
             return None
-        log.info("passing on bytes %d to %d of %s", part.start, part.stop, file.location)
-        return Opened(Passing(file, source, None, part.size), part.size, Outcome.PASS)
+        log.info("passing on bytes %d to %d of %s", part.start, part.stop, file.key)
+        return OpenedFile(PassThrough(file, source, None, part.size), part.size, Outcome.PASS)
 
-    def _passing(self, file: File, start: int) -> Opened:
+    def _passing(self, file: File, start: int) -> OpenedFile:
         source = self._source(file)
-        if file.is_beside_another:
+        if file.is_sidecar:
             try:
                 data = small(file, source, _MOST_BESIDE)
             finally:
                 source.close()
             whole = io.BytesIO(data)
             whole.seek(start)
-            return Opened(whole, len(data), Outcome.PASS)
+            return OpenedFile(whole, len(data), Outcome.PASS)
         size = file.size if file.size is not None else source.size
-        passing = Passing(file, source, Check(file), size)
+        passing = PassThrough(file, source, FileVerifier(file), size)
         passing.skip(start)
-        return Opened(passing, size, Outcome.PASS)
+        return OpenedFile(passing, size, Outcome.PASS)
 
 
-def _or_gone(file: File, ask: Callable[[], Answer]) -> Answer:
+def _or_gone(file: File, ask: Callable[[], Result]) -> Result:
     try:
         return ask()
     except UpstreamRefused as error:

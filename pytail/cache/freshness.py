@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 from pytail.errors import (
     ProjectNotFound,
     UpstreamBusy,
+    UpstreamCircuitOpen,
     UpstreamError,
     UpstreamGarbled,
-    UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamUnreachable,
 )
 from pytail.model import Outcome, ProjectPage
-from pytail.runtime.singleflight import SingleFlight, StillFlying
+from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, Entry
-from pytail.telemetry.access import Waiting, for_client
-from pytail.upstream.client import PageFound, Upstream
+from pytail.telemetry.access import UpstreamWait, for_client
+from pytail.upstream.client import FetchedPage, Upstream
 
 log = logging.getLogger("pytail.cache")
 
@@ -39,7 +39,7 @@ _MOST_BEHIND = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PageAnswer:
     """The right page of a project at this moment."""
 
     entry: Entry
@@ -85,13 +85,13 @@ class Freshness:
         """`clock` gives seconds since the epoch."""
         self._catalog, self._upstream = catalog, upstream
         self._policy, self._clock = policy, clock
-        self._flights: SingleFlight[Answer] = SingleFlight()
+        self._flights: SingleFlight[PageAnswer] = SingleFlight()
         #: Flights whose first asker has gone on without their outcome.
         self._abandoned: set[Hashable] = set()
         #: Since when upstream shows an older page of a project than ours.
         self._behind: dict[str, float] = {}
 
-    def answer(self, project: str, max_age: float = math.inf) -> Answer:
+    def answer(self, project: str, max_age: float = math.inf) -> PageAnswer:
         """The answer for `project` (normalized).
 
         `max_age` is how old in seconds a copy may be before upstream is asked, where that is less
@@ -100,7 +100,7 @@ class Freshness:
         known = self._known(project)
         return self._told(project, lambda: self._right(project, known, max_age))
 
-    def anew(self, project: str) -> Answer:
+    def anew(self, project: str) -> PageAnswer:
         """The answer of upstream to an unconditional request.
 
         Raises ProjectNotFound or an UpstreamError.
@@ -108,7 +108,7 @@ class Freshness:
         key = (project, "anew")
         return self._told(project, lambda: self._shared(project, None, self._policy.wait, key))
 
-    def _right(self, project: str, known: Entry | None, max_age: float) -> Answer:
+    def _right(self, project: str, known: Entry | None, max_age: float) -> PageAnswer:
         if known is not None and self._is_fresh(known, max_age):
             reason = "fresh" if known.found else "upstream has no such project"
             return self._from_copy(known, Outcome.HIT, reason)
@@ -116,7 +116,7 @@ class Freshness:
             return self._revalidated(known)
         return self._shared(project, known, self._policy.wait)
 
-    def _told(self, project: str, decide: Callable[[], Answer]) -> Answer:
+    def _told(self, project: str, decide: Callable[[], PageAnswer]) -> PageAnswer:
         """The decision, after one line about it in the log; raises it where it is an error."""
         started = time.monotonic()
         try:
@@ -130,7 +130,9 @@ class Freshness:
             raise ProjectNotFound(project, self._upstream.url, answer.outcome.value, answer.age)
         return answer
 
-    def again(self, answer: Answer, max_age: float = math.inf) -> Callable[[], bool] | None:
+    def still_valid(
+        self, answer: PageAnswer, max_age: float = math.inf
+    ) -> Callable[[], bool] | None:
         """Says whether the same would be answered now, to the second; None where it never will.
 
         `max_age` is the one it was asked for with.
@@ -138,7 +140,7 @@ class Freshness:
         if answer.outcome is not Outcome.HIT or log.isEnabledFor(logging.DEBUG):
             # What was just fetched is a hit the next time; and each hit is to be logged.
             return None
-        entry, look, clock = answer.entry, self._catalog.entry_lately, self._clock
+        entry, look, clock = answer.entry, self._catalog.recent_entry, self._clock
         name, checked_at, ttl = entry.name, entry.checked_at, self._ttl(entry)
         longest, seconds, left = min(ttl, max_age), int(answer.age), int(answer.fresh_for)
 
@@ -167,12 +169,14 @@ class Freshness:
         # A clock that was set back must not make a page fresh for years.
         return age if age >= 0 else math.inf
 
-    def _from_copy(self, known: Entry, outcome: Outcome, reason: str) -> Answer:
+    def _from_copy(self, known: Entry, outcome: Outcome, reason: str) -> PageAnswer:
         age = self._age(known)
         fresh_for = max(0.0, self._ttl(known) - age)
-        return Answer(known, None, fresh_for, age if math.isfinite(age) else 0.0, outcome, reason)
+        return PageAnswer(
+            known, None, fresh_for, age if math.isfinite(age) else 0.0, outcome, reason
+        )
 
-    def _revalidated(self, known: Entry) -> Answer:
+    def _revalidated(self, known: Entry) -> PageAnswer:
         try:
             return self._shared(known.name, known, self._policy.revalidate_wait)
         except UpstreamError as error:
@@ -184,15 +188,15 @@ class Freshness:
 
     def _shared(
         self, project: str, known: Entry | None, patience: float, key: Hashable = None
-    ) -> Answer:
+    ) -> PageAnswer:
         flight = key or project
         is_joined = flight in self._flights
         try:
-            with Waiting():
+            with UpstreamWait():
                 answer = self._flights.run(
                     flight, for_client(lambda: self._fly(flight, project, known)), patience
                 )
-        except StillFlying:
+        except StillRunning:
             if not is_joined and flight in self._flights:
                 self._abandoned.add(flight)
             reason = f"no answer within {patience:g} seconds; it is still waited for"
@@ -204,7 +208,7 @@ class Freshness:
             raise
         return replace(answer, outcome=Outcome.COALESCED) if is_joined else answer
 
-    def _fly(self, flight: Hashable, project: str, known: Entry | None) -> Answer:
+    def _fly(self, flight: Hashable, project: str, known: Entry | None) -> PageAnswer:
         """What upstream says, told here where whoever asked first has gone on without it."""
         started, trouble = time.monotonic(), None
         word, reason = "MISS", ""
@@ -220,10 +224,10 @@ class Freshness:
                 _tell(project, word, f"at last: {reason}", started, trouble)
         return answer
 
-    def _ask(self, project: str, known: Entry | None) -> Answer:
+    def _ask(self, project: str, known: Entry | None) -> PageAnswer:
         etag = known.etag if known is not None and known.found else None
         # Until it is put away: the catalog writes no more at the same time than that.
-        with self._upstream.turn(project):
+        with self._upstream.slot(project):
             try:
                 reply = self._upstream.page(project, etag)
             except ProjectNotFound:
@@ -243,7 +247,7 @@ class Freshness:
         page = self._catalog.page(known.name) if known.found else None
         return page is not None and bool(page.files)
 
-    def _missing(self, project: str) -> Answer:
+    def _missing(self, project: str) -> PageAnswer:
         entry, known = self._entry(project, found=False), self._known(project)
         if known is not None and known.status == "quarantined":
             # Removed as the next step, it is no less dangerous.
@@ -251,7 +255,7 @@ class Freshness:
         self._catalog.remember_missing(entry)
         return self._from_copy(entry, Outcome.MISS, "upstream has no such project")
 
-    def _confirmed(self, known: Entry, reply: PageFound | None) -> Answer:
+    def _confirmed(self, known: Entry, reply: FetchedPage | None) -> PageAnswer:
         now, reason = self._clock(), "unchanged"
         if reply is None:
             self._behind.pop(known.name, None)
@@ -272,7 +276,7 @@ class Freshness:
         since = self._behind.setdefault(known.name, self._clock())
         return self._clock() - since < LOWER_SERIAL_BELIEVED
 
-    def _new(self, project: str, reply: PageFound) -> Answer:
+    def _new(self, project: str, reply: FetchedPage) -> PageAnswer:
         entry = replace(
             self._entry(project, found=True),
             etag=reply.etag,
@@ -294,7 +298,7 @@ def _tell(
 ) -> None:
     """Log a decision; `started` is when upstream began to be waited for, by the monotonic clock."""
     level = logging.INFO if trouble is None else logging.WARNING
-    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamLeftAlone, UpstreamBusy))
+    is_quiet = isinstance(trouble, (UpstreamOffline, UpstreamCircuitOpen, UpstreamBusy))
     if word in ("HIT", "COALESCED") or is_quiet or (trouble and trouble.outcome == "COALESCED"):
         # As many as there are clients, and nothing was asked for them.
         level = logging.DEBUG

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from pytail.cache.freshness import Answer, Freshness, FreshnessPolicy
+from pytail.cache.freshness import Freshness, FreshnessPolicy, PageAnswer
 from pytail.errors import (
     FileNotListed,
     ProjectNameInvalid,
@@ -19,10 +19,10 @@ from pytail.errors import (
     UpstreamUnreachable,
 )
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, ProjectPage
-from pytail.runtime.threads import off_hub
+from pytail.runtime.threads import off_loop
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import Store, is_shelf
+from pytail.storage.store import Store, is_directory
 from pytail.upstream.client import Upstream
 
 log = logging.getLogger("pytail.cache")
@@ -54,7 +54,7 @@ class Index:
         self._clock, self._is_offline, self._promises_metadata = clock, offline, promises_metadata
         self._freshness = Freshness(catalog, upstream, policy, clock)
 
-    def page(self, project: str, max_age: float = math.inf) -> Answer:
+    def page(self, project: str, max_age: float = math.inf) -> PageAnswer:
         """The answer for `project` (normalized).
 
         `max_age` is how old in seconds a copy may be before upstream is asked, where that is less
@@ -66,12 +66,14 @@ class Index:
         answer = self._freshness.answer(project, max_age)
         return self._held_only(answer) if self._is_offline else answer
 
-    def again(self, answer: Answer, max_age: float = math.inf) -> Callable[[], bool] | None:
+    def still_valid(
+        self, answer: PageAnswer, max_age: float = math.inf
+    ) -> Callable[[], bool] | None:
         """Says whether `page` would give `answer` again now, to the second; None: it never will."""
         # Offline, what is held may be another thing at any moment.
-        return None if self._is_offline else self._freshness.again(answer, max_age)
+        return None if self._is_offline else self._freshness.still_valid(answer, max_age)
 
-    def contents(self, answer: Answer) -> ProjectPage:
+    def content(self, answer: PageAnswer) -> ProjectPage:
         """The page of `answer`, asked for anew where the catalog has lost it.
 
         Raises ProjectNotFound or an UpstreamError.
@@ -98,7 +100,7 @@ class Index:
         names, so that URLs in lock files work with an empty cache. Raises FileNotListed, or an
         UpstreamError where upstream could not be asked.
         """
-        if not is_shelf(shelf) or not names.is_filename(filename):
+        if not is_directory(shelf) or not names.is_filename(filename):
             raise FileNotListed(filename)
         return self._measured(self._meant(shelf, filename))
 
@@ -114,7 +116,7 @@ class Index:
                 raise FileNotListed(filename)
         return self._file(shelf, filename, filename)
 
-    def held_for(self, file: File) -> float | None:
+    def stored_age(self, file: File) -> float | None:
         """The seconds since `file` came, None when it is not held."""
         opened = self._store.open(file)
         if opened is None:
@@ -122,21 +124,21 @@ class Index:
         with opened:
             return self.age(os.fstat(opened.fileno()).st_mtime)
 
-    def held_again(self, file: File, came: float) -> Callable[[], bool] | None:
+    def still_stored(self, file: File, came: float) -> Callable[[], bool] | None:
         """Says whether `file`, held since `came`, is the answer now too, to the second of its age.
 
         None where it cannot be told.
         """
-        shelf, name, seconds = file.shelf, file.filename, int(self.age(came))
+        shelf, name, seconds = file.directory, file.filename, int(self.age(came))
         catalog, store, upstream = self._catalog, self._store, self._upstream.url
-        if catalog.file_lately(shelf, name, upstream) != file:
+        if catalog.recent_file(shelf, name, upstream) != file:
             # Not listed, or it lies beside one that is.
             return None
 
         def is_same() -> bool:
-            if int(self.age(came)) != seconds or store.came(file) != came:
+            if int(self.age(came)) != seconds or store.stored_at(file) != came:
                 return False
-            listed = catalog.file_lately(shelf, name, upstream)
+            listed = catalog.recent_file(shelf, name, upstream)
             return listed is file or listed == file
 
         return is_same
@@ -149,7 +151,7 @@ class Index:
         """`file`, with the size it had when it was verified where its page says none."""
         if file.size is not None:
             return file
-        return replace(file, measured=self._catalog.measured(file.location))
+        return replace(file, verified_size=self._catalog.verified_size(file.key))
 
     def _promising(self, file: File) -> File:
         """`file`, with core metadata promised where it is a wheel to read them out of."""
@@ -158,15 +160,15 @@ class Index:
             return replace(file, core_metadata=True)
         return file
 
-    def _held_only(self, answer: Answer) -> Answer:
+    def _held_only(self, answer: PageAnswer) -> PageAnswer:
         """`answer` with the files that can be had without upstream."""
-        page = self.contents(answer)
+        page = self.content(answer)
 
         def hold() -> tuple[File, ...]:
-            return tuple(file for file in page.files if self._store.holds(file))
+            return tuple(file for file in page.files if self._store.has(file))
 
-        files = off_hub(hold)
-        held = "\n".join(file.location for file in files)
+        files = off_loop(hold)
+        held = "\n".join(file.key for file in files)
         revision = hashlib.sha256(f"{answer.entry.revision}\n{held}".encode()).hexdigest()
         entry = replace(answer.entry, revision=revision)
         return replace(answer, entry=entry, page=replace(page, files=files))
@@ -180,8 +182,8 @@ class Index:
         entries = [self._catalog.entry(name) for name in candidates]
         if any(entry is not None and entry.status == "quarantined" for entry in entries):
             raise FileNotListed(filename)
-        unlisted = self._measured(File(filename=filename, url="", shelf=shelf))
-        if self._store.holds(unlisted):
+        unlisted = self._measured(File(filename=filename, url="", directory=shelf))
+        if self._store.has(unlisted):
             return unlisted
         return self._look_for(shelf, main, candidates)
 
@@ -190,7 +192,7 @@ class Index:
         for name in candidates:
             try:
                 answer = self._freshness.answer(name, REFRESH_INTERVAL)
-                page = self.contents(answer)
+                page = self.content(answer)
             except ProjectNotFound as error:
                 outcome = _later(outcome, error.outcome)
                 continue
@@ -201,7 +203,7 @@ class Index:
                     break
                 continue
             for file in page.files:
-                if file.shelf == shelf and file.filename == filename:
+                if file.directory == shelf and file.filename == filename:
                     return file
             # The copy of a page cannot tell that the file is not on the page.
             trouble = trouble or answer.trouble

@@ -1,6 +1,6 @@
 """Core metadata read out of wheels (PEP 427, PEP 658), from as few of their bytes as will do.
 
-A wheel is a zip file: its directory stands at the end and says where ``METADATA`` is. `Pieces` holds
+A wheel is a zip file: its directory stands at the end and says where ``METADATA`` is. `WheelRanges` holds
 the parts of a wheel that are at hand and says which one is missing, so that the reading itself does
 no input or output and can run off the hub.
 """
@@ -23,7 +23,7 @@ _STRETCH = 16 * 1024
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 
 
-class Missing(Exception):
+class RangeMissing(Exception):
     """A part of a wheel that is wanted next: bytes from `start` up to but not including `stop`."""
 
     def __init__(self, start: int, stop: int) -> None:
@@ -31,7 +31,7 @@ class Missing(Exception):
         self.start, self.stop = start, stop
 
 
-class Pieces(io.RawIOBase):
+class WheelRanges(io.RawIOBase):
     """The parts of a file of `size` bytes that are at hand, read like the whole."""
 
     def __init__(self, size: int) -> None:
@@ -61,7 +61,7 @@ class Pieces(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes, fewer only at the end of the file. Raises Missing."""
+        """The next `size` bytes, fewer only at the end of the file. Raises RangeMissing."""
         stop = self.size if size < 0 else min(self.size, self._position + size)
         wanted = max(0, stop - self._position)
         for start, data in self._pieces.items():
@@ -69,13 +69,13 @@ class Pieces(io.RawIOBase):
             if wanted == 0 or (offset >= 0 and stop <= start + len(data)):
                 self._position += wanted
                 return data[offset : offset + wanted] if wanted else b""
-        raise Missing(self._position, min(self.size, max(stop, self._position + _STRETCH)))
+        raise RangeMissing(self._position, min(self.size, max(stop, self._position + _STRETCH)))
 
 
 def core_metadata(wheel: io.RawIOBase, filename: str) -> bytes:
     """The bytes of the one ``*.dist-info/METADATA`` of `wheel`.
 
-    Raises Missing for a part that is not at hand, and WheelUnreadable when there is none to be had.
+    Raises RangeMissing for a part that is not at hand, and WheelUnreadable when there is none to be had.
     """
     wheel.seek(0)
     try:

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import logging
 
-from pytail.errors import DigestMismatch, PytailError, TransferCut
+from pytail.errors import DigestMismatch, DownloadInterrupted, PytailError
 from pytail.model import File
-from pytail.storage.digests import Check
+from pytail.storage.digests import FileVerifier
 from pytail.upstream.resume import Source
 
 log = logging.getLogger("pytail.cache")
 
 #: Bytes at the end of a file that are let out only after the whole was verified.
-HELD_BACK = 1024
+WITHHELD = 1024
 
 
-class Passing:
+class PassThrough:
     """A stream of a file from `source`, for its one reader."""
 
-    def __init__(self, file: File, source: Source, check: Check | None, size: int | None) -> None:
+    def __init__(
+        self, file: File, source: Source, check: FileVerifier | None, size: int | None
+    ) -> None:
         """`check` has what comes before; None for a part, which nothing tells to be right.
 
         `size` is that of the whole file in bytes, None when nobody says.
@@ -34,20 +36,20 @@ class Passing:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there is one; empty at the end of the file.
 
-        Raises TransferCut when it cannot be brought to a right end.
+        Raises DownloadInterrupted when it cannot be brought to a right end.
         """
         try:
             while self._released() <= 0 < size and not self._is_over:
                 self._receive()
         except PytailError as error:
-            log.error("cut %s: %s", self._file.location, error)
-            raise TransferCut(self._file.filename, str(error)) from error
+            log.error("cut %s: %s", self._file.key, error)
+            raise DownloadInterrupted(self._file.filename, str(error)) from error
         released = max(0, min(size, self._released()))
         piece, self._ready = self._ready[:released], self._ready[released:]
         return piece
 
     def skip(self, size: int) -> None:
-        """Read over the next `size` bytes. Raises TransferCut."""
+        """Read over the next `size` bytes. Raises DownloadInterrupted."""
         while size > 0:
             size -= len(self.read(size)) or size
 
@@ -61,24 +63,24 @@ class Passing:
         if self._check is not None:
             self._check.add(data)
             if self._is_over:
-                self._check.require(self._size)
+                self._check.verify(self._size)
             elif self._size is not None and self._check.size > self._size:
-                self._check.require_size(self._size)
+                self._check.verify_size(self._size)
         self._ready += data
 
     def _released(self) -> int:
         if self._check is None or self._is_over:
             return len(self._ready)
-        return len(self._ready) - HELD_BACK
+        return len(self._ready) - WITHHELD
 
 
 def small(file: File, source: Source, most: int) -> bytes:
-    """The whole of a small file, verified. Raises DigestMismatch, TransferCut or an UpstreamError."""
-    check, data = Check(file), b""
+    """The whole of a small file, verified. Raises DigestMismatch, DownloadInterrupted or an UpstreamError."""
+    check, data = FileVerifier(file), b""
     while piece := source.read():
         check.add(piece)
         data += piece
         if len(data) > most:
             raise DigestMismatch(file.filename, "bytes", f"{most} at most", f"over {most}")
-    check.require(file.size if file.size is not None else source.size)
+    check.verify(file.size if file.size is not None else source.size)
     return data

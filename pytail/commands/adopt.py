@@ -16,15 +16,22 @@ from pathlib import Path
 
 import click
 
-from pytail.commands.cache_dir import Holdings, counted, digest_of, holdings, progress, sized
+from pytail.commands.cache_dir import (
+    CacheDirectory,
+    counted,
+    digest_of,
+    open_cache_dir,
+    progress,
+    sized,
+)
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.errors import PytailError
-from pytail.model import File, shelf_of
+from pytail.model import File, directory_of
 from pytail.simple import names
-from pytail.storage.digests import Check
-from pytail.storage.store import Partial, is_shelf
+from pytail.storage.digests import FileVerifier
+from pytail.storage.store import PartialFile, is_directory
 
 _PIECE = 1024 * 1024
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -56,9 +63,9 @@ class Adoption:
 class Room:
     """The bytes that may still be taken: adopted files evict none."""
 
-    def __init__(self, found: Holdings, settings: Settings) -> None:
+    def __init__(self, found: CacheDirectory, settings: Settings) -> None:
         self._directory, self._min_free = found.directory, settings.min_free
-        taken = sum(kept.size for kept in found.store.kept()) + found.catalog.size()
+        taken = sum(kept.size for kept in found.store.files()) + found.catalog.size()
         self._left = settings.cache_max_size - taken if settings.cache_max_size else None
 
     def require(self, size: int) -> None:
@@ -86,7 +93,7 @@ def adopt(configuration: Configuration, *, directories: tuple[Path, ...], as_jso
     in DIRECTORY is changed. The exit code is 1 where one could not be taken.
     """
     adoption = Adoption()
-    with holdings(configuration) as found:
+    with open_cache_dir(configuration) as found:
         room = Room(found, configuration.settings)
         paths = list(_distributions(directories, adoption))
         total = sum(_length(path) for path in paths)
@@ -118,7 +125,7 @@ def _is_distribution(name: str) -> bool:
 
 
 def _adopt(
-    found: Holdings,
+    found: CacheDirectory,
     room: Room,
     path: Path,
     adoption: Adoption,
@@ -132,11 +139,11 @@ def _adopt(
         return
     size, sha256 = digest_of(path, "sha256", advance)
     hashes = {"sha256": sha256}
-    shelf = shelf_of(hashes, "")
+    shelf = directory_of(hashes, "")
     if claimed not in (None, shelf) or size == 0:
         raise OSError(f"it is damaged: its digest begins with {sha256[:16]}")
-    file = File(filename=path.name, url="", shelf=shelf, hashes=hashes, size=size)
-    if found.store.holds(file):
+    file = File(filename=path.name, url="", directory=shelf, hashes=hashes, size=size)
+    if found.store.has(file):
         adoption.held += 1
         return
     room.require(size)
@@ -148,14 +155,14 @@ def _adopt(
     adoption.bytes += size
 
 
-def _copied(found: Holdings, path: Path, file: File) -> bool:
+def _copied(found: CacheDirectory, path: Path, file: File) -> bool:
     """Copy the file at `path`, False where another process is bringing it in. Raises as `_adopt`."""
     partial = found.store.partial(file)
     try:
-        if partial.is_ours and partial.size:
+        if partial.is_writer and partial.size:
             # Of a process that is gone, in the middle of it.
-            partial.renew()
-        if not partial.is_ours:
+            partial.restart()
+        if not partial.is_writer:
             return False
         _copy(path, partial, file)
         partial.commit()
@@ -167,23 +174,23 @@ def _copied(found: Holdings, path: Path, file: File) -> bool:
     return True
 
 
-def _copy(path: Path, partial: Partial, file: File) -> None:
-    check = Check(file)
+def _copy(path: Path, partial: PartialFile, file: File) -> None:
+    check = FileVerifier(file)
     with path.open("rb", buffering=0) as source:
         while data := source.read(_PIECE):
             partial.write(data)
             check.add(data)
-    check.require(file.size)
+    check.verify(file.size)
 
 
 def _shelf_above(path: Path) -> str | None:
     """The shelf that `path` is on where it lies as ours do, and devpi's: the digest it should have."""
     shelf = "/".join(path.parts[-3:-1])
-    return shelf if is_shelf(shelf) and not shelf.startswith("_") else None
+    return shelf if is_directory(shelf) and not shelf.startswith("_") else None
 
 
-def _is_held(found: Holdings, shelf: str, path: Path) -> bool:
-    return found.store.holds(File(filename=path.name, url="", shelf=shelf, size=_length(path)))
+def _is_held(found: CacheDirectory, shelf: str, path: Path) -> bool:
+    return found.store.has(File(filename=path.name, url="", directory=shelf, size=_length(path)))
 
 
 def _length(path: Path) -> int:

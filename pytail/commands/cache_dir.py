@@ -17,13 +17,13 @@ from pathlib import Path
 
 import click
 
-from pytail.cache.cache import opened
+from pytail.cache.cache import open_storage
 from pytail.config.load import Configuration
 from pytail.errors import SettingError
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import Kept, Store, is_shelf
+from pytail.storage.store import DiskFile, Store, is_directory
 from pytail.urls import without_credentials
 
 _PIECE = 1024 * 1024
@@ -31,12 +31,12 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredFile:
     """One held file."""
 
-    kept: Kept
+    on_disk: DiskFile
     #: The directory below ``+f``, as in URLs.
-    shelf: str
+    directory: str
     filename: str
     #: Normalized; the likeliest where no page lists the file; "" where nothing tells.
     project: str
@@ -44,7 +44,7 @@ class Held:
     @property
     def main(self) -> str:
         """The name of the file that it lies beside, or its own."""
-        return main_of(self.filename)
+        return distribution_of(self.filename)
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Removal:
         return f"{counted(self.files, 'file')} removed, {sized(self.bytes)}{left}"
 
 
-class Holdings:
+class CacheDirectory:
     """The files of one cache directory and what is known of them."""
 
     def __init__(self, directory: Path, store: Store, catalog: Catalog, upstream: str) -> None:
@@ -69,16 +69,16 @@ class Holdings:
         self.directory, self.store, self.catalog = directory, store, catalog
         self.upstream = upstream
 
-    def files(self) -> list[Held]:
+    def files(self) -> list[StoredFile]:
         """All held files, by project and filename."""
-        found = [held for kept in self.store.kept() if (held := self._held(kept)) is not None]
-        return sorted(found, key=lambda held: (held.project, held.filename, held.shelf))
+        found = [held for kept in self.store.files() if (held := self._held(kept)) is not None]
+        return sorted(found, key=lambda held: (held.project, held.filename, held.directory))
 
-    def others(self) -> list[Kept]:
+    def others(self) -> list[DiskFile]:
         """What is kept and no held file: partial ones, and what no URL can mean."""
-        return [kept for kept in self.store.kept() if not _is_held(kept.path)]
+        return [kept for kept in self.store.files() if not _is_held(kept.path)]
 
-    def remove(self, every: Iterable[Kept]) -> Removal:
+    def remove(self, every: Iterable[DiskFile]) -> Removal:
         """Remove files that nobody uses."""
         removal = Removal()
         for kept in every:
@@ -89,18 +89,18 @@ class Holdings:
                 removal.left += 1
         return removal
 
-    def _held(self, kept: Kept) -> Held | None:
+    def _held(self, kept: DiskFile) -> StoredFile | None:
         if not _is_held(kept.path):
             return None
         shelf, filename = "/".join(kept.path.parts[-3:-1]), kept.path.name
-        project = self.catalog.owner(shelf, main_of(filename))
+        project = self.catalog.project_of(shelf, distribution_of(filename))
         if project is None:
-            project = next(iter(names.projects_of(main_of(filename))), "")
-        return Held(kept, shelf, filename, project)
+            project = next(iter(names.projects_of(distribution_of(filename))), "")
+        return StoredFile(kept, shelf, filename, project)
 
 
 @contextlib.contextmanager
-def holdings(configuration: Configuration) -> Iterator[Holdings]:
+def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
     """The holdings of the cache directory in force, until the block ends.
 
     Raises SettingError where no server ever used that directory, or it cannot be used now.
@@ -111,10 +111,10 @@ def holdings(configuration: Configuration) -> Iterator[Holdings]:
         remedy = "is none of pytail's; name the server's, by --cache-dir or --config"
         raise SettingError("cache directory", settings.cache_dir, remedy)
     quieten(configuration, logging.ERROR)
-    store, catalog = opened(settings)
+    store, catalog = open_storage(settings)
     with contextlib.closing(catalog):
         upstream = without_credentials(settings.upstream_base_url)
-        yield Holdings(settings.cache_dir, store, catalog, upstream)
+        yield CacheDirectory(settings.cache_dir, store, catalog, upstream)
 
 
 def quieten(configuration: Configuration, level: int) -> None:
@@ -140,7 +140,7 @@ def project_name(name: str) -> str:
     return names.normalized(name)
 
 
-def length(kept: Kept) -> int | None:
+def length(kept: DiskFile) -> int | None:
     """The bytes in a file, None where it went in the meantime."""
     try:
         return kept.path.stat().st_size
@@ -165,7 +165,7 @@ def digest_of(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[
     return size, check.hexdigest() if kind else ""
 
 
-def main_of(filename: str) -> str:
+def distribution_of(filename: str) -> str:
     """The name of the wheel or sdist that `filename` lies beside, or `filename` itself."""
     return filename.removesuffix(METADATA_SUFFIX).removesuffix(SIGNATURE_SUFFIX)
 
@@ -184,7 +184,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def _is_held(path: Path) -> bool:
-    return is_shelf("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
+    return is_directory("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
 
 
 def _opened(path: Path) -> int:

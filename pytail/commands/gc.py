@@ -6,8 +6,8 @@ import json
 
 import click
 
-from pytail.cache.cache import bounds_of
-from pytail.commands.cache_dir import counted, holdings, sized
+from pytail.cache.cache import quota_of
+from pytail.commands.cache_dir import counted, open_cache_dir, sized
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 
@@ -23,12 +23,12 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
     settings = configuration.settings
     partials = settings.cache_dir / "+partial"
     before = set(partials.iterdir()) if partials.is_dir() else set()
-    with holdings(configuration) as found:
+    with open_cache_dir(configuration) as found:
         # Those nobody will go on with are cleared wherever the store is opened.
         cleared = sum(not path.exists() for path in before)
         orphans = found.remove(kept for kept in found.others() if kept.path.parent != partials)
-        bounds = bounds_of(settings, found.store, found.catalog)
-        bounds.look()
+        bounds = quota_of(settings, found.store, found.catalog)
+        bounds.enforce()
     counts = {
         "partials": cleared,
         "orphans": orphans.files,

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from pytail.commands.cache_dir import Holdings, counted, holdings, length, project_name, sized
+from pytail.commands.cache_dir import (
+    CacheDirectory,
+    counted,
+    length,
+    open_cache_dir,
+    project_name,
+    sized,
+)
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 
@@ -20,7 +27,7 @@ from pytail.config.load import Configuration
 def list_(configuration: Configuration, *, project: str | None, as_json: bool) -> int:
     """List the projects of which files are held, or the files of PROJECT, held or not."""
     name = None if project is None else project_name(project)
-    with holdings(configuration) as found:
+    with open_cache_dir(configuration) as found:
         rows = _projects(found) if name is None else _files(found, name)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -38,26 +45,28 @@ def list_(configuration: Configuration, *, project: str | None, as_json: bool) -
     return 0
 
 
-def _projects(found: Holdings) -> list[dict[str, Any]]:
+def _projects(found: CacheDirectory) -> list[dict[str, Any]]:
     rows = []
     for project, group in itertools.groupby(found.files(), key=lambda held: held.project):
         files = list(group)
-        size = sum(held.kept.size for held in files)
+        size = sum(held.on_disk.size for held in files)
         rows.append({"project": project, "files": len(files), "bytes": size})
     return rows
 
 
-def _files(found: Holdings, name: str) -> list[dict[str, Any]]:
+def _files(found: CacheDirectory, name: str) -> list[dict[str, Any]]:
     """The files of the page that is known, in its order, and those held beside them."""
     page = found.catalog.page(name)
     held = {
-        (each.shelf, each.filename): each.kept for each in found.files() if each.project == name
+        (each.directory, each.filename): each.on_disk
+        for each in found.files()
+        if each.project == name
     }
     rows = []
     for file in page.files if page is not None else ():
-        kept = held.pop((file.shelf, file.filename), None)
+        kept = held.pop((file.directory, file.filename), None)
         size = file.size if kept is None else length(kept)
-        rows.append(_row(file.filename, file.shelf, size, is_held=kept is not None))
+        rows.append(_row(file.filename, file.directory, size, is_held=kept is not None))
     for (shelf, filename), kept in held.items():
         rows.append(_row(filename, shelf, length(kept), is_held=True))
     return rows

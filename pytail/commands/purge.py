@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import click
 
-from pytail.commands.cache_dir import Holdings, counted, holdings, project_name, sized
+from pytail.commands.cache_dir import CacheDirectory, counted, open_cache_dir, project_name, sized
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.values import seconds
-from pytail.storage.store import Kept
+from pytail.storage.store import DiskFile
 
 
 @click.command(epilog=SETTINGS)
@@ -38,7 +38,7 @@ def purge(
         raise click.UsageError("give projects, --older-than or --all, one of them")
     names = [project_name(project) for project in projects]
     age = _age(older_than)
-    with holdings(configuration) as found:
+    with open_cache_dir(configuration) as found:
         kept = _chosen(found, names, age)
         if not (yes or _is_wanted(kept, names, is_all=is_all)):
             return 1
@@ -59,15 +59,15 @@ def _age(text: str | None) -> float | None:
         raise click.BadParameter(f"--older-than {text!r}: {error}") from None
 
 
-def _chosen(found: Holdings, names: list[str], age: float | None) -> list[Kept]:
+def _chosen(found: CacheDirectory, names: list[str], age: float | None) -> list[DiskFile]:
     if names:
-        return [held.kept for held in found.files() if held.project in names]
+        return [held.on_disk for held in found.files() if held.project in names]
     if age is None:
-        return list(found.store.kept())
-    return [kept for kept in found.store.kept() if kept.used < time.time() - age]
+        return list(found.store.files())
+    return [kept for kept in found.store.files() if kept.used < time.time() - age]
 
 
-def _is_wanted(kept: list[Kept], names: list[str], *, is_all: bool) -> bool:
+def _is_wanted(kept: list[DiskFile], names: list[str], *, is_all: bool) -> bool:
     if not (sys.stdin.isatty() and (kept or names or is_all)):
         return True
     size = sized(sum(each.size for each in kept))

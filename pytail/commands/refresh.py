@@ -15,7 +15,7 @@ import click
 
 from pytail.cache.cache import policy_of, upstream_of
 from pytail.cache.freshness import Freshness
-from pytail.commands.cache_dir import Holdings, holdings, progress, project_name
+from pytail.commands.cache_dir import CacheDirectory, open_cache_dir, progress, project_name
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
@@ -38,7 +38,7 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
     names = list(dict.fromkeys(map(project_name, projects)))
     results = {}
     with (
-        holdings(configuration) as found,
+        open_cache_dir(configuration) as found,
         _freshness(configuration.settings, found) as freshness,
         progress(len(names), "refreshing") as advance,
     ):
@@ -54,7 +54,7 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 
 @contextlib.contextmanager
-def _freshness(settings: Settings, found: Holdings) -> Iterator[Freshness]:
+def _freshness(settings: Settings, found: CacheDirectory) -> Iterator[Freshness]:
     with contextlib.closing(upstream_of(settings)) as upstream:
         # Nobody waits who would rather have the copy.
         patient = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)

@@ -66,7 +66,7 @@ def _serve(server: Server, grace: float) -> None:
     ]
     stop.wait()
     _notify("STOPPING=1")
-    log.info("stopping: letting %d connections end", len(server.handlers))
+    log.info("stopping: letting %d connections end", len(server.connections))
     server.stop(grace)
     for watcher in signals:
         watcher.cancel()

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pytail.commands.cache_dir import counted, holdings, sized
+from pytail.commands.cache_dir import counted, open_cache_dir, sized
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
@@ -38,8 +38,8 @@ def status(configuration: Configuration, *, as_json: bool) -> None:
 
 def _of_directory(configuration: Configuration) -> dict[str, Any]:
     settings = configuration.settings
-    with holdings(configuration) as found:
-        held = [each.kept.size for each in found.files()]
+    with open_cache_dir(configuration) as found:
+        held = [each.on_disk.size for each in found.files()]
         others = [kept.size for kept in found.others()]
         disk = os.statvfs(settings.cache_dir)
         return {

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 import click
 
 from pytail.commands.cache_dir import (
-    Held,
-    Holdings,
+    CacheDirectory,
+    StoredFile,
     counted,
     digest_of,
-    holdings,
     length,
+    open_cache_dir,
     progress,
 )
 from pytail.commands.options import SETTINGS, configured
@@ -58,9 +58,9 @@ def verify(configuration: Configuration, *, as_json: bool) -> int:
     The exit code is 1 where any was.
     """
     verdict = Verdict()
-    with holdings(configuration) as found:
+    with open_cache_dir(configuration) as found:
         files = found.files()
-        total = sum(length(held.kept) or 0 for held in files)
+        total = sum(length(held.on_disk) or 0 for held in files)
         with progress(total, "verifying") as advance:
             for held in files:
                 _judge(found, held, verdict, advance)
@@ -68,11 +68,13 @@ def verify(configuration: Configuration, *, as_json: bool) -> int:
     return 1 if verdict.removed or verdict.left else 0
 
 
-def _judge(found: Holdings, held: Held, verdict: Verdict, advance: Callable[[int], object]) -> None:
-    file = _listed(found, held) or File(filename=held.filename, url="", shelf=held.shelf)
+def _judge(
+    found: CacheDirectory, held: StoredFile, verdict: Verdict, advance: Callable[[int], object]
+) -> None:
+    file = _listed(found, held) or File(filename=held.filename, url="", directory=held.directory)
     (kind, expected), size = expected_digest(file), file.size
     try:
-        found_size, digest = digest_of(held.kept.path, kind or "", advance)
+        found_size, digest = digest_of(held.on_disk.path, kind or "", advance)
         fault = _fault(found_size, digest, expected, size)
     except FileNotFoundError:
         # Removed in the meantime.
@@ -83,15 +85,15 @@ def _judge(found: Holdings, held: Held, verdict: Verdict, advance: Callable[[int
         verdict.right += bool(kind or size is not None)
         verdict.unchecked += not (kind or size is not None)
         return
-    location = f"{held.shelf}/{held.filename}"
-    is_gone = found.remove([held.kept]).files == 1
+    location = f"{held.directory}/{held.filename}"
+    is_gone = found.remove([held.on_disk]).files == 1
     (verdict.removed if is_gone else verdict.left).append(location)
     click.echo(f"{location}: {fault}{'; removed' if is_gone else ''}", err=True)
 
 
-def _listed(found: Holdings, held: Held) -> File | None:
+def _listed(found: CacheDirectory, held: StoredFile) -> File | None:
     """The file as its page lists it, None where no page of upstream's is known that does."""
-    listed = found.catalog.file(held.shelf, held.main, found.upstream)
+    listed = found.catalog.file(held.directory, held.main, found.upstream)
     if listed is not None and held.filename.endswith(METADATA_SUFFIX):
         return listed.metadata
     if listed is not None and held.filename.endswith(SIGNATURE_SUFFIX):

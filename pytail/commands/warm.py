@@ -19,7 +19,7 @@ from typing import Any
 import click
 import gevent
 
-from pytail.cache.cache import Parts
+from pytail.cache.cache import Cache
 from pytail.commands.cache_dir import counted, progress, quieten, sized
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
@@ -27,10 +27,10 @@ from pytail.config.settings import PUBLIC_INDEX, Settings
 from pytail.errors import SettingError
 from pytail.model import File
 from pytail.warm.lockfiles import Indexes
-from pytail.warm.selection import Choice
+from pytail.warm.selection import Selection
 from pytail.warm.targets import Target
-from pytail.warm.wanted import Wants
-from pytail.warm.warmer import Warming
+from pytail.warm.wanted import Wanted
+from pytail.warm.warmer import Warmer
 
 #: Seconds; the upstream timeout ends it earlier.
 _PATIENCE = 3600.0
@@ -120,10 +120,10 @@ def warm(  # noqa: PLR0913
     wants = _wants(settings, names, files, indexes)
     wants.leave_out(targets)
     quieten(configuration, logging.CRITICAL)
-    with contextlib.closing(Parts.of(settings, patience=_PATIENCE)) as parts, _interruptible():
-        warming = Warming(parts.index, parts.downloads, parts.store, parts.bounds, jobs)
+    with contextlib.closing(Cache.of(settings, patience=_PATIENCE)) as parts, _interruptible():
+        warming = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs)
         report = _warmed(warming, wants, targets, settings)
-        parts.store.note_uses()
+        parts.store.write_last_uses()
     _tell(report, as_json=as_json)
     return 1 if report.failed else 0
 
@@ -147,8 +147,8 @@ def _check(name: str, value: str, parse: Callable[[str], object]) -> None:
 
 def _wants(
     settings: Settings, names: Sequence[str], files: Sequence[Path], indexes: Sequence[str]
-) -> Wants:
-    wants = Wants()
+) -> Wanted:
+    wants = Wanted()
     ours = Indexes.of(
         [settings.upstream_base_url, PUBLIC_INDEX, f"http://{settings.bind}", *indexes]
     )
@@ -160,13 +160,13 @@ def _wants(
 
 
 def _warmed(
-    warming: Warming, wants: Wants, targets: Sequence[Target], settings: Settings
+    warming: Warmer, wants: Wanted, targets: Sequence[Target], settings: Settings
 ) -> Report:
     projects = list(wants.by_project)
-    report, choice = Report(len(projects), skipped=wants.skipped), Choice()
+    report, choice = Report(len(projects), skipped=wants.skipped), Selection()
     with progress(len(projects), "asking for pages") as advance:
 
-        def choose(project: str) -> Choice:
+        def choose(project: str) -> Selection:
             return warming.choose(project, wants.by_project[project], targets)
 
         for _, found in warming.each(projects, choose):
@@ -191,15 +191,15 @@ def _too_much(settings: Settings, excess: float) -> SettingError:
     return SettingError(" and ".join(chosen), ", ".join(chosen.values()), remedy)
 
 
-def _fetch(warming: Warming, files: Sequence[File], report: Report) -> None:
-    missing = [file for file in files if warming.held(file) is None]
+def _fetch(warming: Warmer, files: Sequence[File], report: Report) -> None:
+    missing = [file for file in files if warming.stored_size(file) is None]
     report.held = len(files) - len(missing)
     if not missing:
         return
     # Core metadata are small, and seldom is their size known.
     with progress(sum(file.size or 1 for file in missing), "fetching") as advance:
-        for file, reason in warming.each(missing, lambda file: warming.hold(file, advance)):
-            size = warming.held(file)
+        for file, reason in warming.each(missing, lambda file: warming.fetch(file, advance)):
+            size = warming.stored_size(file)
             if reason is not None:
                 report.failed.append((file.filename, reason))
             elif size is not None:

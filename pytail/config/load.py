@@ -31,7 +31,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenValue:
     """A value as the operator wrote it."""
 
     text: str
@@ -47,7 +47,7 @@ class Configuration:
 
     settings: Settings
     #: Of each setting, by its field name.
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, ChosenValue]
     #: What the operator should know, though it stops nothing.
     warnings: tuple[str, ...]
 
@@ -73,7 +73,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any] = _NOTHING) -> Con
     places = (flag(CONFIG), flags.get(CONFIG)), (variable(CONFIG), environ.get(variable(CONFIG)))
     source, path = next((place for place in places if place[1]), ("", None))
     chosen = {
-        **{name: Choice(default, "default") for name, default in _defaults().items()},
+        **{name: ChosenValue(default, "default") for name, default in _defaults().items()},
         **(_of_file(Path(path), source) if path else {}),
         **variables,
         **_of_flags(flags),
@@ -89,33 +89,35 @@ def _defaults() -> dict[str, str]:
     return {field.name: field.metadata["default"] for field in dataclasses.fields(Settings)}
 
 
-def _spelled(choice: Choice, name: str) -> str:
+def _spelled(choice: ChosenValue, name: str) -> str:
     return f"{choice.source}: {_key(name)}" if choice.origin == "file" else choice.source
 
 
-def _of_flags(flags: Mapping[str, Any]) -> dict[str, Choice]:
-    short = {"log_level": Choice("debug", "flag", flag(VERBOSE))} if flags.get(VERBOSE) else {}
+def _of_flags(flags: Mapping[str, Any]) -> dict[str, ChosenValue]:
+    short = {"log_level": ChosenValue("debug", "flag", flag(VERBOSE))} if flags.get(VERBOSE) else {}
     return short | {
-        name: Choice(flags[name], "flag", flag(name)) for name in _defaults() if flags.get(name)
+        name: ChosenValue(flags[name], "flag", flag(name))
+        for name in _defaults()
+        if flags.get(name)
     }
 
 
-def _of_variables(environ: Mapping[str, str]) -> dict[str, Choice]:
+def _of_variables(environ: Mapping[str, str]) -> dict[str, ChosenValue]:
     name, short = variable(VERBOSE), {}
     try:
         if switch(environ.get(name) or "no"):
-            short = {"log_level": Choice("debug", "variable", name)}
+            short = {"log_level": ChosenValue("debug", "variable", name)}
     except ValueError as error:
         raise SettingError(name, environ[name], str(error)) from None
     return short | {
-        name: Choice(environ[variable(name)], "variable", variable(name))
+        name: ChosenValue(environ[variable(name)], "variable", variable(name))
         for name in _defaults()
         if environ.get(variable(name))
     }
 
 
-def _of_file(path: Path, source: str) -> dict[str, Choice]:
-    found: dict[str, Choice] = {}
+def _of_file(path: Path, source: str) -> dict[str, ChosenValue]:
+    found: dict[str, ChosenValue] = {}
     for key, value in _read(path, source).items():
         name = key.replace("-", "_")
         if name not in _defaults():
@@ -128,7 +130,7 @@ def _of_file(path: Path, source: str) -> dict[str, Choice]:
             raise SettingError(f"{path}: key", key, remedy)
         if value != "":
             # Python writes true and false with a capital; `switch` does not mind.
-            found[name] = Choice(str(value), "file", str(path))
+            found[name] = ChosenValue(str(value), "file", str(path))
     return found
 
 

@@ -35,7 +35,7 @@ _CALLS = 16
 _OURS = str(Path(__file__).parents[1])
 
 
-class Pulse:
+class Heartbeat:
     """Beats until it is stopped."""
 
     def __init__(self, was_late: Callable[[float], None], *looks: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class Pulse:
             self.beat()
 
 
-class Stalls:
+class StallReporter:
     """Watches the event loop of this thread until it is stopped."""
 
     def __init__(self, longest: float) -> None:

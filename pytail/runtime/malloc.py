@@ -12,30 +12,30 @@ import ctypes
 
 import gevent
 
-from pytail.runtime.threads import off_hub
+from pytail.runtime.threads import off_loop
 
 #: Seconds from the first large page to giving back what it and those after it took.
 _DELAY = 0.25
 
 
-class Memory:
+class MallocTrimmer:
     """Gives back, soon after it was told that there is something."""
 
     def __init__(self) -> None:
         self._is_due = False
 
-    def give_back_soon(self) -> None:
+    def trim_soon(self) -> None:
         """A large page has passed."""
         if not self._is_due:
             self._is_due = True
-            gevent.spawn_later(_DELAY, self._give_back)
+            gevent.spawn_later(_DELAY, self._trim)
 
-    def _give_back(self) -> None:
+    def _trim(self) -> None:
         self._is_due = False
-        off_hub(give_back)
+        off_loop(trim)
 
 
-def give_back() -> None:
+def trim() -> None:
     """Give back what is free, where the C library can (glibc)."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

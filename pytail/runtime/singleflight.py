@@ -15,11 +15,11 @@ from gevent.lock import Semaphore
 Result = TypeVar("Result")
 
 
-class StillFlying(Exception):
+class StillRunning(Exception):
     """The work goes on, but the caller has waited as long as it wanted."""
 
 
-class _Flight(Generic[Result]):
+class _Call(Generic[Result]):
     __slots__ = ("error", "landed", "result")
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class _Flight(Generic[Result]):
 
     def outcome(self, patience: float | None) -> Result:
         if not self.landed.acquire(timeout=patience):
-            raise StillFlying
+            raise StillRunning
         # A turnstile: whoever passes lets the next one pass.
         self.landed.release()
         if self.error is not None:
@@ -50,7 +50,7 @@ class SingleFlight(Generic[Result]):
     """A map from keys to work under way."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight[Result]] = {}
+        self._flights: dict[Hashable, _Call[Result]] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -63,16 +63,16 @@ class SingleFlight(Generic[Result]):
     ) -> Result:
         """The outcome of the work under way for `key`, else of `work`, now started.
 
-        Waits at most `patience` seconds (None: for ever), then raises StillFlying. The errors of
+        Waits at most `patience` seconds (None: for ever), then raises StillRunning. The errors of
         the work are raised to every caller.
         """
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight()
+            flight = self._flights[key] = _Call()
             gevent.spawn(self._run, key, flight, work)
         return flight.outcome(patience)
 
-    def _run(self, key: Hashable, flight: _Flight[Result], work: Callable[[], Result]) -> None:
+    def _run(self, key: Hashable, flight: _Call[Result], work: Callable[[], Result]) -> None:
         try:
             flight.fly(work)
         finally:

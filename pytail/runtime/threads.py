@@ -20,7 +20,7 @@ _LOOKUPS = 10
 _TURN = 0.0005
 
 
-def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
+def off_loop(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
     """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
     # Not `pool or`: a pool with nothing to do is false.
     threads = gevent.get_hub().threadpool if pool is None else pool
@@ -36,7 +36,7 @@ def off_hub(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resul
     return result  # type: ignore[no-any-return]
 
 
-def look_up_apart() -> None:
+def use_resolver_threads() -> None:
     """Give the looking up of host names threads of its own.
 
     A name server that is silent takes up a thread for half a minute, and nothing else must wait for
@@ -47,12 +47,12 @@ def look_up_apart() -> None:
         hub.resolver.pool = ThreadPool(_LOOKUPS)
 
 
-def take_turns() -> None:
+def give_way() -> None:
     """Let the other greenlets go on that can."""
     gevent.sleep(0)
 
 
-def take_short_turns() -> None:
+def shorten_switch_interval() -> None:
     """Let threads that compute hand over to the hub in half a millisecond, not in five.
 
     A small request takes the hub some rounds, and in each it waits that long while a page is read.

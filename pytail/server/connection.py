@@ -27,7 +27,7 @@ from gevent.socket import wait_write
 
 from pytail.errors import PytailError
 from pytail.server import parser
-from pytail.server.microcache import REPEAT, Porter
+from pytail.server.microcache import REPLAY, ReplayingReceiver
 
 log = logging.getLogger("pytail.server")
 
@@ -54,7 +54,7 @@ _DROP_UNSENT = struct.pack("ii", 1, 0)
 _MORE = getattr(socket, "MSG_MORE", 0)
 
 
-class Received:
+class RequestBuffer:
     """What a client has sent and nobody has read yet, as a file for a request body."""
 
     def __init__(self, source: Any) -> None:
@@ -73,7 +73,7 @@ class Received:
         return bool(data)
 
     def head(self) -> bytes | None:
-        """The next head without its empty line, None where it is not whole. Raises HeadRefused."""
+        """The next head without its empty line, None where it is not whole. Raises RequestRefused."""
         if self._data.startswith(b"\r\n"):
             # RFC 9112 section 2.2: some clients end a body by a line too many.
             self._data = self._data[2:]
@@ -99,23 +99,23 @@ class Received:
         return self.read(min(size, self._data.find(b"\n") + 1 or len(self._data)))
 
 
-class Whole(io.BytesIO):
+class BufferedBody(io.BytesIO):
     """A request body that has arrived."""
 
     def _discard(self) -> None:
         """Nothing of it is in the way of the next request."""
 
 
-class Arriving(Input):
+class StreamedBody(Input):
     """A request body for the application to read; the connection ends with this request."""
 
     __slots__ = ()
 
     def _discard(self) -> None:
-        """What the application left of it is for `Handler.linger`."""
+        """What the application left of it is for `Connection.linger`."""
 
 
-class Handler(WSGIHandler):
+class Connection(WSGIHandler):
     """Answers the requests of one connection until it ends."""
 
     #: When the wait for a request began, None where we do not wait for one; `time.monotonic`.
@@ -130,13 +130,15 @@ class Handler(WSGIHandler):
     _left: int | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any) -> None:
-        received = Received(sock)
+        received = RequestBuffer(sock)
         super().__init__(sock, address, server, received)
         # What arrives encrypted is for the socket alone.
         self._receive: Callable[[], bytes] = partial(sock.recv, _RECEIVED)
         if not server.ssl_enabled:
             may_answer, send = self._is_to_be_repeated, self._send_rest
-            self._receive = Porter(sock.fileno(), server.replies, may_answer, send).receive
+            self._receive = ReplayingReceiver(
+                sock.fileno(), server.microcache, may_answer, send
+            ).receive
 
     @property
     def is_idle(self) -> bool:
@@ -153,7 +155,7 @@ class Handler(WSGIHandler):
 
     def handle(self) -> None:
         """Answer requests until the client or we have enough of it."""
-        self.server.handlers.add(self)
+        self.server.connections.add(self)
         try:
             requests = 0
             while self.handle_one_request():
@@ -164,14 +166,14 @@ class Handler(WSGIHandler):
             # The client has gone, or was cut.
             pass
         finally:
-            self.server.handlers.discard(self)
+            self.server.connections.discard(self)
             self.socket.close()
 
     def handle_one_request(self) -> bool:
         """Answer one request; whether there may be another one."""
         try:
             head = self._head()
-        except parser.HeadRefused as refused:
+        except parser.RequestRefused as refused:
             log.info("refused a request from %s: %s", self.client_address, refused)
             self._send(b"HTTP/1.1 %b\r\nConnection: close\r\n" % refused.status.encode())
             self._send(b"Content-Length: 0\r\n\r\n")
@@ -187,12 +189,12 @@ class Handler(WSGIHandler):
         self.application = self.server.application
         self.deadline = math.inf
         self.handle_one_response()
-        if isinstance(self.wsgi_input, Arriving):
+        if isinstance(self.wsgi_input, StreamedBody):
             self._linger()
         return not self.close_connection
 
-    def _head(self) -> parser.Head | None:
-        """The next request's head, None where the client has none. Raises HeadRefused."""
+    def _head(self) -> parser.RequestHead | None:
+        """The next request's head, None where the client has none. Raises RequestRefused."""
         received, now = self.rfile, time.monotonic()
         is_begun = self.environ is None or bool(received)
         self.waiting_since, self.deadline = now, now + (REQUEST_TIME if is_begun else IDLE_TIME)
@@ -214,23 +216,23 @@ class Handler(WSGIHandler):
 
     def _keep(self) -> None:
         """Keep the response where the application says that it may be given again."""
-        repeat = self.environ.get(REPEAT)
+        repeat = self.environ.get(REPLAY)
         is_to_be_seen = self.logs_requests or self.response_use_chunked
         if repeat is not None and self._request is not None and not is_to_be_seen:
-            self.server.replies.keep(self._request + b"\r\n\r\n", self._said, repeat)
+            self.server.microcache.keep(self._request + b"\r\n\r\n", self._said, repeat)
 
-    def _body(self, head: parser.Head) -> Whole | Arriving:
+    def _body(self, head: parser.RequestHead) -> BufferedBody | StreamedBody:
         expects = head.environ.get("HTTP_EXPECT", "").lower() == "100-continue"
         if head.length is None or head.length > _SMALL_BODY or (head.length and expects):
             self.close_connection = True
             chunked = head.length is None
-            return Arriving(self.rfile, head.length, self.socket if expects else None, chunked)
+            return StreamedBody(self.rfile, head.length, self.socket if expects else None, chunked)
         body = self.rfile.read(head.length) if head.length else b""
         if len(body) < head.length:
             raise ConnectionError("the request was cut short")
-        return Whole(body)
+        return BufferedBody(body)
 
-    def _environ(self, head: parser.Head) -> dict[str, Any]:
+    def _environ(self, head: parser.RequestHead) -> dict[str, Any]:
         environ = {**self.server.environ, **head.environ, "SCRIPT_NAME": ""}
         if isinstance(self.client_address, tuple):
             environ["REMOTE_ADDR"] = str(self.client_address[0])

@@ -19,17 +19,17 @@ from typing import Protocol
 import gevent
 from gevent.hub import Waiter
 
-from pytail.telemetry.access import Exchange
+from pytail.telemetry.access import AccessRecord
 
-#: In a WSGI environment: the `Repeat` of the response, set by the application.
-REPEAT = "pytail.repeat"
+#: In a WSGI environment: the `Replay` of the response, set by the application.
+REPLAY = "pytail.replay"
 _RECEIVED = 16 * 1024
 #: Bytes of a request that could be one of many, and of all that is kept.
 _LONGEST, _MOST = 2048, 32 * 1024 * 1024
 _READABLE = 1
 
 
-class Repeat(Protocol):
+class Replay(Protocol):
     """A response that may be sent again, each time as an exchange of its own."""
 
     #: The bytes to send again; None for those that `copy` gives.
@@ -39,29 +39,29 @@ class Repeat(Protocol):
     #: Returns a copy of the body while that is open, None where there is none.
     copy: Callable[[], bytes | None]
 
-    def again(self) -> Exchange | None:
+    def begin(self) -> AccessRecord | None:
         """Return the exchange of another response, None where it would be a different one now."""
 
-    def over(self, exchange: Exchange, sent: int) -> None:
+    def end(self, exchange: AccessRecord, sent: int) -> None:
         """End `exchange`, of whose body `sent` bytes have gone out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class CachedResponse:
     """A response that may be given again."""
 
     #: The head up to the id of its exchange, what follows that, and the body.
     before: bytes
     after: bytes
     body: bytes
-    repeat: Repeat
+    replay: Replay
 
 
-class Replies:
+class Microcache:
     """What was said in the running second, by the bytes of the requests."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, Reply] = {}
+        self._kept: dict[bytes, CachedResponse] = {}
         #: Requests that came once and whose answers take a copy.
         self._once: set[bytes] = set()
         self._second, self._size = 0, 0
@@ -69,12 +69,12 @@ class Replies:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, request: bytes) -> Reply | None:
+    def find(self, request: bytes) -> CachedResponse | None:
         """What was said to `request`; None where there is nothing, or it would tell an old date."""
         reply = self._kept.get(request)
         return reply if reply is None or int(time.time()) == self._second else None
 
-    def keep(self, request: bytes, head: bytes, repeat: Repeat) -> None:
+    def keep(self, request: bytes, head: bytes, repeat: Replay) -> None:
         """Remember the `head` of the response to `request`, and how to give it again."""
         self.forget()
         if len(request) > _LONGEST:
@@ -91,7 +91,7 @@ class Replies:
         if self._size + size <= _MOST:
             before, _, after = head.partition(repeat.id)
             repeat.body = body
-            self._kept[request] = Reply(before, after, body, repeat)
+            self._kept[request] = CachedResponse(before, after, body, repeat)
             self._size += size
 
     def forget(self) -> None:
@@ -101,13 +101,13 @@ class Replies:
             self._kept, self._once, self._size, self._second = {}, set(), 0, second
 
 
-class Porter:
+class ReplayingReceiver:
     """Receives for one connection, from which nobody else reads meanwhile."""
 
     def __init__(
         self,
         descriptor: int,
-        replies: Replies,
+        replies: Microcache,
         may_answer: Callable[[], bool],
         send: Callable[[memoryview], None],
     ) -> None:
@@ -119,7 +119,7 @@ class Porter:
         self._descriptor, self._replies = descriptor, replies
         self._may_answer, self._send = may_answer, send
         self._waiter: Waiter[bytes | None] = Waiter()
-        self._unsent: tuple[Reply, Exchange, bytes] | None = None
+        self._unsent: tuple[CachedResponse, AccessRecord, bytes] | None = None
 
     def receive(self) -> bytes:
         """What arrives and is not answered here; empty at the end. Raises OSError."""
@@ -144,7 +144,7 @@ class Porter:
         try:
             data = os.read(self._descriptor, _RECEIVED)
             reply = self._replies.find(data)
-            exchange = reply.repeat.again() if reply is not None and self._may_answer() else None
+            exchange = reply.replay.begin() if reply is not None and self._may_answer() else None
             if reply is None or exchange is None:
                 self._waiter.switch(data)
             elif not self._answered(reply, exchange):
@@ -155,7 +155,7 @@ class Porter:
         except BaseException:  # noqa: BLE001
             self._waiter.throw(*sys.exc_info())
 
-    def _answered(self, reply: Reply, exchange: Exchange) -> bool:
+    def _answered(self, reply: CachedResponse, exchange: AccessRecord) -> bool:
         """Whether the client took all of the reply at once."""
         head = b"%b%b%b" % (reply.before, exchange.id.encode(), reply.after)
         body = reply.body
@@ -164,10 +164,10 @@ class Porter:
         except BlockingIOError:
             sent = 0
         except BaseException:
-            reply.repeat.over(exchange, 0)
+            reply.replay.end(exchange, 0)
             raise
         if sent == len(head) + len(body):
-            reply.repeat.over(exchange, len(body))
+            reply.replay.end(exchange, len(body))
             return True
         self._unsent = reply, exchange, (head + body)[sent:]
         return False
@@ -180,4 +180,4 @@ class Porter:
             self._send(memoryview(rest))
             sent = len(reply.body)
         finally:
-            reply.repeat.over(exchange, max(0, sent))
+            reply.replay.end(exchange, max(0, sent))

@@ -25,7 +25,7 @@ _WHITE = " \t"
 _TOO_LARGE = "431 Request Header Fields Too Large"
 
 
-class HeadRefused(ValueError):
+class RequestRefused(ValueError):
     """A head that is malformed, ambiguous or too large."""
 
     def __init__(self, reason: str, status: str = "400 Bad Request") -> None:
@@ -35,7 +35,7 @@ class HeadRefused(ValueError):
 
 
 @dataclass(slots=True)
-class Head:
+class RequestHead:
     """What the head of a request says."""
 
     #: All of it as sent, without the empty line; and the request line, for logs.
@@ -53,14 +53,14 @@ class Head:
     length: int | None
 
 
-def parsed(head: bytes) -> Head:
-    """The head of a request, up to but not including the empty line. Raises HeadRefused."""
+def parsed(head: bytes) -> RequestHead:
+    """The head of a request, up to but not including the empty line. Raises RequestRefused."""
     lines = head.split(b"\r\n")
     if controls(head) != b"\r\n" * (len(lines) - 1):
-        raise HeadRefused("control characters, or a line that ends otherwise than in CRLF")
+        raise RequestRefused("control characters, or a line that ends otherwise than in CRLF")
     check_size(head)
     if len(lines) > MOST_FIELDS + 1:
-        raise HeadRefused("too many fields", _TOO_LARGE)
+        raise RequestRefused("too many fields", _TOO_LARGE)
     line, *fields = head.decode("latin-1").split("\r\n")
     method, target, version = _request_line(line)
     environ = _environ(fields)
@@ -71,19 +71,19 @@ def parsed(head: bytes) -> Head:
     environ["QUERY_STRING"] = query
     environ["SERVER_PROTOCOL"] = version
     if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
-        raise HeadRefused("no Host")
+        raise RequestRefused("no Host")
     length = _length(environ, method, version)
-    return Head(
+    return RequestHead(
         head, line, method, target, version, environ, _keeps_alive(environ, version), length
     )
 
 
 def check_size(head: bytes) -> None:
-    """Raise HeadRefused where `head`, or what has arrived of it, is too large."""
+    """Raise RequestRefused where `head`, or what has arrived of it, is too large."""
     if len(head) > LONGEST_LINE and b"\r\n" not in head[: LONGEST_LINE + 2]:
-        raise HeadRefused("request line too long", "414 URI Too Long")
+        raise RequestRefused("request line too long", "414 URI Too Long")
     if len(head) > LONGEST_HEAD:
-        raise HeadRefused("too large", _TOO_LARGE)
+        raise RequestRefused("too large", _TOO_LARGE)
 
 
 def controls(head: bytes) -> bytes:
@@ -94,12 +94,12 @@ def controls(head: bytes) -> bytes:
 def _request_line(line: str) -> tuple[str, str, str]:
     words = line.split(" ")
     if len(words) != 3 or "\t" in line:
-        raise HeadRefused("not a request line")
+        raise RequestRefused("not a request line")
     method, target, version = words
     if not _TOKEN.fullmatch(method) or not target:
-        raise HeadRefused("not a request line")
+        raise RequestRefused("not a request line")
     if not _VERSION.fullmatch(version):
-        raise HeadRefused("not HTTP/1", "505 HTTP Version Not Supported")
+        raise RequestRefused("not HTTP/1", "505 HTTP Version Not Supported")
     return method, target, "HTTP/1.0" if version == "HTTP/1.0" else "HTTP/1.1"
 
 
@@ -109,12 +109,12 @@ def _environ(fields: list[str]) -> dict[str, str]:
         name, colon, value = field.partition(":")
         key = _key(name)
         if not colon:
-            raise HeadRefused("a field without colon")
+            raise RequestRefused("a field without colon")
         value = value.strip(_WHITE)
         if key not in environ:
             environ[key] = value
         elif key in {"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"}:
-            raise HeadRefused(f"{name} twice")
+            raise RequestRefused(f"{name} twice")
         else:
             environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
     environ.pop("", None)
@@ -123,9 +123,9 @@ def _environ(fields: list[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _key(name: str) -> str:
-    """The variable for a field's `name`, "" for one to drop; HeadRefused where it is no name."""
+    """The variable for a field's `name`, "" for one to drop; RequestRefused where it is no name."""
     if not _TOKEN.fullmatch(name):
-        raise HeadRefused("not a field name")
+        raise RequestRefused("not a field name")
     if "_" in name:
         return ""
     key = name.upper().replace("-", "_")
@@ -138,7 +138,7 @@ def _origin_form(method: str, target: str, environ: dict[str, str]) -> str:
         return target
     origin = _ORIGIN.match(target)
     if origin is None:
-        raise HeadRefused("not a request target")
+        raise RequestRefused("not a request target")
     environ["HTTP_HOST"] = origin[1]
     path = target[origin.end() :]
     return path if path.startswith("/") else f"/{path}"
@@ -156,12 +156,12 @@ def _length(environ: dict[str, str], method: str, version: str) -> int | None:
     coding, length = environ.get("HTTP_TRANSFER_ENCODING"), environ.get("CONTENT_LENGTH")
     if coding is not None:
         if length is not None or version == "HTTP/1.0" or coding.lower() != "chunked":
-            raise HeadRefused("a Transfer-Encoding that leaves the length in doubt")
+            raise RequestRefused("a Transfer-Encoding that leaves the length in doubt")
         return None
     if length is None:
         return 0
     if not _LENGTH.fullmatch(length):
-        raise HeadRefused("not a Content-Length")
+        raise RequestRefused("not a Content-Length")
     if method == "HEAD" and int(length):
-        raise HeadRefused("a HEAD with a body")
+        raise RequestRefused("a HEAD with a body")
     return int(length)

@@ -16,8 +16,8 @@ from typing import Any
 
 from gevent.pywsgi import WSGIServer
 
-from pytail.server.connection import Handler
-from pytail.server.microcache import Replies
+from pytail.server.connection import Connection
+from pytail.server.microcache import Microcache
 
 log = logging.getLogger("pytail.server")
 
@@ -32,13 +32,13 @@ _SWEEP = 1.0
 class Server(WSGIServer):
     """A pywsgi server that bounds, cuts and drains; `spawn` is the bound, or a pool of that size."""
 
-    handler_class = Handler
+    handler_class = Connection
 
     def __init__(
         self, listener: Any, application: Any, spawn: Any = MAX_CONNECTIONS, **options: Any
     ) -> None:
-        self.handlers: set[Handler] = set()
-        self.replies = Replies()
+        self.connections: set[Connection] = set()
+        self.microcache = Microcache()
         self.is_draining = False
         self._sweeper: Any = None
         options = {"log": None, "error_log": log, **options}
@@ -62,16 +62,16 @@ class Server(WSGIServer):
     def handle(self, sock: Any, address: Any) -> None:
         """Serve a new connection."""
         if self.pool.full():
-            waiting = [one for one in self.handlers if one.waiting_since is not None]
+            waiting = [one for one in self.connections if one.waiting_since is not None]
             if waiting:
                 min(waiting, key=lambda one: one.waiting_since or 0).cut()
         super().handle(sock, address)
 
     def sweep(self, now: float | None = None) -> None:
         """Cut the connections whose deadline has passed, and forget what was said before."""
-        self.replies.forget()
+        self.microcache.forget()
         now = time.monotonic() if now is None else now
-        for handler in list(self.handlers):
+        for handler in list(self.connections):
             if handler.deadline < now:
                 handler.cut()
 
@@ -79,7 +79,7 @@ class Server(WSGIServer):
         """Stop accepting and close the connections between requests; others may end."""
         self.is_draining = True
         super().close()
-        for handler in list(self.handlers):
+        for handler in list(self.connections):
             if handler.is_idle:
                 # Its wait for a next request ends as if the client had gone.
                 with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from lxml import etree
 
 from pytail import urls
 from pytail.errors import PageUnreadable
-from pytail.model import File, ProjectPage, shelf_of
+from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import fields, names
 
 #: PEP 833 freezes the HTML form here.
@@ -107,7 +107,7 @@ def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None
     return File(
         filename=filename,
         url=url,
-        shelf=shelf_of(hashes, url),
+        directory=directory_of(hashes, url),
         hashes=hashes,
         requires_python=fields.text(attributes.get("data-requires-python")),
         yanked=attributes["data-yanked"].strip() or True if "data-yanked" in attributes else False,

@@ -9,7 +9,7 @@ import orjson
 
 from pytail import urls
 from pytail.errors import PageUnreadable
-from pytail.model import File, ProjectPage, shelf_of
+from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import fields, json_chunks, names
 
 #: The newest version pytail speaks, and the one for pages that lack what 1.1 made mandatory.
@@ -93,7 +93,7 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     return File(
         filename=filename,
         url=url,
-        shelf=shelf_of(hashes, url),
+        directory=directory_of(hashes, url),
         hashes=hashes,
         size=fields.size(entry.get("size")),
         upload_time=fields.upload_time(entry.get("upload-time")),

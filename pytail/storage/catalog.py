@@ -27,10 +27,10 @@ from gevent.threadpool import ThreadPool
 
 from pytail import __version__
 from pytail.model import File, ProjectPage
-from pytail.runtime.threads import off_hub
+from pytail.runtime.threads import off_loop
 from pytail.simple import names
 from pytail.storage import packing, schema
-from pytail.storage.schema import MeasuredFile, Part, Project, ReadyPage, Stray
+from pytail.storage.schema import FilePack, MisnamedFile, Project, ReadyPage, VerifiedSize
 
 log = logging.getLogger("pytail.storage")
 
@@ -118,7 +118,7 @@ class Catalog:
         """What we know of the project `name` (normalized), None when nothing."""
         return self._look_up(self._entry, name)
 
-    def entry_lately(self, name: str) -> Entry | None:
+    def recent_entry(self, name: str) -> Entry | None:
         """As `entry`, at a tenth of the cost; what another process wrote shows a millisecond later."""
         found: Entry | None = self._lately(self._entry, name)
         return self.entry(name) if found is None else found
@@ -127,18 +127,18 @@ class Catalog:
         """The file listed under that URL, None when no page of `upstream` that we know lists one."""
         return self._look_up(self._file, shelf, filename, upstream)
 
-    def file_lately(self, shelf: str, filename: str, upstream: str) -> File | None:
+    def recent_file(self, shelf: str, filename: str, upstream: str) -> File | None:
         """As `file`, at a tenth of the cost; what another process wrote shows a millisecond later."""
         found: File | None = self._lately(self._file, shelf, filename, upstream)
         return self.file(shelf, filename, upstream) if found is None else found
 
-    def measured(self, location: str) -> int | None:
+    def verified_size(self, location: str) -> int | None:
         """The size in bytes by `measure`, None when there is none."""
         return self._look_up(self._measured, location)
 
-    def measure(self, location: str, size: int) -> None:
+    def remember_size(self, location: str, size: int) -> None:
         """Note that the file of that `location` is `size` bytes large, as it was verified."""
-        row = MeasuredFile.replace(location=location, size=size)  # type: ignore[no-untyped-call]
+        row = VerifiedSize.replace(location=location, size=size)  # type: ignore[no-untyped-call]
         self._write(lambda: row.execute(self._writer))
 
     def page(self, name: str) -> ProjectPage | None:
@@ -151,9 +151,9 @@ class Catalog:
                 read = self._reader.execute_sql(_SELECT_LINES, (name,)).fetchall()
             return _page(projects[0], (lines for (lines,) in read)) if projects else None
 
-        return self._try("read", lambda: off_hub(read, self._reads))
+        return self._try("read", lambda: off_loop(read, self._reads))
 
-    def ready(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
+    def ready_page(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
         """The ETag and bytes given to `keep_ready` by this version of pytail, None when gone."""
 
         def read() -> tuple[str, bytes] | None:
@@ -161,9 +161,11 @@ class Catalog:
             row = self._reader.execute_sql(_SELECT_READY, key).fetchone()
             return None if row is None else (row[0], row[1])
 
-        return self._try("read", lambda: off_hub(read, self._reads))
+        return self._try("read", lambda: off_loop(read, self._reads))
 
-    def keep_ready(self, project: str, revision: str, variant: str, etag: str, data: bytes) -> None:
+    def store_ready_page(
+        self, project: str, revision: str, variant: str, etag: str, data: bytes
+    ) -> None:
         """Keep the page of `project` as it is sent, while it is known and of that `revision`."""
 
         def write() -> None:
@@ -181,14 +183,14 @@ class Catalog:
             query = query.where(Project.found, Project.upstream == upstream)
             return [name for (name,) in query.tuples().execute(self._reader)]
 
-        return self._try("read", lambda: off_hub(read, self._reads)) or []
+        return self._try("read", lambda: off_loop(read, self._reads)) or []
 
     def last_serial(self, upstream: str) -> int | None:
         """The highest serial of any page of `upstream` that we know, None when it gives none."""
         row = self._one("SELECT max(last_serial) FROM project WHERE upstream = ?", upstream)
         return None if row is None else row[0]
 
-    def owner(self, shelf: str, filename: str) -> str | None:
+    def project_of(self, shelf: str, filename: str) -> str | None:
         """The project whose page lists the file under that URL, None when no page does."""
         listed = self._listed(shelf, filename)
         return self._try("read", lambda: next((project for project, _, _ in listed), None))
@@ -201,7 +203,7 @@ class Catalog:
                 query = Project.select(Project.name)
                 return [name for (name,) in query.tuples().execute(self._reader)]
 
-            names = self._try("read", lambda: off_hub(read, self._reads)) or []
+            names = self._try("read", lambda: off_loop(read, self._reads)) or []
         left, forgotten = list(names), 0
         while left:
             # In several transactions: others write between them.
@@ -238,18 +240,20 @@ class Catalog:
         query = Project.update(checked_at=checked_at).where(Project.name == name)
         self._write(lambda: query.execute(self._writer))
 
-    def learn_metadata(self, wheel: File, sha256: str | None) -> None:
+    def set_core_metadata(self, wheel: File, sha256: str | None) -> None:
         """Note the digest of the core metadata of `wheel`, None that there is none to be had."""
         learnt = {"sha256": sha256} if sha256 is not None else False
         if learnt == wheel.core_metadata:
             return
 
         def write() -> None:
-            for project, _, part, lines in _parts_with(self._writer, wheel.shelf, wheel.filename):
-                changed = packing.learnt(lines, wheel.shelf, wheel.filename, learnt)
+            for project, _, part, lines in _parts_with(
+                self._writer, wheel.directory, wheel.filename
+            ):
+                changed = packing.with_core_metadata(lines, wheel.directory, wheel.filename, learnt)
                 if changed is None:
                     continue
-                Part.update(lines=changed).where(Part.id == part).execute(self._writer)
+                FilePack.update(lines=changed).where(FilePack.id == part).execute(self._writer)
                 is_its = Project.name == project
                 revision = secrets.token_hex(16)
                 Project.update(revision=revision).where(is_its).execute(self._writer)
@@ -292,21 +296,21 @@ class Catalog:
             self._writer.connection().executescript("PRAGMA incremental_vacuum")
             self._writer.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-        while (left := self._try("read", lambda: off_hub(used, self._writes))) and left > size:
+        while (left := self._try("read", lambda: off_loop(used, self._writes))) and left > size:
             self._write(forget)
-            if self._try("read", lambda: off_hub(used, self._writes)) == left:
+            if self._try("read", lambda: off_loop(used, self._writes)) == left:
                 break
-        self._try("shrink", lambda: off_hub(shrink, self._writes))
+        self._try("shrink", lambda: off_loop(shrink, self._writes))
 
     def close(self) -> None:
         """Finish the writes under way and close the file."""
         for lane, database in ((self._reads, self._reader), (self._writes, self._writer)):
-            off_hub(database.close, lane)
+            off_loop(database.close, lane)
             lane.kill()
         self._inline.close()
 
     def _drop(self, names: list[str]) -> int:
-        for model in (Part, Stray, ReadyPage):
+        for model in (FilePack, MisnamedFile, ReadyPage):
             model.delete().where(model.project.in_(names)).execute(self._writer)
         return Project.delete().where(Project.name.in_(names)).execute(self._writer)  # type: ignore[no-any-return]
 
@@ -314,7 +318,7 @@ class Catalog:
         return ReadyPage.delete().where(which).execute(self._writer)  # type: ignore[no-any-return]
 
     def _put(self, entry: Entry, page: ProjectPage) -> None:
-        for model in (Part, Stray):
+        for model in (FilePack, MisnamedFile):
             model.delete().where(model.project == entry.name).execute(self._writer)
         is_old = ReadyPage.revision != entry.revision
         self._drop_ready((ReadyPage.project == entry.name) & is_old)
@@ -388,7 +392,7 @@ class Catalog:
             self._patience = schema.LOCK_PATIENCE
             return result
 
-        written = self._try("write", lambda: off_hub(transaction, self._writes))
+        written = self._try("write", lambda: off_loop(transaction, self._writes))
         self._believed_until = 0.0
         return written
 
@@ -409,7 +413,7 @@ def _parts_with(
         for (project,) in database.execute_sql(_SELECT_STRAYS, (shelf, filename)).fetchall():
             yield project
 
-    key = packing.key(shelf)
+    key = packing.fingerprint(shelf)
     for project in itertools.chain(names.projects_of(filename), strays()):
         for row in database.execute_sql(_SELECT_PARTS, (project, key)).fetchall():
             yield project, *row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from pytail.errors import DigestMismatch, TransferCut
+from pytail.errors import DigestMismatch, DownloadInterrupted
 from pytail.model import DIGEST_LENGTHS, File
 
 _PIECE = 1024 * 1024
@@ -16,13 +16,13 @@ def expected_digest(file: File) -> tuple[str | None, str]:
     kind = next((name for name in DIGEST_LENGTHS if name in file.hashes), None)
     if kind is not None:
         return kind, file.hashes[kind]
-    if not file.is_beside_another and not file.shelf.startswith("_"):
+    if not file.is_sidecar and not file.directory.startswith("_"):
         # No page lists it any more, but its shelf is the beginning of its digest.
-        return "sha256", file.shelf.replace("/", "")
+        return "sha256", file.directory.replace("/", "")
     return None, ""
 
 
-class Check:
+class FileVerifier:
     """What has come of one file so far."""
 
     def __init__(self, file: File) -> None:
@@ -40,7 +40,7 @@ class Check:
         return self._digest is not None
 
     @property
-    def is_right(self) -> bool:
+    def matches(self) -> bool:
         """Whether the bytes added are, by their digest, the whole file."""
         return self._kind is not None and self._found().startswith(self._expected)
 
@@ -53,24 +53,24 @@ class Check:
     def add_start(self, descriptor: int, size: int) -> None:
         """The first `size` bytes of an open file, not of the page cache only: takes a while.
 
-        Raises TransferCut where it has fewer.
+        Raises DownloadInterrupted where it has fewer.
         """
         while self.size < size:
             data = os.pread(descriptor, min(_PIECE, size - self.size), self.size)
             if not data:
-                raise TransferCut(self._file.filename, "the partial file was truncated")
+                raise DownloadInterrupted(self._file.filename, "the partial file was truncated")
             self.add(data)
 
-    def require(self, size: int | None) -> None:
-        """Raise DigestMismatch or TransferCut unless this is the file, of `size` bytes in all."""
+    def verify(self, size: int | None) -> None:
+        """Raise DigestMismatch or DownloadInterrupted unless this is the file, of `size` bytes in all."""
         if self.size == 0 and self._file.size != 0:
-            raise TransferCut(self._file.filename, "upstream sent nothing")
-        self.require_size(size)
-        if self._kind is not None and not self.is_right:
+            raise DownloadInterrupted(self._file.filename, "upstream sent nothing")
+        self.verify_size(size)
+        if self._kind is not None and not self.matches:
             expected, found = self._expected, self._found()
             raise DigestMismatch(self._file.filename, self._kind, expected, found)
 
-    def require_size(self, size: int | None) -> None:
+    def verify_size(self, size: int | None) -> None:
         """Raise DigestMismatch unless `size` bytes were added; None when nobody knows."""
         if size not in (None, self.size):
             raise DigestMismatch(self._file.filename, "bytes", str(size), str(self.size))

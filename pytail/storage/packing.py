@@ -19,16 +19,16 @@ from pytail.model import File
 _FILES = 200
 
 
-def key(shelf: str) -> bytes:
+def fingerprint(shelf: str) -> bytes:
     """What stands among the keys of a part for each of its files on that `shelf`."""
     return hashlib.blake2b(shelf.encode(), digest_size=8).digest()
 
 
-def parts(files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
+def packs(files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
     """The keys and the lines of each part of `files`."""
     for start in range(0, len(files), _FILES):
         some = files[start : start + _FILES]
-        yield b"".join([key(file.shelf) for file in some]), b"".join(map(_line, some))
+        yield b"".join([fingerprint(file.directory) for file in some]), b"".join(map(_line, some))
 
 
 def files(lines: bytes) -> Iterator[File]:
@@ -42,7 +42,7 @@ def file(lines: bytes, shelf: str, filename: str) -> File | None:
     return _file(orjson.loads(lines[start:end])) if start < end else None
 
 
-def learnt(
+def with_core_metadata(
     lines: bytes, shelf: str, filename: str, core_metadata: Mapping[str, str] | bool
 ) -> bytes | None:
     """`lines` with other core metadata for that file; None when it is not among them."""
@@ -66,7 +66,7 @@ def _span(lines: bytes, shelf: str, filename: str) -> tuple[int, int]:
 def _line(file: File) -> bytes:
     return b"\n" + orjson.dumps(
         (
-            file.filename, file.shelf, file.url, file.hashes, file.size, file.upload_time,
+            file.filename, file.directory, file.url, file.hashes, file.size, file.upload_time,
             file.requires_python, file.yanked, file.core_metadata, file.gpg_sig, file.provenance,
             file.other,
         )
@@ -81,7 +81,7 @@ def _file(row: Sequence[Any]) -> File:
     return File(
         filename=filename,
         url=url,
-        shelf=shelf,
+        directory=shelf,
         hashes=hashes,
         size=size,
         upload_time=upload_time,

@@ -19,10 +19,10 @@ from pathlib import Path
 import gevent
 from gevent.lock import Semaphore
 
-from pytail.errors import GivenUp, NotKept, TooLarge
-from pytail.runtime.threads import off_hub
+from pytail.errors import DownloadAbandoned, NotStored, TooLarge
+from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import Partial, Store
+from pytail.storage.store import PartialFile, Store
 
 log = logging.getLogger("pytail.storage")
 
@@ -38,7 +38,7 @@ _QUICK, _BELIEF = 0.1, 20
 _UNBOUNDED = 30.0
 
 
-class Bounds:
+class Quota:
     """The limits of one cache directory; `run` looks after them in the background."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Bounds:
         self._directory, self._store, self._catalog = directory, store, catalog
         self._limit, self._min_free = limit, min_free
         # What this process is writing: the bytes that each file will have.
-        self._reserved: dict[Partial, int] = {}
+        self._reserved: dict[PartialFile, int] = {}
         self._counted, self._believed_until, self._seen = 0, 0.0, 0
         # What the workers' counters take.
         self._fixed = 0
@@ -84,10 +84,10 @@ class Bounds:
         limit = self._limit * _LOW - self._overhead() if self._limit else math.inf
         return max(0, min(limit, free - self._min_free + self._counted))
 
-    def reserve(self, partial: Partial, size: int) -> None:
+    def reserve(self, partial: PartialFile, size: int) -> None:
         """Make room for a file of `size` bytes in all, as far as is known.
 
-        Raises NotKept where that cannot be.
+        Raises NotStored where that cannot be.
         """
         self._reserved[partial] = max(size, self._reserved.get(partial, 0))
         if self._limit and size > self._limit - self._overhead():
@@ -95,7 +95,7 @@ class Bounds:
         with self._one:
             self._make_room()
 
-    def settle(self, partial: Partial, *, is_kept: bool) -> None:
+    def release(self, partial: PartialFile, *, is_kept: bool) -> None:
         """No more is written to `partial`; whether it is held now."""
         size = self._reserved.pop(partial, 0)
         if is_kept:
@@ -104,9 +104,9 @@ class Bounds:
                 self._refused = None
                 log.warning("files are kept again")
 
-    def trouble(self, error: NotKept, size: int | None = None) -> None:
+    def report(self, error: NotStored, size: int | None = None) -> None:
         """Tell the operator that a file of `size` bytes (None: unknown) goes unkept."""
-        if isinstance(error, TooLarge | GivenUp):
+        if isinstance(error, TooLarge | DownloadAbandoned):
             log.info("a file is passed on unkept: %s", error)
             return
         if self._refused is None:
@@ -119,7 +119,7 @@ class Bounds:
         while True:
             trouble = ""
             try:
-                self.look()
+                self.enforce()
             except OSError as error:
                 trouble = str(error)
             if trouble and trouble != told:
@@ -127,9 +127,9 @@ class Bounds:
             told = trouble
             gevent.sleep(_INTERVAL)
 
-    def look(self) -> None:
+    def enforce(self) -> None:
         """Note uses, and remove files where there are too many. Raises OSError."""
-        off_hub(self._store.note_uses)
+        off_loop(self._store.write_last_uses)
         if self._limit and self._catalog.size() > self._limit * _CATALOG_SHARE:
             self._catalog.trim(int(self._limit * _CATALOG_SHARE))
         with self._one:
@@ -144,11 +144,11 @@ class Bounds:
         if self._limit and self._total() > self._limit:
             self._remove(spare_last=False)
             if self._total() > self._limit:
-                raise NotKept(f"--cache-max-size is reached by files in use in {self._directory}")
+                raise NotStored(f"--cache-max-size is reached by files in use in {self._directory}")
         if self._shortfall() and (self._limit or self._min_free):
             self._remove(spare_last=False)
         if missing := self._shortfall():
-            raise NotKept(f"the disk of {self._directory} has {missing} bytes too few free")
+            raise NotStored(f"the disk of {self._directory} has {missing} bytes too few free")
 
     def _total(self) -> int:
         return self.size if self._limit else 0
@@ -182,10 +182,10 @@ class Bounds:
 
         def count() -> list[int]:
             self._fixed = self._counters_size()
-            return [kept.size for kept in self._store.kept() if kept.path not in ours]
+            return [kept.size for kept in self._store.files() if kept.path not in ours]
 
         started = time.monotonic()
-        sizes = off_hub(count)
+        sizes = off_loop(count)
         self.files, self._counted, self._seen = len(sizes), sum(sizes), seen
         took = time.monotonic() - started
         belief = _BELIEF * took if took > _QUICK else 0.0
@@ -198,14 +198,14 @@ class Bounds:
         low = self._limit * _LOW - fixed if self._limit else math.inf
         most = low if low >= 0 else self._limit - fixed
         shortfall = self._shortfall()
-        self._counted = off_hub(lambda: self._evict(most, shortfall, ours, spare_last=spare_last))
+        self._counted = off_loop(lambda: self._evict(most, shortfall, ours, spare_last=spare_last))
 
     def _evict(self, most: float, shortfall: int, ours: set[Path], *, spare_last: bool) -> int:
         """Remove files until the others take `most` bytes and `shortfall` more are free."""
         with self._alone():
-            self._store.note_uses()
+            self._store.write_last_uses()
             kept = sorted(
-                (kept for kept in self._store.kept() if kept.path not in ours),
+                (kept for kept in self._store.files() if kept.path not in ours),
                 key=lambda kept: kept.used,
             )
             total, freed = sum(each.size for each in kept), 0

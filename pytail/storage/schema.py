@@ -62,7 +62,7 @@ class Project(peewee.Model):
         indexes = ((("found", "checked_at"), False),)
 
 
-class Part(peewee.Model):
+class FilePack(peewee.Model):
     """Some of the files of a page, see `pytail.parts`."""
 
     id = peewee.AutoField()
@@ -78,7 +78,7 @@ class Part(peewee.Model):
         indexes = ((("project", "number"), True),)
 
 
-class Stray(peewee.Model):
+class MisnamedFile(peewee.Model):
     """A listed file by whose name its project would not be found."""
 
     shelf = peewee.CharField()
@@ -91,7 +91,7 @@ class Stray(peewee.Model):
         primary_key = peewee.CompositeKey("shelf", "filename", "project")
 
 
-class MeasuredFile(peewee.Model):
+class VerifiedSize(peewee.Model):
     """How large a file was when it was verified, where its page does not say its size."""
 
     location = peewee.TextField(primary_key=True)
@@ -123,7 +123,7 @@ class ReadyPage(peewee.Model):
         indexes = ((("project", "variant"), True),)
 
 
-TABLES = (Project, Part, Stray, MeasuredFile, ReadyPage)
+TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, ReadyPage)
 
 _INSERT_PART = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
 _INSERT_STRAY = "INSERT INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
@@ -156,12 +156,12 @@ def open_at(path: Path) -> None:
 
 def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[File]) -> None:
     """Insert the `files` of the page of `project`, which has none."""
-    numbered = enumerate(packing.parts(files))
+    numbered = enumerate(packing.packs(files))
     rows = ((project, number, keys, lines) for number, (keys, lines) in numbered)
     # One at a time: all of them together take long to make, and to let go.
     database.connection().executemany(_INSERT_PART, rows)
     strays = [
-        (file.shelf, file.filename, project)
+        (file.directory, file.filename, project)
         for file in files
         if not names.tells_project(file.filename, project)
     ]
@@ -215,7 +215,9 @@ def _sign(database: peewee.SqliteDatabase) -> None:
 def _migrate(database: peewee.SqliteDatabase) -> None:
     """Move the files from a table with a row for each, as older schemas had it, into parts."""
     log.info("%s: migrating it to schema %d", database.database, SCHEMA_VERSION)
-    left = Project.select(Project.name).where(Project.name.not_in(Part.select(Part.project)))
+    left = Project.select(Project.name).where(
+        Project.name.not_in(FilePack.select(FilePack.project))
+    )
     for (project,) in list(left.tuples().execute(database)):
         # One by one: whoever starts us may not wait until all are done, and then start us anew.
         with database.atomic():
@@ -241,7 +243,7 @@ def _file_of(row: Sequence[Any]) -> File:
     return File(
         filename=row[0],
         url=row[1],
-        shelf=row[2],
+        directory=row[2],
         hashes=load(row[3]),
         size=row[4],
         upload_time=row[5],

@@ -44,12 +44,12 @@ _MOST_VOUCHED = 10_000
 _TRIES = 10
 
 
-def is_shelf(shelf: str) -> bool:
+def is_directory(shelf: str) -> bool:
     """Whether `shelf` is one that a file can stand on, and so is safe in a path."""
     return _SHELF.fullmatch(shelf) is not None
 
 
-class Standing(enum.Enum):
+class PartialState(enum.Enum):
     """What became of a partial file."""
 
     ARRIVING = enum.auto()
@@ -58,7 +58,7 @@ class Standing(enum.Enum):
     GIVEN_UP = enum.auto()
 
 
-class Partial:
+class PartialFile:
     """A file on its way in: the process that has it locked writes it, the others follow.
 
     It only ever grows. Whoever begins anew makes another file under its name, so that who follows
@@ -72,7 +72,7 @@ class Partial:
         """
         self.path, self._final, self._is_checked = path, final, is_checked
         #: Whether this process writes it.
-        self.is_ours = False
+        self.is_writer = False
         #: Bytes that the kernel may still keep to itself.
         self._unwritten = 0
         self.descriptor = self._open()
@@ -82,30 +82,30 @@ class Partial:
         """The bytes that were written so far."""
         return os.fstat(self.descriptor).st_size
 
-    def standing(self) -> Standing:
+    def state(self) -> PartialState:
         """What became of it. Raises OSError."""
         ours = os.fstat(self.descriptor)
         for path, standing in (
-            (self._final, Standing.COMMITTED),
-            (self.path, Standing.ARRIVING),
+            (self._final, PartialState.COMMITTED),
+            (self.path, PartialState.ARRIVING),
             # Between the two looks it may have been renamed.
-            (self._final, Standing.COMMITTED),
+            (self._final, PartialState.COMMITTED),
         ):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if os.path.samestat(ours, path.stat()):
                     return standing
-        return Standing.GIVEN_UP
+        return PartialState.GIVEN_UP
 
-    def take(self) -> bool:
+    def try_lock(self) -> bool:
         """Become its writer, where it is arriving and has none; whether that is so now."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        self.is_ours = self.standing() is Standing.ARRIVING
-        if not self.is_ours:
+        self.is_writer = self.state() is PartialState.ARRIVING
+        if not self.is_writer:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-        return self.is_ours
+        return self.is_writer
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises OSError when the disk does not take it."""
@@ -117,11 +117,11 @@ class Partial:
             _begin_to_write(self.descriptor, self._unwritten)
             self._unwritten = 0
 
-    def renew(self) -> None:
+    def restart(self) -> None:
         """Begin anew: what was written is not of use. Raises OSError."""
         self.path.unlink()
         os.close(self.descriptor)
-        self.is_ours = False
+        self.is_writer = False
         self.descriptor = self._open()
 
     def commit(self) -> None:
@@ -144,10 +144,10 @@ class Partial:
 
     def discard(self) -> None:
         """Forget what was written, where this process wrote it."""
-        if self.is_ours:
+        if self.is_writer:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-            self.is_ours = False
+            self.is_writer = False
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Partial:
                 self.descriptor = os.open(self.path, flags, 0o644)
             except FileNotFoundError:
                 continue
-            if self.take() or self.standing() is not Standing.GIVEN_UP:
+            if self.try_lock() or self.state() is not PartialState.GIVEN_UP:
                 break
             os.close(self.descriptor)
         else:
@@ -172,7 +172,7 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class DiskFile:
     """A file on the disk, held or partial."""
 
     path: Path
@@ -210,7 +210,7 @@ class Store:
         found = os.fstat(opened.fileno())
         return not found.st_mode & _WRITABLE or _identity(found) in self._vouched
 
-    def vouch(self, opened: io.FileIO) -> None:
+    def mark_verified(self, opened: io.FileIO) -> None:
         """Note that a held file was verified."""
         try:
             _protect(opened.fileno())
@@ -220,7 +220,7 @@ class Store:
                 self._vouched.clear()
             self._vouched.add(_identity(os.fstat(opened.fileno())))
 
-    def drop(self, file: File) -> None:
+    def discard(self, file: File) -> None:
         """Remove a held file that is wrong, where nobody is reading it."""
         self.remove(self._path(file))
 
@@ -232,33 +232,33 @@ class Store:
         with opened:
             return os.fstat(opened.fileno()).st_size
 
-    def holds(self, file: File) -> bool:
+    def has(self, file: File) -> bool:
         """Whether `file` is held."""
         return self.size(file) is not None
 
-    def came(self, file: File) -> float | None:
+    def stored_at(self, file: File) -> float | None:
         """When what is held of `file` last changed, in seconds since the epoch; None when nothing is."""
         try:
             return os.stat(self._path(file)).st_mtime  # noqa: PTH116
         except OSError:
             return None
 
-    def partial(self, file: File) -> Partial:
+    def partial(self, file: File) -> PartialFile:
         """The partial file to write `file` to, or to follow where another process writes it.
 
         Raises OSError when the disk does not let it.
         """
         final = self._path(file)
-        name = hashlib.sha256(file.location.encode()).hexdigest()
-        return Partial(self._partials / name, final, is_checked=_is_checked(file))
+        name = hashlib.sha256(file.key.encode()).hexdigest()
+        return PartialFile(self._partials / name, final, is_checked=_is_checked(file))
 
-    def kept(self) -> Iterator[Kept]:
+    def files(self) -> Iterator[DiskFile]:
         """All files on the disk, held and partial, in no order; whatever goes meanwhile is left out."""
         for path in _below(self._files, self._partials):
             with contextlib.suppress(OSError):
                 found = path.stat()
                 size = max(found.st_size, found.st_blocks * 512)
-                yield Kept(path, size, max(found.st_atime, found.st_mtime))
+                yield DiskFile(path, size, max(found.st_atime, found.st_mtime))
 
     def last_change(self) -> int:
         """A number that is another one after a file came or went. Raises OSError."""
@@ -267,7 +267,7 @@ class Store:
             return self._partials.stat().st_mtime_ns
         return -1
 
-    def note_uses(self) -> None:
+    def write_last_uses(self) -> None:
         """Write down when held files were last used, for all processes to see."""
         uses, self._uses = self._uses, {}
         for path, used in uses.items():
@@ -310,13 +310,13 @@ class Store:
         return None
 
     def _path(self, file: File) -> Path:
-        if not is_shelf(file.shelf) or not is_filename(file.filename):
-            raise ValueError(f"not a file's location: {file.location!r}")
-        return self._files / file.shelf / file.filename
+        if not is_directory(file.directory) or not is_filename(file.filename):
+            raise ValueError(f"not a file's location: {file.key!r}")
+        return self._files / file.directory / file.filename
 
     def _is_right(self, opened: io.FileIO, file: File) -> bool:
         found = os.fstat(opened.fileno()).st_size
-        known = file.size if file.size is not None else file.measured
+        known = file.size if file.size is not None else file.verified_size
         if known is not None and found != known:
             return False
         if _is_checked(file):
@@ -336,7 +336,7 @@ class Store:
 
 def _is_checked(file: File) -> bool:
     """Whether a held `file` is compared with its digest each time it is opened."""
-    return file.is_beside_another and "sha256" in file.hashes
+    return file.is_sidecar and "sha256" in file.hashes
 
 
 def _protect(descriptor: int) -> None:

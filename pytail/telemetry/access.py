@@ -16,18 +16,18 @@ from urllib.parse import quote
 Result = TypeVar("Result")
 
 #: The exchange that the running greenlet serves.
-_CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+_CURRENT: ContextVar[AccessRecord | None] = ContextVar("exchange", default=None)
 #: The address of the client that the running greenlet works for.
 _CLIENT: ContextVar[str] = ContextVar("client", default="")
 #: What of a path can stand in a line of a log as it is.
 _PLAIN = re.compile(r"[!-~]*")
 
 
-class Exchange:
+class AccessRecord:
     """What is known of a request and its response."""
 
-    __slots__ = ("id", "is_cut", "method", "outcome", "path", "seconds", "sent", "started",
-                 "status", "waited")  # fmt: skip
+    __slots__ = ("id", "is_interrupted", "method", "outcome", "path", "seconds", "bytes_sent", "started",
+                 "status", "upstream_seconds")  # fmt: skip
 
     def __init__(self, method: str, path: str, identity: str) -> None:
         self.method = method
@@ -41,24 +41,24 @@ class Exchange:
         #: The word of the X-Cache header; empty where there is none.
         self.outcome = ""
         #: Bytes of the body that the server has taken.
-        self.sent = 0
+        self.bytes_sent = 0
         #: Seconds until the server let go of the body.
         self.seconds = 0.0
         #: Seconds for which upstream was waited for.
-        self.waited = 0.0
+        self.upstream_seconds = 0.0
         #: Whether the body ended before its end.
-        self.is_cut = False
+        self.is_interrupted = False
 
     def __str__(self) -> str:
-        cut = "cut after " if self.is_cut else ""
+        cut = "cut after " if self.is_interrupted else ""
         return (
             f"{self.method} {self.plain_path} {self.status} {self.outcome or '-'}"
-            f" {cut}{self.sent} bytes {self.seconds * 1000:.1f} ms"
-            f" upstream {self.waited * 1000:.1f} ms {self.id}"
+            f" {cut}{self.bytes_sent} bytes {self.seconds * 1000:.1f} ms"
+            f" upstream {self.upstream_seconds * 1000:.1f} ms {self.id}"
         )
 
     @property
-    def is_watching(self) -> bool:
+    def is_monitoring(self) -> bool:
         """Whether it is of those who watch pytail, not of those who use it."""
         return self.path.startswith("/+")
 
@@ -69,17 +69,17 @@ class Exchange:
             return self.path
         return quote(self.path, safe="/:@!$&'()*+,;=~", encoding="latin-1")
 
-    def facts(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What a machine wants to read of it; times in milliseconds."""
         return {
             "method": self.method,
             "path": self.plain_path,
             "status": int(self.status or 0),
             "outcome": self.outcome or None,
-            "bytes": self.sent,
+            "bytes": self.bytes_sent,
             "ms": round(self.seconds * 1000, 2),
-            "upstream_ms": round(self.waited * 1000, 2),
-            "cut": self.is_cut,
+            "upstream_ms": round(self.upstream_seconds * 1000, 2),
+            "cut": self.is_interrupted,
         }
 
 
@@ -89,11 +89,11 @@ def current_id() -> str | None:
     return None if exchange is None else exchange.id
 
 
-def hand_over(size: int) -> None:
+def count_handed_over(size: int) -> None:
     """Another server sends `size` bytes of the body in our stead: they count as gone out."""
     exchange = _CURRENT.get()
     if exchange is not None:
-        exchange.sent += size
+        exchange.bytes_sent += size
 
 
 def current_client() -> str:
@@ -112,12 +112,12 @@ def for_client(work: Callable[[], Result]) -> Callable[[], Result]:
     return do
 
 
-class Waiting:
+class UpstreamWait:
     """The block waits for upstream, on behalf of the exchange that the running greenlet serves."""
 
     __slots__ = ("_started", "counts")
 
-    def __enter__(self) -> Waiting:  # noqa: PYI034
+    def __enter__(self) -> UpstreamWait:  # noqa: PYI034
         #: Whether it did; it may turn out that upstream had nothing to do with it.
         self.counts = True
         self._started = time.perf_counter()
@@ -126,7 +126,7 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         exchange = _CURRENT.get()
         if exchange is not None and self.counts:
-            exchange.waited += time.perf_counter() - self._started
+            exchange.upstream_seconds += time.perf_counter() - self._started
 
 
 class Readable(Protocol):
@@ -139,8 +139,8 @@ class Readable(Protocol):
         """Free what it holds."""
 
 
-class Arriving:
-    """A file that arrives from upstream: reading it is `Waiting`."""
+class TimedStream:
+    """A file that arrives from upstream: reading it is `UpstreamWait`."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -149,12 +149,12 @@ class Arriving:
 
     def read(self, size: int) -> bytes:
         """As the stream's."""
-        with Waiting():
+        with UpstreamWait():
             return self._stream.read(size)
 
     def span(self, size: int) -> tuple[int, int, int] | None:
         """As the stream's, None where it has none."""
-        with Waiting():
+        with UpstreamWait():
             found: tuple[int, int, int] | None = None if self._span is None else self._span(size)
             return found
 

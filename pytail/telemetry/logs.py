@@ -17,36 +17,36 @@ from typing import Any, TextIO
 import gevent
 import orjson
 
-from pytail.telemetry.access import Exchange, current_id
+from pytail.telemetry.access import AccessRecord, current_id
 from pytail.urls import masked
 
 log = logging.getLogger("pytail.access")
 
 #: Seconds and lines for which the lines of requests are gathered at most.
-GATHERED, MOST_GATHERED = 0.2, 500
+BATCH_SECONDS, BATCH_LINES = 0.2, 500
 
 
 def configure(level: str, form: str) -> None:
     """Log to standard error from `level` on, in the `form` ``text`` or ``json``."""
-    handler = Handler(sys.stderr, Json() if form == "json" else Text())
+    handler = BatchingHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler])
     logging.getLogger("pytail").setLevel(level.upper())
     log.addHandler(handler)
     log.propagate = False
 
 
-def access(exchange: Exchange) -> None:
+def access(exchange: AccessRecord) -> None:
     """Log an exchange that is over."""
     # Those who watch pytail would fill the log with themselves.
-    level = logging.DEBUG if exchange.is_watching else logging.INFO
+    level = logging.DEBUG if exchange.is_monitoring else logging.INFO
     if log.isEnabledFor(level):
         moment = time.time()
         for handler in log.handlers:
-            if isinstance(handler, Handler):
+            if isinstance(handler, BatchingHandler):
                 handler.gather(moment, level, exchange)
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """``<time> <level> <logger>: <message>``, and a traceback below where there is one."""
 
     def __init__(self) -> None:
@@ -59,13 +59,13 @@ class Text(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         return f"{self._clock(record.created)},{int(record.msecs):03d}"
 
-    def line(self, moment: float, level: int, exchange: Exchange) -> str:
+    def line(self, moment: float, level: int, exchange: AccessRecord) -> str:
         """The line of an exchange that ended at `moment`, in seconds since the epoch."""
         word, thousandths = logging.getLevelName(level), int(moment % 1 * 1000)
         return _safe(f"{self._clock(moment)},{thousandths:03d} {word} {log.name}: {exchange}")
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Json(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         return _safe(orjson.dumps(line).decode())
 
-    def line(self, moment: float, level: int, exchange: Exchange) -> str:
+    def line(self, moment: float, level: int, exchange: AccessRecord) -> str:
         """The line of an exchange that ended at `moment`, in seconds since the epoch."""
-        line = self._head(moment, level, log.name, exchange.id) | exchange.facts()
+        line = self._head(moment, level, log.name, exchange.id) | exchange.as_dict()
         return _safe(orjson.dumps(line).decode())
 
     def _head(self, moment: float, level: int, name: str, request_id: str | None) -> dict[str, Any]:
@@ -111,21 +111,21 @@ def _safe(line: str) -> str:
     return masked(line) if "@" in line else line
 
 
-class Handler(logging.StreamHandler):  # type: ignore[type-arg]
+class BatchingHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes lines, those of exchanges a moment later and together."""
 
-    def __init__(self, stream: TextIO, formatter: Text | Json) -> None:
+    def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
         super().__init__(stream)
         self.setFormatter(formatter)
         self._line = formatter.line
         self._gathered: list[str] = []
 
-    def gather(self, moment: float, level: int, exchange: Exchange) -> None:
+    def gather(self, moment: float, level: int, exchange: AccessRecord) -> None:
         """Write the line of `exchange` soon. For the hub's thread only."""
         self._gathered.append(self._line(moment, level, exchange))
         if len(self._gathered) == 1:
-            gevent.spawn_later(GATHERED, self.flush)
-        elif len(self._gathered) >= MOST_GATHERED:
+            gevent.spawn_later(BATCH_SECONDS, self.flush)
+        elif len(self._gathered) >= BATCH_LINES:
             self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -30,7 +30,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from pytail import __version__
 from pytail.model import Outcome
 from pytail.telemetry import multiprocess
-from pytail.telemetry.access import Exchange
+from pytail.telemetry.access import AccessRecord
 
 log = logging.getLogger("pytail.telemetry")
 
@@ -46,7 +46,7 @@ _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 _HUB_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
-class Reading:
+class Snapshot:
     """What the series said at one moment."""
 
     def __init__(self, samples: Iterable[Any]) -> None:
@@ -125,9 +125,9 @@ class Metrics:
         self._started.set(time.time())
         gauge("build_info", "1, with the version", "livemax", "version").labels(__version__).set(1)
 
-    def answered(self, exchange: Exchange) -> None:
+    def count_response(self, exchange: AccessRecord) -> None:
         """A response is over; those to whoever watches pytail do not count."""
-        if exchange.is_watching:
+        if exchange.is_monitoring:
             return
         if not self._answered:
             # Counters take locks: once in a round of the event loop, however many it answers.
@@ -135,8 +135,8 @@ class Metrics:
         key = exchange.outcome, exchange.status
         answered = self._answered.get(key) or self._answered.setdefault(key, [0, 0])
         answered[0] += 1
-        answered[1] += exchange.sent
-        if exchange.is_cut:
+        answered[1] += exchange.bytes_sent
+        if exchange.is_interrupted:
             self._cut.inc()
 
     def _settle(self) -> None:
@@ -145,57 +145,57 @@ class Metrics:
         for (outcome, status), (responses, sent) in answered.items():
             self._count(outcome, status, responses, sent)
 
-    def upstream_answered(self, seconds: float) -> None:
+    def observe_upstream(self, seconds: float) -> None:
         """Upstream began to answer after `seconds`, whatever it says."""
         self._upstream_seconds.observe(seconds)
 
-    def upstream_failed(self, kind: str) -> None:
+    def count_upstream_error(self, kind: str) -> None:
         """No usable answer: unreachable, refused (5xx, 429), garbled, or a file cut short."""
         self._upstream_errors.labels(kind).inc()
 
-    def hub_was_late(self, seconds: float) -> None:
+    def observe_loop_delay(self, seconds: float) -> None:
         """The event loop came to something `seconds` after it was due."""
         self._hub_delay.observe(max(0.0, seconds))
 
-    def breaker_is(self, *, is_open: bool) -> None:
+    def set_breaker(self, *, is_open: bool) -> None:
         """Whether upstream is left alone."""
         self._breaker.set(is_open)
 
-    def arriving_are(self, files: int) -> None:
+    def set_downloading(self, files: int) -> None:
         """The files that this process is fetching."""
         self._arriving.set(files)
 
-    def fetches_are(self, kind: str, *, under_way: int, waiting: int) -> None:
+    def set_fetches(self, kind: str, *, under_way: int, waiting: int) -> None:
         """What this process fetches of a `kind`, and what waits for its turn."""
         self._fetches.labels(kind).set(under_way)
         self._waiting.labels(kind).set(waiting)
 
-    def turned_away(self, kind: str) -> None:
+    def count_turned_away(self, kind: str) -> None:
         """A fetch of a `kind` got no turn in time."""
         self._turned_away.labels(kind).inc()
 
-    def store_is(self, *, files: int, size: int, limit: int) -> None:
+    def set_store(self, *, files: int, size: int, limit: int) -> None:
         """What is held by all processes together; sizes in bytes, no `limit`: 0."""
         self.is_store_known = True
         self._held.set(files)
         self._size.set(size)
         self._limit.set(limit)
 
-    def evicted_are(self, files: int, size: int) -> None:
+    def count_evictions(self, files: int, size: int) -> None:
         """Files and bytes that this process has removed to make room, since it began."""
         self._evictions.inc(files - self._evicted_files)
         self._evicted.inc(size - self._evicted_bytes)
         self._evicted_files, self._evicted_bytes = files, size
 
-    def text(self) -> bytes:
+    def exposition(self) -> bytes:
         """Everything, in the text format of Prometheus."""
         with self._read() as registry:
             return generate_latest(registry)
 
-    def reading(self) -> Reading:
+    def snapshot(self) -> Snapshot:
         """What all series say now."""
         with self._read() as registry:
-            return Reading(sample for family in registry.collect() for sample in family.samples)
+            return Snapshot(sample for family in registry.collect() for sample in family.samples)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[CollectorRegistry]:

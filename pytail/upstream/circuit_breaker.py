@@ -19,7 +19,7 @@ LONGEST = 120.0
 _MOST_HOSTS = 1000
 
 
-class Open(Exception):
+class CircuitOpen(Exception):
     """The host is left alone for another `seconds`."""
 
     def __init__(self, failures: int, seconds: float) -> None:
@@ -44,7 +44,7 @@ class Attempt:
         self.retry_after: float | None = None
 
 
-class Breakers:
+class CircuitBreakers:
     """The breakers of all hosts."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,13 +60,13 @@ class Breakers:
         """Raise Open where a request to `host` would be refused now."""
         state = self._states.get(host)
         if state is not None and (rest := self._rest(state)) > 0:
-            raise Open(state.failures, rest)
+            raise CircuitOpen(state.failures, rest)
 
     @contextmanager
     def attempt(self, host: Hashable) -> Iterator[Attempt]:
         """A request to `host` in the block, which says by `is_failure` how it went.
 
-        An exception out of the block is a failure, unless `is_failure` says it is not. Raises Open.
+        An exception out of the block is a failure, unless `is_failure` says it is not. Raises CircuitOpen.
         """
         self.require(host)
         state = self._state(host)

@@ -28,21 +28,21 @@ from pytail.errors import (
     PageUnreadable,
     ProjectNotFound,
     UpstreamBusy,
+    UpstreamCircuitOpen,
     UpstreamGarbled,
-    UpstreamLeftAlone,
     UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
 from pytail.model import ProjectPage
-from pytail.runtime.threads import off_hub, take_turns
+from pytail.runtime.threads import give_way, off_loop
 from pytail.simple import fields, html, json
-from pytail.telemetry.access import Waiting, current_client
+from pytail.telemetry.access import UpstreamWait, current_client
 from pytail.telemetry.metrics import KINDS, Metrics
 from pytail.upstream import circuit_breaker, decompress
-from pytail.upstream.limiter import Fetches, Full
-from pytail.upstream.transport import Connections
+from pytail.upstream.limiter import Limiter, LimiterFull
+from pytail.upstream.transport import Transport
 from pytail.urls import masked, origin, without_credentials
 
 log = logging.getLogger("pytail.upstream")
@@ -69,7 +69,7 @@ _SMALL_FILE = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class PageFound:
+class FetchedPage:
     """A page as upstream has it now."""
 
     page: ProjectPage
@@ -81,7 +81,7 @@ class PageFound:
     is_blank: bool = False
 
 
-class Transfer:
+class UpstreamFile:
     """The body of a file on its way: raw bytes, never decoded."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Transfer:
         try:
             return self._response.read1(min(size, _FILE_PIECE), decode_content=False)
         except (HTTPError, OSError) as error:
-            self._metrics.upstream_failed("cut")
+            self._metrics.count_upstream_error("cut")
             raise UpstreamUnreachable(self._url, _reason(error)) from error
 
     def close(self) -> None:
@@ -154,13 +154,13 @@ class Upstream:
         self._base = without_credentials(base_url)
         self._timeout, self._clock = timeout, clock
         self._max_page_bytes = max_page_bytes
-        self._is_offline, self._breakers = offline, circuit_breaker.Breakers(clock)
+        self._is_offline, self._breakers = offline, circuit_breaker.CircuitBreakers(clock)
         #: By kind.
         self.fetches = {
-            kind: Fetches(kind, most, self._metrics.turned_away)
+            kind: Limiter(kind, most, self._metrics.count_turned_away)
             for kind, most in zip(KINDS, (max_page_fetches, *[max_file_fetches] * 2), strict=True)
         }
-        self._connections = Connections(base_url, timeout, environ, ca=ca, client_cert=client_cert)
+        self._connections = Transport(base_url, timeout, environ, ca=ca, client_cert=client_cert)
         # One page after the other: where many threads compute, the hub waits for each of them.
         self._reader = ThreadPool(1)
 
@@ -170,12 +170,12 @@ class Upstream:
         return self._base
 
     @property
-    def is_left_alone(self) -> bool:
+    def is_circuit_open(self) -> bool:
         """Whether it failed so often of late that it is not asked for a while."""
         return self._breakers.is_open(origin(self._base))
 
     @contextlib.contextmanager
-    def turn(self, project: str) -> Iterator[None]:
+    def slot(self, project: str) -> Iterator[None]:
         """A turn to ask for the page of `project` and to put away what comes, in the block.
 
         Raises UpstreamBusy where there is none in time, or what `page` would raise without asking.
@@ -183,7 +183,7 @@ class Upstream:
         with self._turn(self._page_url(project), "page"):
             yield
 
-    def page(self, project: str, etag: str | None = None) -> PageFound | None:
+    def page(self, project: str, etag: str | None = None) -> FetchedPage | None:
         """The page of `project` (normalized), or None when it is still the one with `etag`.
 
         To be asked for in the block of a `turn`. Raises ProjectNotFound, or an UpstreamError.
@@ -198,7 +198,7 @@ class Upstream:
     def _page_url(self, project: str) -> str:
         return f"{self._base}/simple/{project}/"
 
-    def _page(self, project: str, url: str, headers: Mapping[str, str]) -> PageFound | None:
+    def _page(self, project: str, url: str, headers: Mapping[str, str]) -> FetchedPage | None:
         response, final_url = self._get(url, headers)
         try:
             if response.status in (404, 410):
@@ -215,23 +215,23 @@ class Upstream:
         finally:
             _let_go(response)
 
-        def read() -> PageFound:
+        def read() -> FetchedPage:
             body = self._unpacked(data, final_url) if is_packed else data
             page = _parsed(response, body, final_url, project)
             # One body can be the page of several projects: an HTML listing may be one for all.
             digest = hashlib.sha256(f"{project}\n{final_url}\n".encode())
             digest.update(body)
             is_blank = not page.files and _is_blank(body)
-            return PageFound(page, response.headers.get("ETag"), digest.hexdigest(), is_blank)
+            return FetchedPage(page, response.headers.get("ETag"), digest.hexdigest(), is_blank)
 
         is_small = len(data) <= (_SMALL_PACKED if is_packed else _SMALL_PAGE)
         try:
-            return read() if is_small else off_hub(read, self._reader)
+            return read() if is_small else off_loop(read, self._reader)
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
 
     def _unpacked(self, data: bytes, url: str) -> bytes:
-        body = decompress.gunzipped(data, self._max_page_bytes)
+        body = decompress.gunzip(data, self._max_page_bytes)
         if body is None:
             raise self._too_large(url)
         return body
@@ -248,7 +248,7 @@ class Upstream:
         etag: str | None = None,
         size: int | None = None,
         kind: str = "file",
-    ) -> Transfer:
+    ) -> UpstreamFile:
         """The file at `url`, byte for byte as it lies there; from `start` on where upstream can.
 
         Its `start` says where it begins: at the beginning when upstream cannot or no longer has the
@@ -263,9 +263,9 @@ class Upstream:
             rest.close()
         with self._attempt(url, kind) as turn:
             response, _ = self._get(url, {"Accept-Encoding": "identity"})
-            return Transfer(_successful(response, url), url, self._metrics, turn.pop_all())
+            return UpstreamFile(_successful(response, url), url, self._metrics, turn.pop_all())
 
-    def part(self, url: str, start: int, stop: int, size: int) -> Transfer:
+    def range(self, url: str, start: int, stop: int, size: int) -> UpstreamFile:
         """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
 
         Raises UpstreamWithoutRanges where upstream can only send the whole, or an UpstreamError.
@@ -278,26 +278,26 @@ class Upstream:
                 if response.status in (200, 416, 501):
                     raise UpstreamWithoutRanges(masked(url))
                 raise UpstreamRefused(masked(url), response.status, _retry_after(response))
-            part = Transfer(response, url, self._metrics, turn.pop_all())
+            part = UpstreamFile(response, url, self._metrics, turn.pop_all())
             if (part.start, part.stop, part.size) != (start, stop, size):
                 part.close()
                 raise UpstreamGarbled(masked(url), "answers with another range than asked for")
             return part
 
-    def size(self, url: str) -> int | None:
+    def file_size(self, url: str) -> int | None:
         """The size in bytes of the file at `url`, None when unknown. Raises an UpstreamError."""
         headers = {"Accept-Encoding": "identity"}
-        with Waiting(), self._attempt(url):
+        with UpstreamWait(), self._attempt(url):
             response, _ = self._get(url, headers, method="HEAD")
             if response.status in (405, 501):
                 # The head of a GET says the same; its body is not waited for.
                 _let_go(response)
                 response, _ = self._get(url, headers)
-            transfer = Transfer(_successful(response, url), url, self._metrics)
+            transfer = UpstreamFile(_successful(response, url), url, self._metrics)
         transfer.close()
         return transfer.size
 
-    def stretch(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
+    def read_range(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
         """Bytes of the file at `url` from `start` up to but not including `stop`, of `size` in all.
 
         Returns where they start and the bytes: an upstream that does not answer ranges sends the
@@ -326,7 +326,7 @@ class Upstream:
             raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {stop - start}")
         return start, data
 
-    def _rest(self, url: str, start: int, etag: str | None, kind: str) -> Transfer:
+    def _rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
         """What upstream answers when asked for the bytes from `start` on: they, or the whole."""
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         if etag is not None:
@@ -339,7 +339,7 @@ class Upstream:
                 response, _ = self._get(url, {"Accept-Encoding": "identity"})
             if response.status != 206:
                 _successful(response, url)
-            return Transfer(response, url, self._metrics, turn.pop_all())
+            return UpstreamFile(response, url, self._metrics, turn.pop_all())
 
     def close(self) -> None:
         """Close the idle connections; a page that is being read is waited for."""
@@ -363,15 +363,15 @@ class Upstream:
             except UpstreamRefused as error:
                 attempt.is_failure = error.status >= 500 or error.status == 429
                 if attempt.is_failure:
-                    self._metrics.upstream_failed("refused")
+                    self._metrics.count_upstream_error("refused")
                 attempt.retry_after = error.retry_after
                 raise
             except UpstreamUnreachable:
-                self._metrics.upstream_failed("unreachable")
+                self._metrics.count_upstream_error("unreachable")
                 raise
             except (ProjectNotFound, UpstreamGarbled) as error:
                 if isinstance(error, UpstreamGarbled):
-                    self._metrics.upstream_failed("garbled")
+                    self._metrics.count_upstream_error("garbled")
                 # Whatever it said, it is there.
                 attempt.is_failure = False
                 raise
@@ -381,10 +381,10 @@ class Upstream:
         """Say of an open breaker that upstream is left alone."""
         try:
             yield
-        except circuit_breaker.Open as rest:
+        except circuit_breaker.CircuitOpen as rest:
             seconds = math.ceil(rest.seconds)
             reason = f"failed {rest.failures} times in a row; left alone for {seconds} seconds"
-            raise UpstreamLeftAlone(masked(url), reason, seconds) from None
+            raise UpstreamCircuitOpen(masked(url), reason, seconds) from None
 
     def _turn(self, url: str, kind: str | None) -> contextlib.ExitStack:
         if self._is_offline:
@@ -397,10 +397,10 @@ class Upstream:
             self._breakers.require(origin(url))
         fetches, client = self.fetches[kind], current_client()
         try:
-            fetches.begin(client)
-        except Full:
+            fetches.acquire(client)
+        except LimiterFull:
             raise UpstreamBusy(masked(url), fetches.limit) from None
-        turn.callback(fetches.end, client)
+        turn.callback(fetches.release, client)
         return turn
 
     def _get(
@@ -426,7 +426,7 @@ class Upstream:
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(masked(url), _reason(error)) from error
         seconds = self._clock() - started
-        self._metrics.upstream_answered(seconds)
+        self._metrics.observe_upstream(seconds)
         log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, seconds * 1000)
         return response
 
@@ -439,7 +439,7 @@ class Upstream:
                 pieces.append(piece)
                 size += len(piece)
                 # From a fast host there is always more, and reading it never waits.
-                take_turns()
+                give_way()
                 if size > self._max_page_bytes:
                     raise self._too_large(url)
                 if self._clock() > deadline:

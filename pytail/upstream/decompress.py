@@ -15,7 +15,7 @@ _BEGINNING = b"\x1f\x8b"
 _MOST_MEMBERS = 100
 
 
-def gunzipped(data: bytes, most: int) -> bytes | None:
+def gunzip(data: bytes, most: int) -> bytes | None:
     """The bytes that `data` was made of, None where they are more than `most`.
 
     It may be of several members (RFC 1952, section 2.2); what follows and is none is ignored, as

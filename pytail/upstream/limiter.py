@@ -28,11 +28,11 @@ PATIENCE = 8.0
 MOST_WAITING = 1000
 
 
-class Full(Exception):
+class LimiterFull(Exception):
     """There was no turn in time."""
 
 
-class Fetches:
+class Limiter:
     """The turns of one kind of fetch: long ones of one kind do not hold up short ones of another."""
 
     def __init__(self, kind: str, most: int, turned_away: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ class Fetches:
         self._is_spell = False
 
     @property
-    def under_way(self) -> int:
+    def in_progress(self) -> int:
         """How much has its turn."""
         return sum(self._taken.values())
 
@@ -56,16 +56,16 @@ class Fetches:
         """How much waits for its turn."""
         return sum(map(len, self._lines.values()))
 
-    def begin(self, client: str = "") -> None:
-        """Take a turn for `client`, to be given back by `end`. Raises Full."""
-        if self.under_way < self._most:
+    def acquire(self, client: str = "") -> None:
+        """Take a turn for `client`, to be given back by `end`. Raises LimiterFull."""
+        if self.in_progress < self._most:
             self._taken[client] += 1
         elif not self._is_granted(client):
             self._tell()
             self._turned_away(self._kind)
-            raise Full
+            raise LimiterFull
 
-    def end(self, client: str = "") -> None:
+    def release(self, client: str = "") -> None:
         """Give a turn of `client` back, to what is next."""
         self._taken[client] -= 1
         if not self._taken[client]:
@@ -93,7 +93,7 @@ class Fetches:
         except BaseException:
             # Given up at the very moment when it was granted.
             if turn.value:
-                self.end(client)
+                self.release(client)
             raise
         finally:
             if not turn.ready():

@@ -16,7 +16,7 @@ from gevent.queue import Queue
 
 from pytail.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
 from pytail.model import File
-from pytail.upstream.client import Transfer, Upstream
+from pytail.upstream.client import Upstream, UpstreamFile
 
 log = logging.getLogger("pytail.upstream")
 
@@ -43,13 +43,13 @@ class Source(Protocol):
         """Drop the connection."""
 
 
-class ResumingTransfer:
+class ResumingSource:
     """A source that survives its connection."""
 
     def __init__(
         self,
         file: File,
-        ask: Callable[[int, str | None], Transfer],
+        ask: Callable[[int, str | None], UpstreamFile],
         start: int,
         stop: int | None,
         etag: str | None = None,
@@ -69,12 +69,12 @@ class ResumingTransfer:
     @classmethod
     def whole(
         cls, upstream: Upstream, file: File, start: int = 0, etag: str | None = None
-    ) -> ResumingTransfer:
+    ) -> ResumingSource:
         """The file from `start` on, of that strong `etag` (None: any). Raises an UpstreamError."""
 
-        def ask(position: int, etag: str | None) -> Transfer:
+        def ask(position: int, etag: str | None) -> UpstreamFile:
             # What is small takes its turn among what is.
-            kind = "page" if file.is_beside_another else "file"
+            kind = "page" if file.is_sidecar else "file"
             return upstream.file(file.url, position, etag=etag, size=file.size, kind=kind)
 
         return cls(file, ask, start, None, etag)
@@ -82,14 +82,14 @@ class ResumingTransfer:
     @classmethod
     def part(
         cls, upstream: Upstream, file: File, start: int, stop: int, size: int
-    ) -> ResumingTransfer:
+    ) -> ResumingSource:
         """The bytes from `start` to before `stop` of the file, of `size` in all.
 
         Raises UpstreamWithoutRanges or another UpstreamError.
         """
 
-        def ask(position: int, _: str | None) -> Transfer:
-            return upstream.part(file.url, position, stop, size)
+        def ask(position: int, _: str | None) -> UpstreamFile:
+            return upstream.range(file.url, position, stop, size)
 
         return cls(file, ask, start, stop)
 
@@ -133,12 +133,12 @@ class ResumingTransfer:
             gevent.sleep(PAUSES[self._attempts])
             self._attempts += 1
             where = self._position
-            log.warning("%s: asking again from %d: %s", self._file.location, where, trouble)
+            log.warning("%s: asking again from %d: %s", self._file.key, where, trouble)
             try:
                 if self._resume():
                     return
             except UpstreamError as error:
-                log.debug("%s: %s", self._file.location, error)
+                log.debug("%s: %s", self._file.key, error)
                 if _is_final(error):
                     break
         raise trouble
@@ -153,7 +153,7 @@ class ResumingTransfer:
         return True
 
 
-def ahead(source: Source) -> Generator[list[bytes], None, None]:
+def read_ahead(source: Source) -> Generator[list[bytes], None, None]:
     """What `source` gives, read on while what came before is worked on: all that came meanwhile.
 
     Raises what its `read` raises. To be closed before the source is.

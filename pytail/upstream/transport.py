@@ -25,7 +25,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from pytail import __version__
 from pytail.errors import SettingError
-from pytail.runtime.threads import look_up_apart
+from pytail.runtime.threads import use_resolver_threads
 from pytail.urls import Origin, origin
 
 log = logging.getLogger("pytail.upstream")
@@ -34,7 +34,7 @@ log = logging.getLogger("pytail.upstream")
 Proxy = tuple[str, dict[str, str]]
 
 
-class Connections:
+class Transport:
     """The connections to upstream and to wherever it leads."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Connections:
         certificate and key. `environ` tells of proxies, SSL_CERT_FILE and netrc; it is read here and
         never again. Raises SettingError for what cannot be used.
         """
-        look_up_apart()
+        use_resolver_threads()
         parts = urlsplit(base_url)
         self._own, self._timeout = origin(base_url), timeout
         self._credentials = _credentials(parts) or _from_netrc(environ, parts.hostname or "")

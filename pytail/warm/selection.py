@@ -21,7 +21,7 @@ from pytail.warm.targets import Target
 
 
 @dataclass(slots=True)
-class Choice:
+class Selection:
     """What was chosen of one page, or of several."""
 
     #: By location.
@@ -31,7 +31,7 @@ class Choice:
 
     def add(self, files: Iterable[File]) -> None:
         """Take `files`, each once."""
-        self.files.update((file.location, file) for file in files)
+        self.files.update((file.key, file) for file in files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Required:
             target.is_meant(each.marker) for target in targets for each in wishes
         )
 
-    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Choice:
+    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
         """The files for all `targets`; without any, all files of the version."""
-        choice, versions = Choice(), _by_version(page)
+        choice, versions = Selection(), _by_version(page)
         for target in targets or (None,):
             clauses = [
                 each for each in self.clauses if target is None or target.is_meant(each.marker)
@@ -127,9 +127,9 @@ class Locked:
         """Whether any file is wanted for one of `targets`; without any, it is."""
         return not targets or any(self._for(target) for target in targets)
 
-    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Choice:
+    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
         """The files for all `targets`; without any, all of them."""
-        choice = Choice()
+        choice = Selection()
         wanted = {file.filename: file for target in targets for file in self._for(target)}
         for file in wanted.values() if targets else self.files:
             found = file.find(page)

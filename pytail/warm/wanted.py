@@ -17,7 +17,7 @@ Want: TypeAlias = Required | Locked
 
 
 @dataclass(slots=True)
-class Wants:
+class Wanted:
     """What is wanted, by project."""
 
     by_project: dict[str, list[Want]] = field(default_factory=dict)

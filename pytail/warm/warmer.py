@@ -16,14 +16,14 @@ from typing import TypeVar
 import gevent
 from gevent.pool import Pool
 
-from pytail.cache.files import Downloads
+from pytail.cache.files import Files
 from pytail.cache.index import REFRESH_INTERVAL, Index
-from pytail.errors import PytailError, UpstreamLeftAlone, UpstreamRefused, WheelUnreadable
+from pytail.errors import PytailError, UpstreamCircuitOpen, UpstreamRefused, WheelUnreadable
 from pytail.model import File
-from pytail.storage.quota import Bounds
+from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.urls import masked
-from pytail.warm.selection import Choice
+from pytail.warm.selection import Selection
 from pytail.warm.targets import Target
 from pytail.warm.wanted import Want
 
@@ -38,28 +38,28 @@ _TRIES = 3
 _BLOCK = 4096
 
 
-class Warming:
+class Warmer:
     """Fetches what is wanted."""
 
     def __init__(
-        self, index: Index, downloads: Downloads, store: Store, bounds: Bounds, jobs: int
+        self, index: Index, downloads: Files, store: Store, bounds: Quota, jobs: int
     ) -> None:
         """`jobs` is how many pages or files are asked for at a time."""
         self._index, self._downloads = index, downloads
         self._store, self._bounds, self._jobs = store, bounds, jobs
         self._answered = -math.inf
 
-    def choose(self, project: str, wants: Sequence[Want], targets: Sequence[Target]) -> Choice:
+    def choose(self, project: str, wants: Sequence[Want], targets: Sequence[Target]) -> Selection:
         """What is wanted of the page of `project`; what is not on a copy is looked for anew."""
         try:
             choice = self._choose(project, wants, targets, math.inf)
             if choice.missing:
                 choice = self._choose(project, wants, targets, REFRESH_INTERVAL)
         except PytailError as error:
-            return Choice(missing=[(project, masked(str(error)))])
+            return Selection(missing=[(project, masked(str(error)))])
         return choice
 
-    def hold(self, file: File, advance: Callable[[int], object]) -> str | None:
+    def fetch(self, file: File, advance: Callable[[int], object]) -> str | None:
         """Have `file` held; why it is not, None where it is. `advance` is told of bytes that come."""
 
         def advanced(size: int) -> None:
@@ -67,19 +67,19 @@ class Warming:
             advance(size)
 
         try:
-            self._patiently(lambda: self._downloads.hold(file, advanced))
+            self._patiently(lambda: self._downloads.fetch(file, advanced))
         except WheelUnreadable:
             # Its page promises it no longer.
             return None
         except PytailError as error:
             return masked(str(error))
-        if not self._store.holds(file):
+        if not self._store.has(file):
             return "it was removed again to keep to the limits of the cache directory"
         return None
 
-    def held(self, file: File) -> int | None:
+    def stored_size(self, file: File) -> int | None:
         """The bytes of `file` where it is held, which so is used; else None."""
-        opened = self._downloads.held(file)
+        opened = self._downloads.open_stored(file)
         if opened is None:
             return None
         with opened:
@@ -105,9 +105,9 @@ class Warming:
 
     def _choose(
         self, project: str, wants: Sequence[Want], targets: Sequence[Target], max_age: float
-    ) -> Choice:
+    ) -> Selection:
         answer = self._patiently(lambda: self._index.page(project, max_age))
-        page, choice = self._index.contents(answer), Choice()
+        page, choice = self._index.content(answer), Selection()
         for want in wants:
             found = want.choose(page, targets)
             choice.add(found.files.values())
@@ -116,7 +116,7 @@ class Warming:
 
     def _size(self, file: File) -> int:
         """The bytes that `file` has, 0 where nobody says or it is small."""
-        if file.is_beside_another:
+        if file.is_sidecar:
             return 0
         with contextlib.suppress(PytailError):
             return self._downloads.size(file) or 0
@@ -127,7 +127,7 @@ class Warming:
         while True:
             try:
                 result = ask()
-            except (UpstreamLeftAlone, UpstreamRefused) as error:  # noqa: PERF203, it is for seconds
+            except (UpstreamCircuitOpen, UpstreamRefused) as error:  # noqa: PERF203, it is for seconds
                 refusals += isinstance(error, UpstreamRefused)
                 is_lost = time.monotonic() - self._answered > _LONGEST
                 if error.retry_after is None or is_lost or refusals == _TRIES:

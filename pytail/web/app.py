@@ -11,17 +11,17 @@ from typing import Any
 import falcon
 import gevent
 
-from pytail.cache.cache import Parts
+from pytail.cache.cache import Cache
 from pytail.config.settings import Settings
-from pytail.runtime.loop import Pulse, Stalls
-from pytail.runtime.threads import take_short_turns
+from pytail.runtime.loop import Heartbeat, StallReporter
+from pytail.runtime.threads import shorten_switch_interval
 from pytail.telemetry import logs
 from pytail.web.errors import on_error
-from pytail.web.files import DistributionFile
-from pytail.web.middleware import METHODS, CommonHeaders, Watched
-from pytail.web.monitoring import Exposition, Health, Status
-from pytail.web.pages import Project, ProjectList, ProjectWithoutSlash, Redirect
-from pytail.web.rendered import Pages
+from pytail.web.files import FileResource
+from pytail.web.middleware import METHODS, AccessRecording, CommonHeaders
+from pytail.web.monitoring import ExpositionResource, HealthResource, StatusResource
+from pytail.web.pages import MissingSlash, ProjectListResource, ProjectResource, RedirectResource
+from pytail.web.rendered import RenderedPages
 
 log = logging.getLogger("pytail.web")
 
@@ -33,44 +33,44 @@ class Application(falcon.App):  # type: ignore[type-arg]
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
-        take_short_turns()
+        shorten_switch_interval()
         self._parts = contextlib.ExitStack()
-        parts = Parts.of(settings, clock)
+        parts = Cache.of(settings, clock)
         self._parts.callback(parts.close)
         metrics, upstream, index = parts.metrics, parts.upstream, parts.index
         bounds, downloads = parts.bounds, parts.downloads
-        self._watched = Watched(super().__call__, logs.access, metrics.answered)
+        self._watched = AccessRecording(super().__call__, logs.access, metrics.count_response)
         self._parts.callback(gevent.spawn(bounds.run).kill)
         flavour = "promising" if settings.core_metadata_from_wheels else ""
-        pages = Pages(settings.hot_cache_size, parts.catalog, flavour)
+        pages = RenderedPages(settings.hot_cache_size, parts.catalog, flavour)
         self._parts.callback(pages.close)
 
         def look() -> None:
-            metrics.breaker_is(is_open=upstream.is_left_alone)
-            metrics.arriving_are(downloads.arriving)
+            metrics.set_breaker(is_open=upstream.is_circuit_open)
+            metrics.set_downloading(downloads.downloading)
             for kind, fetches in upstream.fetches.items():
-                metrics.fetches_are(kind, under_way=fetches.under_way, waiting=fetches.waiting)
-            metrics.store_is(files=bounds.files, size=bounds.size, limit=bounds.limit)
-            metrics.evicted_are(bounds.evicted, bounds.evicted_bytes)
+                metrics.set_fetches(kind, under_way=fetches.in_progress, waiting=fetches.waiting)
+            metrics.set_store(files=bounds.files, size=bounds.size, limit=bounds.limit)
+            metrics.count_evictions(bounds.evicted, bounds.evicted_bytes)
 
-        self._parts.callback(Pulse(metrics.hub_was_late, look).stop)
+        self._parts.callback(Heartbeat(metrics.observe_loop_delay, look).stop)
         if settings.stall_report_secs:
-            self._parts.callback(Stalls(settings.stall_report_secs).stop)
-        self.add_route("/+health", Health())
-        self.add_route("/+status", Status(metrics, upstream.url))
-        self.add_route("/+metrics", Exposition(metrics))
-        self.add_route("/", Redirect("simple/"))
+            self._parts.callback(StallReporter(settings.stall_report_secs).stop)
+        self.add_route("/+health", HealthResource())
+        self.add_route("/+status", StatusResource(metrics, upstream.url))
+        self.add_route("/+metrics", ExpositionResource(metrics))
+        self.add_route("/", RedirectResource("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.
         for mount, files in (
             ("/simple", "../../root/pypi/+f/"),
             ("/root/pypi/+simple", "../../+f/"),
         ):
-            self.add_route(mount, Redirect(f"{mount.rpartition('/')[2]}/"))
-            self.add_route(f"{mount}/", ProjectList(index, pages))
-            self.add_route(f"{mount}/{{project}}", ProjectWithoutSlash())
+            self.add_route(mount, RedirectResource(f"{mount.rpartition('/')[2]}/"))
+            self.add_route(f"{mount}/", ProjectListResource(index, pages))
+            self.add_route(f"{mount}/{{project}}", MissingSlash())
             self.add_route(
                 f"{mount}/{{project}}/",
-                Project(
+                ProjectResource(
                     index,
                     pages,
                     files,
@@ -80,7 +80,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
             )
         self.add_route(
             "/root/pypi/+f/{first}/{rest}/{filename}",
-            DistributionFile(index, downloads, settings.accel_redirect),
+            FileResource(index, downloads, settings.accel_redirect),
         )
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):

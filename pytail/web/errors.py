@@ -37,7 +37,7 @@ STATUSES: dict[type[Exception], str] = {
     errors.UpstreamError: falcon.HTTP_502,
     errors.DigestMismatch: falcon.HTTP_502,
     errors.WheelUnreadable: falcon.HTTP_502,
-    errors.TransferCut: falcon.HTTP_502,
+    errors.DownloadInterrupted: falcon.HTTP_502,
 }
 #: Seconds; pip retries some statuses only when it is told after how long.
 RETRY_AFTER = 5

@@ -14,23 +14,23 @@ from urllib.parse import quote
 import falcon
 import gevent
 
-from pytail.cache.files import Downloads, Part
+from pytail.cache.files import FileRange, Files
 from pytail.cache.index import Index
-from pytail.errors import TransferCut
+from pytail.errors import DownloadInterrupted
 from pytail.model import File, Outcome
-from pytail.telemetry.access import Arriving, Readable, Waiting, hand_over
+from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_handed_over
 from pytail.web.conditional import Unsatisfiable, matches, span
-from pytail.web.middleware import AGAIN
+from pytail.web.middleware import STILL_VALID
 
 _PIECE = 256 * 1024
 #: Bytes of a body up to which it is worth a copy to say it again.
 _REPEATED = 256 * 1024
 
 
-class DistributionFile:
+class FileResource:
     """One file; its URL holds a digest, so it never changes."""
 
-    def __init__(self, index: Index, downloads: Downloads, accel_redirect: str = "") -> None:
+    def __init__(self, index: Index, downloads: Files, accel_redirect: str = "") -> None:
         """Held files are sent by the nginx in front from its location `accel_redirect`, if any."""
         self._index, self._downloads = index, downloads
         self._accel_redirect = accel_redirect
@@ -45,25 +45,25 @@ class DistributionFile:
         part = self._part(req, resp, file)
         if resp.status == falcon.HTTP_416:
             return
-        with Waiting() as wait:
+        with UpstreamWait() as wait:
             opened = self._downloads.open(file, part)
             wait.counts = opened.outcome is not Outcome.HIT
-        stream = Arriving(opened.stream) if wait.counts else opened.stream
+        stream = TimedStream(opened.stream) if wait.counts else opened.stream
         if part is None:
             length = opened.size
         elif part.size == opened.size:
             length = part.stop - part.start
         else:
             opened.stream.close()
-            raise TransferCut(file.filename, f"it has {opened.size} bytes, not {part.size}")
+            raise DownloadInterrupted(file.filename, f"it has {opened.size} bytes, not {part.size}")
         if opened.outcome is Outcome.HIT and length is not None and self._is_for_nginx(req, part):
             opened.stream.close()
             self._leave_to_nginx(resp, file, length, is_whole=part is None)
         else:
-            _send(resp, Body(file.filename, stream, length), length)
-            if opened.came is not None and length is not None and length <= _REPEATED:
-                req.env[AGAIN] = self._index.held_again(file, opened.came)
-        age = None if opened.came is None else self._index.age(opened.came)
+            _send(resp, FileBody(file.filename, stream, length), length)
+            if opened.stored_at is not None and length is not None and length <= _REPEATED:
+                req.env[STILL_VALID] = self._index.still_stored(file, opened.stored_at)
+        age = None if opened.stored_at is None else self._index.age(opened.stored_at)
         _tell(resp, opened.outcome, age)
 
     def on_head(
@@ -72,7 +72,7 @@ class DistributionFile:
         file = self._index.file(f"{first}/{rest}", filename)
         _describe(resp, file)
         if not self._is_unchanged(req, resp, file):
-            age = self._index.held_for(file)
+            age = self._index.stored_age(file)
             _tell(resp, Outcome.MISS if age is None else Outcome.HIT, age)
             resp.content_length = self._downloads.size(file)
             # Given a stream, falcon does not take an unknown length for none.
@@ -82,11 +82,11 @@ class DistributionFile:
         """Whether the client has it: then a 304 is all, held or not, as the URL says what it is."""
         if not matches(req.get_header("If-None-Match"), etag_of(file)):
             return False
-        _tell(resp, Outcome.HIT, self._index.held_for(file))
+        _tell(resp, Outcome.HIT, self._index.stored_age(file))
         resp.status = falcon.HTTP_304
         return True
 
-    def _is_for_nginx(self, req: falcon.Request, part: Part | None) -> bool:
+    def _is_for_nginx(self, req: falcon.Request, part: FileRange | None) -> bool:
         """Whether nginx is to send what is held: it reads the Range of the request itself.
 
         Not where it would understand something else by it than `part`, nor when it asks again, by
@@ -100,13 +100,13 @@ class DistributionFile:
     def _leave_to_nginx(
         self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
     ) -> None:
-        hand_over(length)
-        resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.location))
+        count_handed_over(length)
+        resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.key))
         if is_whole:
             # nginx says it once more.
             resp.delete_header("Accept-Ranges")
 
-    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> Part | None:
+    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> FileRange | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
         asked = req.get_header("Range"), req.get_header("If-Range")
         size = None if asked[0] is None else self._downloads.size(file)
@@ -124,10 +124,10 @@ class DistributionFile:
             return None
         resp.status = falcon.HTTP_206
         resp.set_header("Content-Range", f"bytes {found.start}-{found.stop - 1}/{size}")
-        return Part(found.start, found.stop, size)
+        return FileRange(found.start, found.stop, size)
 
 
-class Body:
+class FileBody:
     """What is to be sent of an opened file, as a WSGI body; closing it closes the file."""
 
     def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
@@ -144,13 +144,13 @@ class Body:
         """The descriptor, offset and length in bytes of what is to be sent.
 
         Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
-        by `advance`. None where the rest, if any, has to be iterated. Raises TransferCut.
+        by `advance`. None where the rest, if any, has to be iterated. Raises DownloadInterrupted.
         """
         if not self._left or self._ready:
             return None
         if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return self._stream.span(self._left) if isinstance(self._stream, Arriving) else None
+        return self._stream.span(self._left) if isinstance(self._stream, TimedStream) else None
 
     def advance(self, count: int) -> None:
         """Take `count` bytes of what `held` told for sent."""
@@ -158,7 +158,7 @@ class Body:
         if isinstance(self._stream, io.FileIO):
             self._stream.seek(count, os.SEEK_CUR)
         else:
-            assert isinstance(self._stream, Arriving), "the rest is iterated"
+            assert isinstance(self._stream, TimedStream), "the rest is iterated"
             self._stream.advance(count)
         self._left -= count
 
@@ -190,7 +190,9 @@ class Body:
         if self._left is not None:
             if not piece:
                 # The head promised more: only a closed connection tells the client.
-                raise TransferCut(self._filename, "the held file was truncated while it was sent")
+                raise DownloadInterrupted(
+                    self._filename, "the held file was truncated while it was sent"
+                )
             self._left -= len(piece)
         return piece
 
@@ -209,7 +211,7 @@ def _describe(resp: falcon.Response, file: File) -> None:
     resp.content_type = "application/octet-stream"
 
 
-def _send(resp: falcon.Response, body: Body, length: int | None) -> None:
+def _send(resp: falcon.Response, body: FileBody, length: int | None) -> None:
     try:
         # The first bytes before the head: an error is still an answer until then.
         body.start()
@@ -232,4 +234,4 @@ def etag_of(file: File) -> str:
 
     It is the end of the URL, so that a server in front can tell it as well.
     """
-    return f'"{quote(file.location, safe="/+!")}"'
+    return f'"{quote(file.key, safe="/+!")}"'

@@ -11,8 +11,8 @@ from typing import Any
 
 import falcon
 
-from pytail.server.microcache import REPEAT
-from pytail.telemetry.access import _CLIENT, _CURRENT, Exchange
+from pytail.server.microcache import REPLAY
+from pytail.telemetry.access import _CLIENT, _CURRENT, AccessRecord
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = ", ".join(METHODS)
@@ -35,7 +35,7 @@ _PREFLIGHT = {
 }
 
 
-AGAIN = "pytail.again"
+STILL_VALID = "pytail.still_valid"
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
 
@@ -60,10 +60,10 @@ class CommonHeaders:
             resp.data = resp.text = resp.stream = None
 
 
-class Watched:
+class AccessRecording:
     """A WSGI application whose exchanges are told of, each at its end."""
 
-    def __init__(self, application: Any, *tell: Callable[[Exchange], None]) -> None:
+    def __init__(self, application: Any, *tell: Callable[[AccessRecord], None]) -> None:
         self._application, self._tell = application, tell
         # Unlike those of other processes, and cheaper than a random number for each.
         self._ids, self._prefix = itertools.count(1), os.urandom(6).hex()
@@ -72,7 +72,7 @@ class Watched:
         """As WSGI has it (PEP 3333)."""
         given: str | None = environ.get("HTTP_X_REQUEST_ID")
         identity = given if given and _CLIENTS_ID.fullmatch(given) else self.new_id()
-        exchange = Exchange(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
+        exchange = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
         _CURRENT.set(exchange)
         _CLIENT.set(environ.get("REMOTE_ADDR", ""))
 
@@ -86,12 +86,12 @@ class Watched:
 
         try:
             body = self._application(environ, begin)
-            again = environ.get(AGAIN)
+            again = environ.get(STILL_VALID)
             if again is not None and "HTTP_X_REQUEST_ID" not in environ:
-                environ[REPEAT] = Repeat(exchange, body, again, self)
+                environ[REPLAY] = Replay(exchange, body, again, self)
             return _Body(body, exchange, self.end)
         except BaseException:
-            exchange.is_cut = True
+            exchange.is_interrupted = True
             self.end(exchange)
             raise
 
@@ -99,7 +99,7 @@ class Watched:
         """An id that no other exchange has."""
         return f"{self._prefix}{next(self._ids):x}"
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: AccessRecord) -> None:
         """Tell of `exchange`, which is over."""
         exchange.seconds = time.perf_counter() - exchange.started
         for tell in self._tell:
@@ -108,13 +108,13 @@ class Watched:
         _CURRENT.set(None)
 
 
-class Repeat:
+class Replay:
     """A response that a server may give again by itself, each time as an exchange of its own."""
 
     __slots__ = ("_again", "_first", "_watched", "body", "copy", "id")
 
     def __init__(
-        self, first: Exchange, body: Any, again: Callable[[], bool], watched: Watched
+        self, first: AccessRecord, body: Any, again: Callable[[], bool], watched: AccessRecording
     ) -> None:
         self._first, self._again, self._watched = first, again, watched
         #: The bytes to give again; None for those that have to be copied first.
@@ -124,18 +124,18 @@ class Repeat:
         #: The id in the head of the first response, which each other has its own in place of.
         self.id = first.id.encode()
 
-    def again(self) -> Exchange | None:
+    def begin(self) -> AccessRecord | None:
         """Another exchange with the same response, None where it would be another one now."""
         if not self._again():
             return None
         first = self._first
-        exchange = Exchange(first.method, first.path, self._watched.new_id())
+        exchange = AccessRecord(first.method, first.path, self._watched.new_id())
         exchange.status, exchange.outcome = first.status, first.outcome
         return exchange
 
-    def over(self, exchange: Exchange, sent: int) -> None:
+    def end(self, exchange: AccessRecord, sent: int) -> None:
         """`sent` bytes of the body have gone out in `exchange`, and no more will."""
-        exchange.sent, exchange.is_cut = sent, sent < len(self.body or b"")
+        exchange.bytes_sent, exchange.is_interrupted = sent, sent < len(self.body or b"")
         self._watched.end(exchange)
 
 
@@ -145,18 +145,18 @@ class _Body:
     __slots__ = ("_body", "_end", "_exchange")
 
     def __init__(
-        self, body: Iterable[bytes], exchange: Exchange, end: Callable[[Exchange], None]
+        self, body: Iterable[bytes], exchange: AccessRecord, end: Callable[[AccessRecord], None]
     ) -> None:
         self._body, self._exchange, self._end = body, exchange, end
-        exchange.is_cut = True
+        exchange.is_interrupted = True
 
     def __iter__(self) -> Iterator[bytes]:
         exchange = self._exchange
         for piece in self._body:
             yield piece
             # It asks for more: what it was given last has gone out.
-            exchange.sent += len(piece)
-        exchange.is_cut = False
+            exchange.bytes_sent += len(piece)
+        exchange.is_interrupted = False
 
     def held(self) -> tuple[int, int, int] | None:
         """As the body's own: descriptor, offset and length for a server that sends files itself.
@@ -170,7 +170,7 @@ class _Body:
     def advance(self, count: int) -> None:
         """Another `count` bytes of what is `held` have gone out."""
         self._body.advance(count)  # type: ignore[attr-defined]
-        self._exchange.sent += count
+        self._exchange.bytes_sent += count
 
     def close(self) -> None:
         try:

@@ -12,13 +12,13 @@ import orjson
 
 from pytail import __version__
 from pytail.model import Outcome
-from pytail.telemetry.metrics import KINDS, MEDIA_TYPE, Metrics, Reading
+from pytail.telemetry.metrics import KINDS, MEDIA_TYPE, Metrics, Snapshot
 
 #: Answered without fetching content from upstream for this very client.
 _HITS = {outcome.value for outcome in Outcome} - {Outcome.MISS.value, Outcome.PASS.value}
 
 
-class Health:
+class HealthResource:
     """``/+health``: 200 as long as requests are answered."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -27,14 +27,14 @@ class Health:
     on_head = on_get
 
 
-class Status:
+class StatusResource:
     """``/+status``: how pytail is, of all workers together."""
 
     def __init__(self, metrics: Metrics, upstream_url: str) -> None:
         self._metrics, self._upstream_url = metrics, upstream_url
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        read = self._metrics.reading()
+        read = self._metrics.snapshot()
         requests = read.by("pytail_requests_total", "outcome")
         sent = read.by("pytail_sent_bytes_total", "source")
         _send(
@@ -58,7 +58,7 @@ class Status:
 
     on_head = on_get
 
-    def _of_upstream(self, read: Reading) -> dict[str, object]:
+    def _of_upstream(self, read: Snapshot) -> dict[str, object]:
         errors = read.by("pytail_upstream_errors_total", "kind")
         return {
             "url": self._upstream_url,
@@ -68,7 +68,7 @@ class Status:
         }
 
 
-class Exposition:
+class ExpositionResource:
     """``/+metrics``: what was counted and measured, in the text format of Prometheus."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -77,12 +77,12 @@ class Exposition:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = MEDIA_TYPE
         resp.cache_control = ["no-store"]
-        resp.data = self._metrics.text()
+        resp.data = self._metrics.exposition()
 
     on_head = on_get
 
 
-def _fetches(read: Reading) -> dict[str, dict[str, int]]:
+def _fetches(read: Snapshot) -> dict[str, dict[str, int]]:
     """By kind, what is fetched, what waits for its turn, and what has got none in time."""
     series = {
         "under_way": read.by("pytail_fetches", "kind"),
@@ -95,7 +95,7 @@ def _fetches(read: Reading) -> dict[str, dict[str, int]]:
     }
 
 
-def _held(read: Reading) -> dict[str, object]:
+def _held(read: Snapshot) -> dict[str, object]:
     return {
         "files": int(read.total("pytail_store_files")),
         "bytes": int(read.total("pytail_store_bytes")),

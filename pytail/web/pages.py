@@ -12,8 +12,8 @@ from pytail.model import Outcome
 from pytail.simple.names import is_project_name, normalized
 from pytail.simple.negotiation import Coding, Form, coding_for, form_for
 from pytail.web.conditional import matches
-from pytail.web.middleware import AGAIN
-from pytail.web.rendered import Body, Pages
+from pytail.web.middleware import STILL_VALID
+from pytail.web.rendered import RenderedPage, RenderedPages
 
 #: Seconds; what a client may reuse a page for at most, and a list that changes with each question.
 LONGEST_REUSE, LIST_REUSE = 600, 10
@@ -21,7 +21,7 @@ LONGEST_REUSE, LIST_REUSE = 600, 10
 STALE_REUSE = 10
 
 
-class Redirect:
+class RedirectResource:
     """Sends clients on to `target`, relative, so that it holds behind any prefix."""
 
     def __init__(self, target: str) -> None:
@@ -33,10 +33,10 @@ class Redirect:
     on_head = on_get
 
 
-class ProjectList:
+class ProjectListResource:
     """``/simple/``: the projects asked for and found."""
 
-    def __init__(self, index: Index, pages: Pages) -> None:
+    def __init__(self, index: Index, pages: RenderedPages) -> None:
         self._index, self._pages = index, pages
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -49,13 +49,13 @@ class ProjectList:
     on_head = on_get
 
 
-class Project:
+class ProjectResource:
     """``/simple/{project}/``: its page; `files` is where its links lead, relative to it."""
 
     def __init__(
         self,
         index: Index,
-        pages: Pages,
+        pages: RenderedPages,
         files: str,
         *,
         no_cache_interval: float,
@@ -76,7 +76,7 @@ class Project:
         answer = self._index.page(project, max_age)
         revision = answer.entry.revision
         body = self._pages.project(
-            project, revision, lambda: self._index.contents(answer), self._files, form, coding
+            project, revision, lambda: self._index.content(answer), self._files, form, coding
         )
         # As if clients did not subtract Age, which pip and poetry do not: to none of them may the
         # page be fresh for longer than to us.
@@ -86,7 +86,7 @@ class Project:
         _send(req, resp, body, reuse, answer.entry.last_serial)
         resp.set_header("X-Cache", answer.outcome.value)
         resp.set_header("Age", str(int(answer.age)))
-        req.env[AGAIN] = self._index.again(answer, max_age)
+        req.env[STILL_VALID] = self._index.still_valid(answer, max_age)
 
     on_head = on_get
 
@@ -98,7 +98,7 @@ class Project:
         return self._max_age_interval if "max-age=0" in asked else math.inf
 
 
-class ProjectWithoutSlash:
+class MissingSlash:
     """``/simple/{project}``: the slash is missing."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, project: str) -> None:
@@ -124,7 +124,11 @@ def _wanted(req: falcon.Request) -> tuple[Form, Coding]:
 
 
 def _send(
-    req: falcon.Request, resp: falcon.Response, body: Body, reuse: int, last_serial: int | None
+    req: falcon.Request,
+    resp: falcon.Response,
+    body: RenderedPage,
+    reuse: int,
+    last_serial: int | None,
 ) -> None:
     resp.set_headers(
         {

@@ -26,9 +26,9 @@ from gevent.lock import Semaphore
 from gevent.pool import Group
 
 from pytail.model import File, ProjectPage
-from pytail.runtime.malloc import Memory
+from pytail.runtime.malloc import MallocTrimmer
 from pytail.runtime.singleflight import SingleFlight
-from pytail.runtime.threads import off_hub
+from pytail.runtime.threads import off_loop
 from pytail.simple import html, json
 from pytail.simple.negotiation import Coding, Form
 
@@ -50,7 +50,7 @@ _ZSTD_LEVEL, _GZIP_LEVEL = 1, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RenderedPage:
     """A response body with what must be said of it."""
 
     data: bytes
@@ -60,21 +60,23 @@ class Body:
     etag: str
 
 
-class Stock(Protocol):
+class PageStock(Protocol):
     """Where bodies are kept beyond the memory, each by project, revision and variant."""
 
-    def ready(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
+    def ready_page(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
         """The ETag and bytes that were kept, None when they are gone."""
 
-    def keep_ready(self, project: str, revision: str, variant: str, etag: str, data: bytes) -> None:
+    def store_ready_page(
+        self, project: str, revision: str, variant: str, etag: str, data: bytes
+    ) -> None:
         """Keep a body, if it can be."""
 
 
-class Pages:
+class RenderedPages:
     """The bodies of project pages and of the project list."""
 
     def __init__(
-        self, memory_limit: int = MEMORY_LIMIT, stock: Stock | None = None, flavour: str = ""
+        self, memory_limit: int = MEMORY_LIMIT, stock: PageStock | None = None, flavour: str = ""
     ) -> None:
         """`memory_limit` is how many bytes the bodies kept in memory may take.
 
@@ -84,9 +86,9 @@ class Pages:
         self._limit, self._size = memory_limit, 0
         self._stock, self._flavour = stock, flavour
         self._writers, self._turn, self._unwritten = Group(), Semaphore(), 0
-        self._memory = Memory()
-        self._ready: OrderedDict[Hashable, Body] = OrderedDict()
-        self._flights: SingleFlight[Body] = SingleFlight()
+        self._memory = MallocTrimmer()
+        self._ready: OrderedDict[Hashable, RenderedPage] = OrderedDict()
+        self._flights: SingleFlight[RenderedPage] = SingleFlight()
 
     def project(
         self,
@@ -96,7 +98,7 @@ class Pages:
         files: str,
         form: Form,
         coding: Coding,
-    ) -> Body:
+    ) -> RenderedPage:
         """The body for the page of the project `name` that `load` gives, once for each `revision`.
 
         `files` is the relative URL of the files, from where the page is served, ending in a slash.
@@ -108,16 +110,16 @@ class Pages:
             return body
 
         def href(file: File) -> str:
-            return files + quote(file.location)
+            return files + quote(file.key)
 
-        def make() -> Body:
+        def make() -> RenderedPage:
             variant = f"{form.value} {coding.value} {files} {self._flavour}"
             if (kept := self._kept(name, revision, variant, form, coding)) is not None:
                 return self._keep(key, kept)
             page, render = load(), html.render if form.is_html else json.render
-            body = off_hub(lambda: _body(render(page, href), form, coding))
+            body = off_loop(lambda: _body(render(page, href), form, coding))
             if len(page.files) >= _MANY_FILES:
-                self._memory.give_back_soon()
+                self._memory.trim_soon()
             if len(page.files) >= _WORTH_KEEPING:
                 self._keep_beyond(name, revision, variant, body)
             return self._keep(key, body)
@@ -126,15 +128,15 @@ class Pages:
 
     def projects(
         self, names: list[str], last_serial: int | None, form: Form, coding: Coding
-    ) -> Body:
+    ) -> RenderedPage:
         """The body for the project list."""
 
-        def make() -> Body:
+        def make() -> RenderedPage:
             if form.is_html:
                 return _body(html.render_projects(names), form, coding)
             return _body(json.render_projects(names, last_serial), form, coding)
 
-        return off_hub(make)
+        return off_loop(make)
 
     def close(self) -> None:
         """Finish the writes to the stock, if they do not take long."""
@@ -143,16 +145,16 @@ class Pages:
 
     def _kept(
         self, name: str, revision: str, variant: str, form: Form, coding: Coding
-    ) -> Body | None:
+    ) -> RenderedPage | None:
         """The body in the stock, None where there is none or it is damaged."""
-        found = None if self._stock is None else self._stock.ready(name, revision, variant)
+        found = None if self._stock is None else self._stock.ready_page(name, revision, variant)
         if found is None:
             return None
         etag, data = found
-        is_whole = off_hub(lambda: _etag(data, form, coding)) == etag
-        return Body(data, form, coding, etag) if is_whole else None
+        is_whole = off_loop(lambda: _etag(data, form, coding)) == etag
+        return RenderedPage(data, form, coding, etag) if is_whole else None
 
-    def _keep_beyond(self, name: str, revision: str, variant: str, body: Body) -> None:
+    def _keep_beyond(self, name: str, revision: str, variant: str, body: RenderedPage) -> None:
         """Put `body` into the stock, one after the other, while its clients are answered."""
         stock, size = self._stock, len(body.data)
         if stock is None or self._unwritten + size > _MOST_UNWRITTEN:
@@ -162,14 +164,14 @@ class Pages:
             try:
                 # What a client waits to have written comes between two of them.
                 with self._turn:
-                    stock.keep_ready(name, revision, variant, body.etag, body.data)
+                    stock.store_ready_page(name, revision, variant, body.etag, body.data)
             finally:
                 self._unwritten -= size
 
         self._unwritten += size
         self._writers.spawn(write)
 
-    def _keep(self, key: Hashable, body: Body) -> Body:
+    def _keep(self, key: Hashable, body: RenderedPage) -> RenderedPage:
         cost = len(body.data) + _OVERHEAD
         if cost > self._limit:
             # It would not stay, and all others would go.
@@ -182,7 +184,7 @@ class Pages:
         return body
 
 
-def _body(data: bytes, form: Form, coding: Coding) -> Body:
+def _body(data: bytes, form: Form, coding: Coding) -> RenderedPage:
     if coding is Coding.ZSTD:
         data = zstd.compress(data, _ZSTD_LEVEL)
     elif coding is Coding.GZIP:
@@ -191,7 +193,7 @@ def _body(data: bytes, form: Form, coding: Coding) -> Body:
     else:
         # orjson leaves as much memory behind its bytes as it once thought it might need.
         data = bytes(memoryview(data))
-    return Body(data, form, coding, _etag(data, form, coding))
+    return RenderedPage(data, form, coding, _etag(data, form, coding))
 
 
 def _etag(data: bytes, form: Form, coding: Coding) -> str:

@@ -8,20 +8,20 @@ import gevent
 import pytest
 
 from pytail.cache import files
-from pytail.cache.files import Downloads, Part
-from pytail.cache.passthrough import HELD_BACK
+from pytail.cache.files import FileRange, Files
+from pytail.cache.passthrough import WITHHELD
 from pytail.errors import (
     DigestMismatch,
+    DownloadInterrupted,
     FileGone,
-    NotKept,
+    NotStored,
     PytailError,
-    TransferCut,
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from pytail.model import File, Outcome, shelf_of
+from pytail.model import File, Outcome, directory_of
 from pytail.storage.catalog import Catalog
-from pytail.storage.quota import Bounds
+from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.upstream import resume
 from pytail.upstream.client import Upstream
@@ -36,15 +36,15 @@ PATH = "/packages/demo-1.0.tar.gz"
 
 
 class Room:
-    """A `Downloads` over a real store and a real upstream."""
+    """A `Files` over a real store and a real upstream."""
 
     def __init__(self, directory, index):
         self.directory, self.index = directory, index
         self.store = Store(directory)
         self.upstream = Upstream(index.url, timeout=5)
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
-        bounds = Bounds(directory, self.store, self.catalog, limit=0, min_free=0)
-        self.downloads = Downloads(self.catalog, self.store, self.upstream, None, bounds)
+        bounds = Quota(directory, self.store, self.catalog, limit=0, min_free=0)
+        self.downloads = Files(self.catalog, self.store, self.upstream, None, bounds)
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """The file with `data` as a page lists it, with its size and digest unless not."""
@@ -53,7 +53,7 @@ class Room:
         return File(
             filename=path.rpartition("/")[2],
             url=url,
-            shelf=shelf_of(hashes, url),
+            directory=directory_of(hashes, url),
             hashes=hashes,
             size=len(data) if size else None,
         )
@@ -100,7 +100,7 @@ def cut(opened):
     try:
         while piece := opened.stream.read(1000):
             data += piece
-    except TransferCut as error:
+    except DownloadInterrupted as error:
         return data, error
     finally:
         opened.stream.close()
@@ -122,7 +122,7 @@ def exactly(opened, size):
 
 def test_a_cold_file_comes_from_upstream_and_is_held(room):
     assert room.get(room.file()) == DATA
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())
 
 
 def test_a_held_file_costs_upstream_nothing(room):
@@ -190,12 +190,12 @@ def test_the_end_is_held_back_until_the_whole_is_verified(room):
     gated = room.serve(DATA[:-1], DATA[-1:], size=len(DATA))
     gated.open()
     opened = room.downloads.open(room.file())
-    assert exactly(opened, len(DATA) - HELD_BACK) == DATA[:-HELD_BACK]
-    more = gevent.spawn(opened.stream.read, HELD_BACK)
+    assert exactly(opened, len(DATA) - WITHHELD) == DATA[:-WITHHELD]
+    more = gevent.spawn(opened.stream.read, WITHHELD)
     gevent.idle()
     assert not more.ready()
     gated.open()
-    assert more.get() + rest(opened) == DATA[-HELD_BACK:]
+    assert more.get() + rest(opened) == DATA[-WITHHELD:]
 
 
 def test_two_files_arrive_side_by_side(room):
@@ -220,7 +220,7 @@ def test_a_large_file_comes_through_unharmed(room):
 
 
 def planted(room, file, data):
-    path = room.directory / "+files/root/pypi/+f" / file.location
+    path = room.directory / "+files/root/pypi/+f" / file.key
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     return path
@@ -229,7 +229,7 @@ def planted(room, file, data):
 def unlisted():
     """The file as its URL means it where no page lists it."""
     digest = hashlib.sha256(DATA).hexdigest()
-    return File(filename="demo-1.0.tar.gz", url="", shelf=f"{digest[:3]}/{digest[3:16]}")
+    return File(filename="demo-1.0.tar.gz", url="", directory=f"{digest[:3]}/{digest[3:16]}")
 
 
 def test_a_right_file_that_was_there_is_verified_once_and_used(room, caplog):
@@ -320,10 +320,10 @@ def test_what_has_come_can_be_read_from_the_partial_file_itself(room):
 def test_a_wrong_end_is_not_to_be_read_from_the_partial_file(room):
     room.index.answers[PATH] = reply(DATA[:-1] + b"?", None)
     opened = room.downloads.open(room.file())
-    until(lambda: not room.downloads.arriving)
-    assert opened.stream.span(len(DATA))[1:] == (0, len(DATA) - HELD_BACK)
-    opened.stream.advance(len(DATA) - HELD_BACK)
-    with pytest.raises(TransferCut):
+    until(lambda: not room.downloads.downloading)
+    assert opened.stream.span(len(DATA))[1:] == (0, len(DATA) - WITHHELD)
+    opened.stream.advance(len(DATA) - WITHHELD)
+    with pytest.raises(DownloadInterrupted):
         opened.stream.span(len(DATA))
     opened.stream.close()
 
@@ -386,7 +386,7 @@ def test_a_wrong_file_is_an_error_for_all_and_is_not_held(room, sent, is_chunked
     gated.asked.wait()
     gated.open()
     gevent.joinall(readers, raise_error=True)
-    assert {type(reader.value) for reader in readers} <= {TransferCut, DigestMismatch}
+    assert {type(reader.value) for reader in readers} <= {DownloadInterrupted, DigestMismatch}
     assert room.index.count(PATH) == 1
     assert files_in(room.directory) == []
 
@@ -396,12 +396,12 @@ def test_the_end_of_a_wrong_file_is_never_let_out(room):
     gated.open(2)
     got, error = cut(room.downloads.open(room.file()))
     assert "sha256" in str(error)
-    assert len(got) <= len(DATA) - HELD_BACK
+    assert len(got) <= len(DATA) - WITHHELD
 
 
 def test_after_a_wrong_file_upstream_is_asked_again_at_once(room):
     room.index.answers[PATH] = reply(WRONG, None)
-    assert isinstance(room.error(room.file()), TransferCut)
+    assert isinstance(room.error(room.file()), DownloadInterrupted)
     room.index.answers[PATH] = reply(DATA, None)
     assert room.get(room.file()) == DATA
     assert room.index.count(PATH) == 2
@@ -412,12 +412,12 @@ def test_any_digest_is_verified(room, name):
     wrong = File(
         filename="demo-1.0.tar.gz",
         url=room.index.url + PATH,
-        shelf="_url/" + "0" * 64,
+        directory="_url/" + "0" * 64,
         hashes={name: hashlib.new(name, b"another", usedforsecurity=False).hexdigest()},
         size=len(DATA),
     )
     assert name in str(room.error(wrong))
-    assert not room.store.holds(wrong)
+    assert not room.store.has(wrong)
 
 
 @pytest.mark.parametrize("size", [9, len(DATA) + 1])
@@ -429,7 +429,7 @@ def test_a_length_other_than_the_pages_is_an_error_before_any_byte(room, size):
 
 def test_a_file_without_a_digest_is_held_when_its_size_is_right(room):
     assert room.get(room.file(sha256=False)) == DATA
-    assert room.store.holds(room.file(sha256=False))
+    assert room.store.has(room.file(sha256=False))
 
 
 @pytest.mark.parametrize("path", [PATH, f"{PATH}.metadata"])
@@ -437,7 +437,9 @@ def test_a_file_without_a_digest_is_held_when_its_size_is_right(room):
 def test_nothing_is_no_file_where_the_page_does_not_say_so(room, path, is_chunked):
     gated = room.serve(b"", path=path, size=None if is_chunked else 0)
     gated.open()
-    assert isinstance(room.error(room.file(b"", path, size=False, sha256=False)), TransferCut)
+    assert isinstance(
+        room.error(room.file(b"", path, size=False, sha256=False)), DownloadInterrupted
+    )
     assert room.index.count(path) == 1
 
 
@@ -501,7 +503,7 @@ def test_wrong_core_metadata_is_an_error_before_any_byte_for_all(room):
     gevent.joinall(openers)
     assert {type(opener.exception) for opener in openers} == {DigestMismatch}
     assert room.index.count(path) == 1
-    assert not room.store.holds(file)
+    assert not room.store.has(file)
 
 
 # An upstream in trouble
@@ -539,7 +541,7 @@ def test_nobody_waits_long_for_the_first_word_and_it_is_heard_all_the_same(room,
     gevent.joinall(openers)
     assert {type(opener.exception) for opener in openers} == {UpstreamUnreachable}
     gated.open()
-    until(lambda: room.store.holds(room.file()))
+    until(lambda: room.store.has(room.file()))
     assert room.get(room.file()) == DATA
     assert room.index.count(PATH) == 1
 
@@ -562,7 +564,7 @@ def test_a_transfer_that_breaks_off_is_cut_for_its_readers_too(room, framing):
         got, _ = cut(room.downloads.open(room.file(base=server.url)))
     assert DATA.startswith(got)
     assert len(got) <= 5000
-    assert not room.store.holds(room.file())
+    assert not room.store.has(room.file())
 
 
 def test_a_chunked_file_that_breaks_off_is_not_held_though_nothing_tells_its_size(room):
@@ -576,7 +578,7 @@ def test_a_chunked_file_that_breaks_off_is_not_held_though_nothing_tells_its_siz
         file = room.file(base=server.url, size=False, sha256=False)
         with pytest.raises(UpstreamUnreachable):
             room.downloads.open(file)
-    assert not room.store.holds(file)
+    assert not room.store.has(file)
 
 
 def full(*_):
@@ -597,7 +599,7 @@ def test_a_disk_that_takes_no_more_lets_each_reader_go_on_alone(room, monkeypatc
         assert [rest(reader) for reader in readers] == [DATA[read_before:]] * 3
     assert files_in(room.directory) == []
     assert room.get(room.file()) == DATA
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())
 
 
 def test_a_disk_that_takes_nothing_passes_a_file_of_unknown_size_on(room, monkeypatch):
@@ -623,7 +625,7 @@ def test_a_wrong_file_that_is_passed_on_is_cut_before_its_end(room, monkeypatch)
         gated.open()
         got, error = cut(opened)
     assert "sha256" in str(error)
-    assert len(got) + 5000 <= len(DATA) - HELD_BACK
+    assert len(got) + 5000 <= len(DATA) - WITHHELD
 
 
 def test_trouble_with_the_disk_is_one_line_until_it_is_over(room, monkeypatch, caplog):
@@ -724,7 +726,7 @@ def test_a_file_that_another_process_is_writing_is_read_while_it_grows(room):
         process.kill()
         assert rest(opened) == DATA[5000:]
         assert rest(late) == DATA[10:]
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())
     assert room.index.count(PATH) == 1
 
 
@@ -750,7 +752,7 @@ def test_a_whole_file_that_a_process_left_that_died_is_verified_and_held(room):
     with another_process_writing(room.directory, room.file(), DATA) as process:
         process.kill()
     assert room.get(room.file()) == DATA
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())
     assert room.index.seen == []
 
 
@@ -765,7 +767,7 @@ def test_what_is_wrong_of_a_process_that_died_is_fetched_anew(room, left):
 def test_a_wrong_start_that_a_process_left_that_died_is_an_error_once(room):
     with another_process_writing(room.directory, room.file(), WRONG[:5000]) as process:
         process.kill()
-    assert isinstance(room.error(room.file()), TransferCut)
+    assert isinstance(room.error(room.file()), DownloadInterrupted)
     assert files_in(room.directory) == []
     assert room.get(room.file()) == DATA
 
@@ -801,11 +803,11 @@ def test_a_file_that_another_process_gives_up_is_gone_on_with_alone(room):
 def test_a_file_that_another_process_gives_up_before_its_first_byte_is_fetched(room):
     writer = room.store.partial(room.file())
     opening = gevent.spawn(room.get, room.file())
-    until(lambda: room.downloads.arriving)
+    until(lambda: room.downloads.downloading)
     writer.discard()
     writer.close()
     assert opening.get() == DATA
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())
 
 
 def test_the_size_of_what_another_process_fetches_is_upstreams_word(room):
@@ -828,7 +830,7 @@ LARGE = os.urandom(1 << 20) * 3
 
 
 def part(start, stop):
-    return Part(start, stop, len(LARGE))
+    return FileRange(start, stop, len(LARGE))
 
 
 def stretch(opened, part):
@@ -892,7 +894,7 @@ def test_a_far_part_comes_with_the_file_where_upstream_sends_only_the_whole(room
     assert (
         stretch(room.downloads.open(room.file(LARGE), wanted), wanted) == LARGE[2_900_000:3_000_000]
     )
-    until(lambda: room.store.holds(room.file(LARGE)))
+    until(lambda: room.store.has(room.file(LARGE)))
 
 
 def test_a_far_part_of_what_is_gone_is_gone(room):
@@ -916,22 +918,22 @@ def test_a_part_is_passed_on_apart_where_nothing_can_be_kept(room, monkeypatch):
 
 def test_a_file_is_held_once_it_is_whole_and_right(room):
     upstream, came = room.serve(DATA[:5000], DATA[5000:], size=len(DATA)), []
-    holding = gevent.spawn(room.downloads.hold, room.file(), came.append)
+    holding = gevent.spawn(room.downloads.fetch, room.file(), came.append)
     upstream.open()
     until(lambda: sum(came) == 5000)
     assert not holding.ready()
     upstream.open()
     holding.get()
     assert sum(came) == len(DATA)
-    assert room.store.holds(room.file())
-    room.downloads.hold(room.file(), came.append)
+    assert room.store.has(room.file())
+    room.downloads.fetch(room.file(), came.append)
     assert (sum(came), room.index.count(PATH)) == (len(DATA), 1)
 
 
 def test_who_holds_and_who_reads_share_one_fetch(room):
     upstream = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
     reading = gevent.spawn(room.get, room.file())
-    holding = [gevent.spawn(room.downloads.hold, room.file(), id) for _ in range(2)]
+    holding = [gevent.spawn(room.downloads.fetch, room.file(), id) for _ in range(2)]
     upstream.open(2)
     gevent.joinall(holding, raise_error=True)
     assert reading.get() == DATA
@@ -941,17 +943,17 @@ def test_who_holds_and_who_reads_share_one_fetch(room):
 def test_a_slow_first_word_is_waited_for_by_who_holds(room, monkeypatch):
     monkeypatch.setattr(files, "PATIENCE", 0.01)
     upstream = room.serve(DATA, size=len(DATA))
-    holding = gevent.spawn(room.downloads.hold, room.file(), id)
+    holding = gevent.spawn(room.downloads.fetch, room.file(), id)
     assert room.error(room.file()).reason.endswith("still waited for")
     upstream.open()
     holding.get()
 
 
 def test_what_cannot_be_held_is_an_error_and_not_passed_on(room):
-    bounds = Bounds(room.directory, room.store, room.catalog, limit=1000, min_free=0)
-    ours = Downloads(room.catalog, room.store, room.upstream, None, bounds)
-    with pytest.raises(NotKept):
-        ours.hold(room.file(), id)
+    bounds = Quota(room.directory, room.store, room.catalog, limit=1000, min_free=0)
+    ours = Files(room.catalog, room.store, room.upstream, None, bounds)
+    with pytest.raises(NotStored):
+        ours.fetch(room.file(), id)
     assert room.index.seen == []
 
 
@@ -959,14 +961,14 @@ def test_what_cannot_be_held_is_an_error_and_not_passed_on(room):
 def test_a_wrong_file_is_an_error_for_who_holds(room, wrong):
     room.index.answers[PATH] = reply(wrong, None)
     with pytest.raises(PytailError, match=r"demo-1\.0\.tar\.gz"):
-        room.downloads.hold(room.file(), id)
-    assert not room.store.holds(room.file())
+        room.downloads.fetch(room.file(), id)
+    assert not room.store.has(room.file())
 
 
 def test_what_another_process_is_writing_is_waited_for_by_who_holds(room):
     file, came = room.file(b"half"), []
     with another_process_writing(room.directory, file) as process:
-        holding = gevent.spawn(room.downloads.hold, file, came.append)
+        holding = gevent.spawn(room.downloads.fetch, file, came.append)
         until(lambda: sum(came) == 4)
         assert not holding.ready()
         process.stdin.write("commit\n")
@@ -978,9 +980,9 @@ def test_what_another_process_is_writing_is_waited_for_by_who_holds(room):
 def test_what_a_process_that_dies_leaves_is_brought_to_its_end_by_who_holds(room):
     with another_process_writing(room.directory, room.file(), DATA[:5000]) as process:
         came = []
-        holding = gevent.spawn(room.downloads.hold, room.file(), came.append)
+        holding = gevent.spawn(room.downloads.fetch, room.file(), came.append)
         until(lambda: sum(came) == 5000)
         process.kill()
         holding.get()
     assert sum(came) == len(DATA)
-    assert room.store.holds(room.file())
+    assert room.store.has(room.file())

@@ -60,7 +60,7 @@ class Served:
 
     def files(self, project="demo"):
         """The filenames on the page of `project`."""
-        page = self.index.contents(self.index.page(project))
+        page = self.index.content(self.index.page(project))
         return [file.filename for file in page.files]
 
     def find(self, location):
@@ -360,7 +360,7 @@ def test_a_page_that_the_catalog_lost_is_asked_for_anew(ours, index, tmp_path):
     answer = ours.index.page("demo")
     assert answer.page is None
     forget(tmp_path, "project")
-    assert len(ours.index.contents(answer).files) == 1
+    assert len(ours.index.content(answer).files) == 1
     assert "IF_NONE_MATCH" not in index.seen[1].headers
     assert ours.files() == ["demo-1.0.tar.gz"]
     assert index.page_count("demo") == 2
@@ -373,7 +373,7 @@ def test_a_page_that_the_catalog_lost_and_upstream_too_is_not_found(ours, index,
     forget(tmp_path, "project")
     index.dists.clear()
     with pytest.raises(ProjectNotFound):
-        ours.index.contents(answer)
+        ours.index.content(answer)
 
 
 def test_pages_come_though_the_catalog_is_locked(serve, index, tmp_path, monkeypatch):
@@ -416,7 +416,7 @@ def test_a_file_is_not_fetched_from_an_upstream_that_is_no_longer_followed(ours,
     with FakeIndex() as other:
         other.add(dist)
         theirs = serve(other.url)
-        assert theirs.find(dist.location).url == other.url + dist.path
+        assert theirs.find(dist.key).url == other.url + dist.path
 
 
 def test_the_projects_are_those_of_the_upstream_that_is_followed(ours, serve, index):
@@ -442,18 +442,18 @@ def test_a_quarantined_project_offers_no_file(ours, index):
 def test_a_file_of_a_quarantined_project_is_not_offered_though_it_is_held(ours, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.location), dist.data)
+    keep(ours.store, ours.find(dist.key), dist.data)
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += TTL
     ours.files()
     with pytest.raises(FileNotListed):
-        ours.find(dist.location)
+        ours.find(dist.key)
 
 
 def test_a_quarantined_project_that_is_removed_offers_no_file_either(ours, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.location), dist.data)
+    keep(ours.store, ours.find(dist.key), dist.data)
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += TTL
     ours.files()
@@ -464,7 +464,7 @@ def test_a_quarantined_project_that_is_removed_offers_no_file_either(ours, index
         with pytest.raises(ProjectNotFound):
             ours.files()
         with pytest.raises(FileNotListed):
-            ours.find(dist.location)
+            ours.find(dist.key)
 
 
 # Never backwards
@@ -516,7 +516,7 @@ def test_a_page_that_comes_late_takes_back_no_newer_one_of_another_process(serve
 def test_a_listed_file_is_known_without_asking(ours, index):
     index.add(dist := wheel("demo"))
     ours.files()
-    file = ours.find(dist.location)
+    file = ours.find(dist.key)
     assert file.url == index.url + dist.path
     assert file.hashes == {"sha256": dist.sha256}
     assert index.page_count("demo") == 1
@@ -535,12 +535,12 @@ def test_a_listed_file_is_known_without_asking(ours, index):
 )
 def test_a_file_is_found_by_its_url_alone(ours, index, project, version):
     index.add(dist := sdist(project, version))
-    assert ours.find(dist.location).url == index.url + dist.path
+    assert ours.find(dist.key).url == index.url + dist.path
 
 
 def test_a_wheel_is_found_by_its_url_alone_with_one_request(ours, index):
     index.add(dist := wheel("demo-with-dashes"))
-    assert ours.find(dist.location).filename == dist.filename
+    assert ours.find(dist.key).filename == dist.filename
     assert [seen.path for seen in index.seen] == ["/simple/demo-with-dashes/"]
 
 
@@ -549,12 +549,12 @@ def test_a_file_released_since_the_page_was_asked_for_is_found(ours, index, cloc
     ours.files()
     index.add(dist := sdist("demo", "2.0"))
     clock.now += REFRESH_INTERVAL
-    assert ours.find(dist.location).filename == "demo-2.0.tar.gz"
+    assert ours.find(dist.key).filename == "demo-2.0.tar.gz"
 
 
 def test_an_unknown_file_makes_no_page_asked_for_more_than_once_in_a_while(ours, index, clock):
     index.add(sdist("demo"))
-    unknown = sdist("demo", "2.0").location
+    unknown = sdist("demo", "2.0").key
     for _ in range(5):
         with pytest.raises(FileNotListed):
             ours.find(unknown)
@@ -596,7 +596,7 @@ def test_a_filename_of_many_dashes_costs_few_requests(ours, index):
 def test_whether_a_file_is_listed_is_not_known_without_upstream(ours, index):
     index.stop()
     with pytest.raises(UpstreamError):
-        ours.find(sdist("demo").location)
+        ours.find(sdist("demo").key)
 
 
 def test_whether_a_file_is_listed_is_not_known_from_an_old_copy_of_the_page(ours, index, clock):
@@ -606,13 +606,13 @@ def test_whether_a_file_is_listed_is_not_known_from_an_old_copy_of_the_page(ours
     clock.now += TTL
     index.answers[PAGE] = reply(b"no", "text/plain", "500 Oops")
     with pytest.raises(UpstreamError):
-        ours.find(released.location)
+        ours.find(released.key)
 
 
 def test_one_project_in_trouble_does_not_hide_another(ours, index):
     index.add(dist := sdist("demo-2", "1.0"))
     index.answers["/simple/demo/"] = reply(b"no", "text/plain", "500 Oops")
-    assert ours.find(dist.location).filename == dist.filename
+    assert ours.find(dist.key).filename == dist.filename
 
 
 def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_file(serve, index):
@@ -630,14 +630,14 @@ def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_f
 def test_a_held_file_needs_no_page(ours, serve, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.location), dist.data)
+    keep(ours.store, ours.find(dist.key), dist.data)
     index.dists.clear()
     clock.now += TTL
     with pytest.raises(ProjectNotFound):
         ours.index.page("demo")
     index.stop()
-    file = ours.find(dist.location)
-    assert ours.store.holds(file)
+    file = ours.find(dist.key)
+    assert ours.store.has(file)
 
 
 # Files beside files
@@ -645,7 +645,7 @@ def test_a_held_file_needs_no_page(ours, serve, index, clock):
 
 def test_core_metadata_is_a_file_of_its_own(ours, index):
     index.add(dist := wheel("demo"))
-    file = ours.find(f"{dist.location}.metadata")
+    file = ours.find(f"{dist.key}.metadata")
     assert file.filename == f"{dist.filename}.metadata"
     assert file.url == f"{index.url}{dist.path}.metadata"
     assert file.hashes == dist.entry()["core-metadata"]
@@ -654,29 +654,29 @@ def test_core_metadata_is_a_file_of_its_own(ours, index):
 def test_core_metadata_that_is_not_advertised_is_not_listed(ours, index):
     index.add(dist := sdist("demo"))
     with pytest.raises(FileNotListed):
-        ours.find(f"{dist.location}.metadata")
+        ours.find(f"{dist.key}.metadata")
 
 
 def test_held_core_metadata_needs_no_page(ours, index, tmp_path):
     index.add(dist := wheel("demo"))
-    keep(ours.store, ours.find(f"{dist.location}.metadata"), dist.metadata)
+    keep(ours.store, ours.find(f"{dist.key}.metadata"), dist.metadata)
     forget(tmp_path, "project")
     forget(tmp_path, "part")
     index.stop()
-    assert ours.find(f"{dist.location}.metadata").filename == f"{dist.filename}.metadata"
+    assert ours.find(f"{dist.key}.metadata").filename == f"{dist.filename}.metadata"
 
 
 def test_a_signature_is_a_file_of_its_own(ours, index):
     index.add(signed := sdist("demo", **{"gpg-sig": True}), plain := sdist("demo", "2.0"))
-    assert ours.find(f"{signed.location}.asc").url == f"{index.url}{signed.path}.asc"
+    assert ours.find(f"{signed.key}.asc").url == f"{index.url}{signed.path}.asc"
     with pytest.raises(FileNotListed):
-        ours.find(f"{plain.location}.asc")
+        ours.find(f"{plain.key}.asc")
 
 
 def test_an_html_upstream_will_do(serve):
     with FakeIndex(html_only=True) as plain:
         plain.add(dist := wheel("demo"))
         theirs = serve(plain.url)
-        assert theirs.find(f"{dist.location}.metadata").hashes == dist.entry()["core-metadata"]
-        assert theirs.find(dist.location).size is None
+        assert theirs.find(f"{dist.key}.metadata").hashes == dist.entry()["core-metadata"]
+        assert theirs.find(dist.key).size is None
         assert plain.seen[0].headers["ACCEPT"].count(HTML) == 1

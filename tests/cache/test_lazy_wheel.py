@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from pytail.cache.lazy_wheel import LARGEST_METADATA, TAIL, Missing, Pieces, core_metadata
+from pytail.cache.lazy_wheel import LARGEST_METADATA, TAIL, RangeMissing, WheelRanges, core_metadata
 from pytail.errors import WheelUnreadable
 from tests.support.fakeindex import wheel
 
@@ -25,14 +25,14 @@ def packed(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
 
 def read_remotely(data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
     """The metadata, and the stretches that it took."""
-    pieces, asked = Pieces(len(data)), [(max(0, len(data) - TAIL), len(data))]
+    pieces, asked = WheelRanges(len(data)), [(max(0, len(data) - TAIL), len(data))]
     while True:
         start, stop = asked[-1]
         assert 0 <= start < stop <= len(data)
         pieces.add(start, data[start:stop])
         try:
             return core_metadata(pieces, NAME), asked
-        except Missing as missing:
+        except RangeMissing as missing:
             asked.append((missing.start, missing.stop))
 
 
@@ -93,10 +93,10 @@ def test_a_flipped_bit_is_noticed():
 
 
 def test_pieces_name_what_is_missing():
-    pieces = Pieces(100_000)
+    pieces = WheelRanges(100_000)
     pieces.add(0, b"abc")
     assert pieces.read(2) == b"ab"
-    with pytest.raises(Missing) as missing:
+    with pytest.raises(RangeMissing) as missing:
         pieces.read(2)
     assert missing.value.start == 2
     assert missing.value.stop > 4

@@ -57,7 +57,7 @@ def test_warm_after_a_restart_through_the_urls_of_devpi(
 def requirements(root: str, needed: dict[str, Dist]) -> str:
     """A lock file with URLs and hashes, as tools write them."""
     return "".join(
-        f"{project} @ {root}/root/pypi/+f/{dist.location} --hash=sha256:{dist.sha256}\n"
+        f"{project} @ {root}/root/pypi/+f/{dist.key} --hash=sha256:{dist.sha256}\n"
         for project, dist in needed.items()
     )
 

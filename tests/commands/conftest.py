@@ -61,7 +61,7 @@ class Commands:
         return json.loads(out.stdout)
 
     def path(self, dist: Dist) -> Path:
-        return self.cache / "+files/root/pypi/+f" / dist.location
+        return self.cache / "+files/root/pypi/+f" / dist.key
 
 
 @dataclasses.dataclass

@@ -26,7 +26,7 @@ Layout = Callable[[Path, Dist], Path]
 
 def devpi(top: Path, dist: Dist) -> Path:
     """The server directory of devpi, whose mirror is ``root/pypi``."""
-    return top / "+files/root/pypi/+f" / dist.location
+    return top / "+files/root/pypi/+f" / dist.key
 
 
 def devpi_by_url(top: Path, dist: Dist) -> Path:
@@ -140,8 +140,8 @@ def test_what_is_no_distribution_is_left_alone(beside: Beside, theirs: Path):
 
 def test_what_a_killed_run_left_is_begun_anew(beside: Beside, theirs: Path, dists: list[Dist]):
     dist = dists[0]
-    shelf = dist.location.rpartition("/")[0]
-    partial = Store(beside.cache).partial(File(filename=dist.filename, url="", shelf=shelf))
+    shelf = dist.key.rpartition("/")[0]
+    partial = Store(beside.cache).partial(File(filename=dist.filename, url="", directory=shelf))
     partial.write(b"half")
     partial.close()
     lay(proxpi(theirs, dist), dist.data)
@@ -188,6 +188,6 @@ def test_a_directory_of_devpi_can_be_used_in_place(
     lay(devpi(beside.cache, bad), bad.data[:-1] + b"x")
     lay(devpi_by_url(beside.cache, good), good.data)
     told = beside.json("verify", code=1)
-    assert (told["right"], told["removed"]) == (1, [bad.location])
+    assert (told["right"], told["removed"]) == (1, [bad.key])
     beside.hold(good, bad)
     assert (index.count(good.path), index.count(bad.path)) == (0, 1)

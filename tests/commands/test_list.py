@@ -30,7 +30,7 @@ def test_list_of_a_project_is_its_page_held_or_not(beside: Beside, index: FakeIn
         (held.filename, True, len(held.data)),
         (unheld.filename, False, len(unheld.data)),
     ]
-    assert rows[0]["path"] == f"/root/pypi/+f/{held.location}"
+    assert rows[0]["path"] == f"/root/pypi/+f/{held.key}"
     lines = beside.run("list", "demo").stdout.splitlines()
     assert [line.startswith("held") for line in lines] == [True, False]
 
@@ -52,7 +52,7 @@ def test_core_metadata_is_its_wheels_project(beside: Beside, index: FakeIndex):
     dist = wheel("demo")
     index.add(dist)
     beside.hold(dist)
-    assert beside.client.get(f"/root/pypi/+f/{dist.location}.metadata").status == 200
+    assert beside.client.get(f"/root/pypi/+f/{dist.key}.metadata").status == 200
     assert [row["files"] for row in beside.json("list")] == [2]
 
 

@@ -31,7 +31,7 @@ def test_purge_removes_the_files_of_a_project_and_forgets_its_page(
 
 
 def test_purge_removes_core_metadata_with_its_wheel(beside: Beside, held):
-    beside.client.get(f"/root/pypi/+f/{held[0].location}.metadata")
+    beside.client.get(f"/root/pypi/+f/{held[0].key}.metadata")
     assert beside.json("purge", "demo")["files"] == 2
 
 

@@ -31,7 +31,7 @@ def test_a_wrong_file_is_named_removed_and_fetched_again(beside: Beside, index: 
     damage(beside.path(held[0]))
     out = beside.run("verify")
     assert out.returncode == 1
-    assert out.stderr.startswith(f"{held[0].location}: its digest begins with ")
+    assert out.stderr.startswith(f"{held[0].key}: its digest begins with ")
     assert not beside.path(held[0]).exists()
     beside.hold(*held)
     assert beside.json("verify") == {"right": 2, "unchecked": 0, "removed": [], "left": []}
@@ -40,7 +40,7 @@ def test_a_wrong_file_is_named_removed_and_fetched_again(beside: Beside, index: 
 
 def test_a_truncated_file_is_wrong(beside: Beside, held):
     os.truncate(beside.path(held[0]), 10)
-    assert beside.json("verify", code=1)["removed"] == [held[0].location]
+    assert beside.json("verify", code=1)["removed"] == [held[0].key]
 
 
 def test_without_a_page_the_digits_of_the_shelf_decide(beside: Beside, held):
@@ -49,11 +49,11 @@ def test_without_a_page_the_digits_of_the_shelf_decide(beside: Beside, held):
         file.unlink()
     damage(beside.path(held[0]))
     told = beside.json("verify", code=1)
-    assert (told["right"], told["removed"]) == (1, [held[0].location])
+    assert (told["right"], told["removed"]) == (1, [held[0].key])
 
 
 def test_core_metadata_is_checked_by_the_digest_of_its_own(beside: Beside, held):
-    location = f"{held[0].location}.metadata"
+    location = f"{held[0].key}.metadata"
     beside.client.get(f"/root/pypi/+f/{location}")
     path = beside.path(held[0]).with_name(f"{held[0].filename}.metadata")
     assert beside.json("verify")["right"] == 3
@@ -81,7 +81,7 @@ def test_a_wrong_file_that_is_being_sent_is_left_for_later(beside: Beside, index
     with contextlib.closing(beside.client.open("GET", dist.served)) as slow:
         slow.getresponse()
         told = beside.json("verify", code=1)
-    assert (told["left"], told["removed"]) == ([dist.location], [])
+    assert (told["left"], told["removed"]) == ([dist.key], [])
 
 
 def test_to_be_verified_is_not_to_be_used(beside: Beside, held):

@@ -76,7 +76,7 @@ def test_what_someone_else_put_there_is_held_if_it_is_right(
     alone: Commands, index: FakeIndex, is_right: bool
 ):
     index.add(dist := wheel("demo"))
-    path = alone.cache / "+files/root/pypi/+f" / dist.location
+    path = alone.cache / "+files/root/pypi/+f" / dist.key
     path.parent.mkdir(parents=True)
     path.write_bytes(dist.data if is_right else dist.data[::-1])
     told = alone.json("warm", "demo")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytail.config.load import Choice, load
+from pytail.config.load import ChosenValue, load
 from pytail.config.settings import PUBLIC_INDEX, Settings
 from pytail.config.values import Bind
 from pytail.errors import SettingError
@@ -68,9 +68,9 @@ def test_each_value_knows_its_source(file: Path):
     found = load(
         {"PYTAIL_CONFIG": str(file), "PYTAIL_BIND": "[::1]:80"}, {"missing_ttl_secs": "1m"}
     )
-    assert found.choices["offline"] == Choice("True", "file", str(file))
-    assert found.choices["bind"] == Choice("[::1]:80", "variable", "PYTAIL_BIND")
-    assert found.choices["missing_ttl_secs"] == Choice("1m", "flag", "--missing-ttl-secs")
+    assert found.choices["offline"] == ChosenValue("True", "file", str(file))
+    assert found.choices["bind"] == ChosenValue("[::1]:80", "variable", "PYTAIL_BIND")
+    assert found.choices["missing_ttl_secs"] == ChosenValue("1m", "flag", "--missing-ttl-secs")
     assert found.settings == Settings(offline=True, bind=Bind("::1", 80), missing_ttl_secs=60)
 
 

@@ -58,7 +58,7 @@ unset ${{!PIP_*}} ${{!UV_*}} ${{!SSL_CERT_*}} REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
 rm -f /etc/pip.conf
 test ! -e {over}/kept/pip.conf || cp {over}/kept/pip.conf /etc
 """
-AGAIN = "uv pip install --no-cache --reinstall --python ~/second/bin/python iniconfig\n"
+STILL_VALID = "uv pip install --no-cache --reinstall --python ~/second/bin/python iniconfig\n"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_machine_is_set_up_word_for_word(
             commands = CLIENT.format(home=tmp_path, over=over, commands=commands)
         script += commands
     # Through what the last section has made of it.
-    script += CLIENT.format(home=tmp_path, over=over, commands=AGAIN)
+    script += CLIENT.format(home=tmp_path, over=over, commands=STILL_VALID)
     script += "cat /var/log/pytail.log /var/log/nginx/error.log\n"
     (tmp_path / "script").write_text(script)
     environ = {"PATH": f"{stand_ins}:/usr/bin:/bin:{PATH}", "PYTAIL_UPSTREAM_BASE_URL": index.url}

@@ -40,12 +40,12 @@ CONDITIONS: list[dict[str, str]] = [
     {"Range": "bytes=5-99"},
     {"Range": "bytes=-7"},
     {"Range": "bytes=1000000-"},
-    {"Range": "bytes=5-99", "If-Range": f'"{DEMO.location}"'},
+    {"Range": "bytes=5-99", "If-Range": f'"{DEMO.key}"'},
     {"Range": "bytes=5-99", "If-Range": '"other"'},
     {"Range": "bytes=9-5"},
     {"Range": "bytes=0-1,5-6"},
     {"Range": "bytes=99999999-"},
-    {"If-None-Match": f'"{DEMO.location}"'},
+    {"If-None-Match": f'"{DEMO.key}"'},
     {"If-None-Match": '"other"'},
     {"If-Match": '"other"'},
     {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"},
@@ -133,9 +133,9 @@ def test_either_spelling_of_a_plus_is_the_file(site: Site, demo: Dist, spelled: 
 
 
 def test_the_store_is_no_place_of_the_site(site: Site, demo: Dist):
-    assert Client.request(site, "GET", f"/+held/{demo.location}").status == 404
+    assert Client.request(site, "GET", f"/+held/{demo.key}").status == 404
     bare = Site(site.url.removesuffix("/pypi"), site.tls, site.directory)
-    assert bare.get(f"/+held/{demo.location}").status == 404
+    assert bare.get(f"/+held/{demo.key}").status == 404
 
 
 def test_a_file_that_nginx_does_not_find_is_sent_by_pytail(

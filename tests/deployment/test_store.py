@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 CONDITIONS: list[dict[str, str]] = [
     {},
     {"Range": "bytes=5-99"},
-    {"Range": "bytes=5-99", "If-Range": f'"{DEMO.location}"'},
+    {"Range": "bytes=5-99", "If-Range": f'"{DEMO.key}"'},
     {"Range": "bytes=5-99", "If-Range": '"other"'},
     {"Range": "bytes=0-1,5-6"},
-    {"If-None-Match": f'"{DEMO.location}"'},
+    {"If-None-Match": f'"{DEMO.key}"'},
     {"If-None-Match": '"other"'},
 ]
 

@@ -69,7 +69,7 @@ def test_kills_at_random_moments_leave_nothing_wrong(index: FakeIndex, cache: Pa
     index.answers |= answers
     for _ in range(24):
         with embedded(cache, index.url, log) as running:
-            wanted = [dist for dist in dists if dist.location not in kept][:4]
+            wanted = [dist for dist in dists if dist.key not in kept][:4]
             clients = [gevent.spawn(fetched, running.client, dist) for dist in wanted * 2]
             gevent.sleep(chance.uniform(0, 0.3))
             running.process.kill()
@@ -79,7 +79,7 @@ def test_kills_at_random_moments_leave_nothing_wrong(index: FakeIndex, cache: Pa
         assert before <= kept
     with embedded(cache, index.url, log) as running:
         assert all(fetched(running.client, dist) for dist in dists)
-        assert held(cache) == {dist.location for dist in dists}
+        assert held(cache) == {dist.key for dist in dists}
         assert partials(cache) == []
     assert any(range_ for answer in answers.values() for range_ in answer.ranges)
 
@@ -99,7 +99,7 @@ def test_a_partial_file_of_a_killed_process_is_gone_on_with(
     with embedded(cache, index.url, log) as running:
         assert fetched(running.client, dist)
     assert answer.ranges == [None, f"bytes={sent}-"]
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}
     assert partials(cache) == []
 
 
@@ -119,7 +119,7 @@ def test_a_whole_partial_file_of_a_killed_process_is_verified_and_kept(
     with embedded(cache, index.url, log) as running:
         assert fetched(running.client, dist)
     assert index.count(dist.path) == 1
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_a_kill_while_a_file_is_committed_costs_nothing_but_the_answer(
         assert not fetched(running.client, dist)
         running.process.wait(10)
     if is_held is not None:
-        assert held(cache) == ({dist.location} if is_held else set())
+        assert held(cache) == ({dist.key} if is_held else set())
         assert partials(cache) == ([] if is_held else [SIZE])
     with embedded(cache, index.url, log) as running:
         assert fetched(running.client, dist)
     assert index.count(dist.path) == 1
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}
     assert partials(cache) == []
 
 

@@ -33,4 +33,4 @@ def test_a_partial_file_that_somebody_else_changes_is_cut_and_not_kept(
     until(lambda: partials(cache) == [])
     assert held(cache) == set()
     assert fetched(pytail, dist)
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}

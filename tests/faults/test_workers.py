@@ -125,7 +125,7 @@ def test_clients_of_all_workers_share_one_request_and_get_its_bytes_as_they_come
         gevent.joinall(rests)
         assert {rest.value for rest in rests} == {dist.data[SENT - 1024 :]}
     assert answer.ranges == [None]
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}
 
 
 def test_the_fetch_of_a_killed_worker_is_taken_over_by_another(
@@ -145,7 +145,7 @@ def test_the_fetch_of_a_killed_worker_is_taken_over_by_another(
         gevent.joinall(bodies)
     assert [body.value for body in bodies] == [None if lost else dist.data for lost in are_lost]
     assert answer.ranges == [None, f"bytes={SENT}-"]
-    assert held(cache) == {dist.location}
+    assert held(cache) == {dist.key}
     assert partials(cache) == []
 
 
@@ -162,5 +162,5 @@ def test_kills_of_workers_at_random_moments_leave_nothing_wrong(
         gevent.joinall(clients, raise_error=True)
         held(cache)
     assert all(fetched(four.client, dist) for dist in dists)
-    assert held(cache) == {dist.location for dist in dists}
+    assert held(cache) == {dist.key for dist in dists}
     assert partials(cache) == []

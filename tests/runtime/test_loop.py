@@ -14,8 +14,8 @@ import pytest
 from gevent import monkey
 
 from pytail.runtime import loop
-from pytail.runtime.loop import Stalls, _calls
-from pytail.runtime.threads import off_hub, take_turns
+from pytail.runtime.loop import StallReporter, _calls
+from pytail.runtime.threads import give_way, off_loop
 from tests.support.fakeindex import FakeIndex
 from tests.support.running import serving
 from tests.support.watching import until
@@ -50,7 +50,7 @@ def hoard() -> int:
 def is_watched() -> bool:
     """Whether a thread looks for stalls."""
     stacks = (_calls(frame) for frame in sys._current_frames().values())
-    return any(call.f_code is Stalls._look.__code__ for stack in stacks for call in stack)
+    return any(call.f_code is StallReporter._look.__code__ for stack in stacks for call in stack)
 
 
 class Lines(logging.Handler):
@@ -67,7 +67,7 @@ class Lines(logging.Handler):
 @contextlib.contextmanager
 def watched(longest: float) -> Iterator[list[str]]:
     """What is told of stalls above `longest` seconds, one line for each."""
-    lines, watching = Lines(), Stalls(longest)
+    lines, watching = Lines(), StallReporter(longest)
     loop.log.addHandler(lines)
     try:
         yield lines.told
@@ -111,7 +111,7 @@ def test_a_greenlet_that_blocks_is_told_to_have_computed_nothing(told: list[str]
 def test_a_thread_that_keeps_the_interpreter_is_told(told: list[str]):
     # Whether it is still there to be seen when it lets go, chance decides.
     for _ in range(50):
-        off_hub(hoard)
+        off_loop(hoard)
         gevent.sleep(0.02)
         if telling(told, "hoard"):
             break
@@ -142,7 +142,7 @@ def test_greenlets_that_take_turns_are_no_stall_however_long_they_take():
     def work() -> None:
         for _ in range(60):
             compute(0.004)
-            take_turns()
+            give_way()
 
     with watched(0.5) as told:
         gevent.joinall([gevent.spawn(work) for _ in range(3)], raise_error=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from pytail.runtime.malloc import Memory, give_back
+from pytail.runtime.malloc import MallocTrimmer, trim
 
 pytestmark = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library keeps what is free"
@@ -32,15 +32,15 @@ def scatter() -> list[bytes]:
 def test_what_is_free_goes_back_though_it_lies_between_what_is_not():
     kept = scatter()
     before = resident()
-    give_back()
+    trim()
     assert before - resident() > _COUNT * _SIZE / 2
     assert len(kept) == _COUNT / 20
 
 
 def test_it_goes_back_by_itself_soon_after_a_large_page():
-    memory, kept = Memory(), scatter()
+    memory, kept = MallocTrimmer(), scatter()
     before = resident()
-    memory.give_back_soon()
+    memory.trim_soon()
     with gevent.Timeout(10):
         while before - resident() < _COUNT * _SIZE / 2:
             gevent.sleep(0.01)

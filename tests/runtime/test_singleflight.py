@@ -4,7 +4,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from pytail.runtime.singleflight import SingleFlight, StillFlying
+from pytail.runtime.singleflight import SingleFlight, StillRunning
 
 
 class Work:
@@ -80,7 +80,7 @@ def test_work_outlives_the_caller_who_started_it(flights):
 
 def test_a_caller_waits_no_longer_than_suits_it_and_the_work_goes_on(flights):
     work = Work("result")
-    with pytest.raises(StillFlying):
+    with pytest.raises(StillRunning):
         flights.run("key", work, patience=0.01)
     patient = gevent.spawn(flights.run, "key", work)
     gevent.idle()

@@ -14,10 +14,10 @@ from typing import Any
 import gevent
 import pytest
 
-from pytail.server.microcache import Replies
+from pytail.server.microcache import Microcache
 from pytail.server.server import Server
-from pytail.telemetry.access import Exchange
-from pytail.web.middleware import AGAIN, Repeat, Watched
+from pytail.telemetry.access import AccessRecord
+from pytail.web.middleware import STILL_VALID, AccessRecording, Replay
 from tests.support.watching import until
 
 LARGE = os.urandom(20_000_000)
@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.told: list[Exchange] = []
+        self.told: list[AccessRecord] = []
         #: Whether its responses may be given again.
         self.is_lasting = True
         self.body = b"body"
@@ -37,7 +37,7 @@ class Site:
         self.asked.append(environ["PATH_INFO"])
         length = str(len(self.body))
         start_response("200 OK", [("Content-Length", length), ("x-cache", "HIT")])
-        environ[AGAIN] = lambda: self.is_lasting
+        environ[STILL_VALID] = lambda: self.is_lasting
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [self.body]
 
 
@@ -51,7 +51,7 @@ def server(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     # The second goes on when a test says so.
     monkeypatch.setattr("pytail.server.microcache.time", Second())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = Server(listener, Watched(site, site.told.append))
+        running = Server(listener, AccessRecording(site, site.told.append))
         running.start()
         try:
             yield running
@@ -109,7 +109,9 @@ def test_each_answer_is_told_with_its_bytes(server: Server, site: Site):
             client.sendall(request("/a"))
             answer(client)
     until(lambda: len(site.told) == 3)
-    facts = {(x.method, x.path, x.status, x.outcome, x.sent, x.is_cut) for x in site.told}
+    facts = {
+        (x.method, x.path, x.status, x.outcome, x.bytes_sent, x.is_interrupted) for x in site.told
+    }
     assert facts == {("GET", "/a", "200", "HIT", 4, False)}
     assert all(exchange.seconds > 0 for exchange in site.told)
 
@@ -142,7 +144,7 @@ def test_the_application_is_asked_in_the_next_second(server: Server, site: Site)
             Second.now += 1
     assert len(site.asked) == 3
     server.sweep()
-    assert len(server.replies) == 0
+    assert len(server.microcache) == 0
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_client_that_reads_late_gets_the_whole(server: Server, site: Site):
             assert answer(client, len(LARGE))[1] == LARGE
     assert site.asked == ["/"]
     until(lambda: len(site.told) == 3)
-    assert {exchange.sent for exchange in site.told} == {len(LARGE)}
+    assert {exchange.bytes_sent for exchange in site.told} == {len(LARGE)}
 
 
 def test_a_client_that_goes_away_in_the_middle_is_told_as_cut(server: Server, site: Site):
@@ -196,9 +198,9 @@ def test_a_client_that_goes_away_in_the_middle_is_told_as_cut(server: Server, si
         client.recv(1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     until(lambda: len(site.told) == 2)
-    assert site.told[-1].is_cut
-    assert site.told[-1].sent < len(LARGE)
-    until(lambda: not server.handlers)
+    assert site.told[-1].is_interrupted
+    assert site.told[-1].bytes_sent < len(LARGE)
+    until(lambda: not server.connections)
 
 
 def test_a_reset_ends_the_connection(server: Server, site: Site):
@@ -206,7 +208,7 @@ def test_a_reset_ends_the_connection(server: Server, site: Site):
         client.sendall(request())
         answer(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    until(lambda: not server.handlers)
+    until(lambda: not server.connections)
 
 
 def test_a_connection_that_is_to_end_is_not_the_porters(server: Server, site: Site):
@@ -225,7 +227,7 @@ def test_answering_again_keeps_a_connection_from_idling_out(server: Server, site
     with connected(server) as client:
         client.sendall(request())
         answer(client)
-        (handler,) = server.handlers
+        (handler,) = server.connections
         before = handler.deadline
         time.sleep(0.01)
         client.sendall(request())
@@ -254,10 +256,10 @@ def flood(client: socket.socket) -> None:
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pytail.server.microcache.time", Second())
-    replies, watched = Replies(), Watched(None)
-    exchange = Exchange("GET", "/", watched.new_id())
+    replies, watched = Microcache(), AccessRecording(None)
+    exchange = AccessRecord("GET", "/", watched.new_id())
     for number in range(200):
-        one = Repeat(exchange, [bytes(1_000_000)], bool, watched)
+        one = Replay(exchange, [bytes(1_000_000)], bool, watched)
         replies.keep(b"%d" % number, b"head " + one.id + b" rest", one)
     assert len(replies) == 33
     replies.forget()

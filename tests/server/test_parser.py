@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytail.server.parser import LONGEST_HEAD, LONGEST_LINE, MOST_FIELDS, HeadRefused, parsed
+from pytail.server.parser import LONGEST_HEAD, LONGEST_LINE, MOST_FIELDS, RequestRefused, parsed
 
 
 def head(*fields: str, line: str = "GET /simple/ HTTP/1.1", host: str | None = "Host: x") -> bytes:
@@ -17,7 +17,7 @@ def head(*fields: str, line: str = "GET /simple/ HTTP/1.1", host: str | None = "
 
 
 def status_of(data: bytes) -> int:
-    with pytest.raises(HeadRefused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         parsed(data)
     return int(refused.value.status[:3])
 
@@ -212,7 +212,7 @@ def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str
     data = end.join(["Host: x", *lines]).encode("latin-1")
     try:
         found = parsed(b"GET / HTTP/1.1\r\n" + data)
-    except HeadRefused:
+    except RequestRefused:
         return
     message = http.client.parse_headers(io.BytesIO(data + b"\r\n\r\n"))
     assert not message.defects
@@ -242,6 +242,6 @@ def test_plain_fields_are_accepted(pairs: list[tuple[str, str]]):
 def test_any_bytes_are_parsed_or_refused(data: bytes):
     try:
         found = parsed(data)
-    except HeadRefused:
+    except RequestRefused:
         return
     assert found.environ["PATH_INFO"].startswith(("/", "*"))

@@ -283,7 +283,7 @@ def test_busy_connection_gives_way(server: Server):
 # Files
 
 
-class Held:
+class StoredFile:
     """A body that can be sent in one way only."""
 
     def __init__(self, file: Any, offset: int, length: int) -> None:
@@ -307,9 +307,9 @@ class Held:
 
 
 @contextlib.contextmanager
-def serving_held(path: Path, offset: int, length: int) -> Iterator[tuple[Server, Held]]:
+def serving_held(path: Path, offset: int, length: int) -> Iterator[tuple[Server, StoredFile]]:
     with path.open("rb", buffering=0) as file:
-        held = Held(file, offset, length)
+        held = StoredFile(file, offset, length)
 
         def app(environ: dict[str, Any], start_response: Any) -> Any:
             start_response("200 OK", [("Content-Length", str(length))])
@@ -352,7 +352,7 @@ def test_client_that_leaves_a_file_frees_it(tmp_path: Path):
         with connect(server) as client:
             client.sendall(get())
             client.recv(1000)
-        wait_until(lambda: held.is_closed and not server.handlers)
+        wait_until(lambda: held.is_closed and not server.connections)
 
 
 def drained(address: tuple[str, int], request: bytes) -> int:
@@ -423,7 +423,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def waiting(server: Server) -> int:
-    return sum(one.waiting_since is not None for one in server.handlers)
+    return sum(one.waiting_since is not None for one in server.connections)
 
 
 def answer_time(server: Server) -> float:
@@ -451,7 +451,7 @@ def test_slow_head_is_cut_off_however_it_dribbles(server: Server, start: bytes):
 def test_slow_body_is_cut_off(server: Server):
     with connect(server) as client:
         client.sendall(get("/", "Content-Length: 5", method="POST") + b"a")
-        wait_until(lambda: bool(server.handlers) and waiting(server) == 0)
+        wait_until(lambda: bool(server.connections) and waiting(server) == 0)
         server.sweep(time.monotonic() + REQUEST_TIME + 1)
         assert until_closed(client) == b""
 
@@ -476,12 +476,12 @@ def test_client_that_takes_nothing_is_cut_off(server: Server):
         (handler,) = wait_for_handler(server)
         wait_until(lambda: handler.deadline < float("inf") and handler.waiting_since is None)
         server.sweep(time.monotonic() + STALL_TIME + 1)
-        wait_until(lambda: not server.handlers)
+        wait_until(lambda: not server.connections)
 
 
 def wait_for_handler(server: Server) -> set[Any]:
-    wait_until(lambda: bool(server.handlers))
-    return server.handlers
+    wait_until(lambda: bool(server.connections))
+    return server.connections
 
 
 def test_application_may_take_its_time():
@@ -523,7 +523,7 @@ def test_connections_beyond_the_bound_make_room_for_new_ones():
         assert answer_time(server) < 1
         # It was the oldest that had to go.
         assert held[0].recv(1) == b""
-        assert len(server.handlers) <= 20
+        assert len(server.connections) <= 20
 
 
 def test_as_many_files_may_be_open_as_there_may_be_connections():
@@ -550,7 +550,7 @@ def test_no_connection_is_kept_while_they_are_scarce():
     ):
         first.sendall(get("/304"))
         second.sendall(get("/304"))
-        wait_until(lambda: len(server.handlers) == 1)
+        wait_until(lambda: len(server.connections) == 1)
         gate.set()
         for client in (first, second):
             answer = until_closed(client)

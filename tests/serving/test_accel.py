@@ -26,7 +26,7 @@ def front(tmp_path: Path, index: FakeIndex) -> Iterator[Client]:
 
 def is_left_to_nginx(answer: Answer, dist: Dist = DEMO) -> bool:
     where = answer.headers[SENT]
-    assert where in (None, f"/+held/{dist.location.replace('+', '%2B')}")
+    assert where in (None, f"/+held/{dist.key.replace('+', '%2B')}")
     assert (where is None) == bool(answer.data)
     return where is not None
 

@@ -27,7 +27,7 @@ def demo(index: FakeIndex) -> Dist:
 
 
 def held(cache_dir: Path, dist: Dist) -> Path:
-    return cache_dir / "+files" / "root" / "pypi" / "+f" / dist.location
+    return cache_dir / "+files" / "root" / "pypi" / "+f" / dist.key
 
 
 def said(answer: Answer) -> dict[str, str]:

@@ -248,7 +248,7 @@ def test_offline_lists_only_what_is_held_and_never_asks(offline: Any, demo: Fake
 
 def test_offline_is_404_with_a_reason_for_what_was_never_seen(offline: Any, demo: FakeIndex):
     with offline() as pytail:
-        for path in ("/simple/unknown/", f"/root/pypi/+f/{demo.dists[1].location}"):
+        for path in ("/simple/unknown/", f"/root/pypi/+f/{demo.dists[1].key}"):
             answer = pytail.get(path)
             assert answer.status == 404
             assert "--offline" in answer.json()["detail"]
@@ -256,7 +256,7 @@ def test_offline_is_404_with_a_reason_for_what_was_never_seen(offline: Any, demo
 
 
 def test_offline_metadata_comes_out_of_a_held_wheel(tmp_path: Path, offline: Any, demo: FakeIndex):
-    held = tmp_path / "+files" / "root" / "pypi" / "+f" / f"{demo.dists[0].location}.metadata"
+    held = tmp_path / "+files" / "root" / "pypi" / "+f" / f"{demo.dists[0].key}.metadata"
     held.unlink()
     with offline() as pytail:
         path = file_path(pytail.json("demo")["files"][0])

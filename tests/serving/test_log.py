@@ -25,7 +25,7 @@ Lines = Callable[[int], list[dict[str, Any]]]
 def lines() -> Iterator[Lines]:
     """The access lines, once there are so many."""
     out = io.StringIO()
-    handler = logs.Handler(out, logs.Json())
+    handler = logs.BatchingHandler(out, logs.JsonFormatter())
     logs.log.addHandler(handler)
     logs.log.setLevel(logging.INFO)
     logs.log.propagate = False

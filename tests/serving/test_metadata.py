@@ -19,7 +19,7 @@ LARGE = os.urandom(12_000_000)
 
 
 def path_of(dist: Dist) -> str:
-    return f"/root/pypi/+f/{dist.location}.metadata"
+    return f"/root/pypi/+f/{dist.key}.metadata"
 
 
 def ranged(data: bytes) -> Any:

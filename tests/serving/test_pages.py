@@ -85,7 +85,7 @@ def test_links_are_relative_and_lead_to_the_files(
             links = html.fromstring(answer.data).xpath("//a/@href")
         for link, dist in zip(links, demo.dists, strict=True):
             url = urljoin(f"https://index.example.org{prefix}{path}", link).partition("#")[0]
-            assert url == f"https://index.example.org{prefix}/root/pypi/+f/{dist.location}"  # 35
+            assert url == f"https://index.example.org{prefix}/root/pypi/+f/{dist.key}"  # 35
 
 
 def test_everything_the_page_says_is_kept(pytail: Client, index: FakeIndex):
@@ -149,7 +149,7 @@ def test_links_are_right_after_a_redirect(pytail: Client, demo: FakeIndex, spell
         final = urljoin(asked, pytail.get(asked).headers["Location"])
         assert final == f"{mount}/demo/"
         (first, _) = pytail.get(final, Accept=JSON).json()["files"]
-        assert urljoin(final, first["url"]) == f"/root/pypi/+f/{demo.dists[0].location}"  # item 52
+        assert urljoin(final, first["url"]) == f"/root/pypi/+f/{demo.dists[0].key}"  # item 52
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pytail.server.microcache import Replies
+from pytail.server.microcache import Microcache
 from tests.server.test_microcache import Second
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import Answer, Client, Clock
 
 
 @pytest.fixture
-def replies(monkeypatch: pytest.MonkeyPatch) -> Replies:
+def replies(monkeypatch: pytest.MonkeyPatch) -> Microcache:
     """Those of the server, for whom the second does not end."""
-    made = Replies()
-    monkeypatch.setattr("pytail.server.server.Replies", lambda: made)
+    made = Microcache()
+    monkeypatch.setattr("pytail.server.server.Microcache", lambda: made)
     monkeypatch.setattr("pytail.server.microcache.time", Second())
     return made
 
@@ -50,7 +50,7 @@ class Asker:
 
 
 @pytest.fixture
-def ask(replies: Replies, pytail: Client, dist: Dist) -> Iterator[Asker]:
+def ask(replies: Microcache, pytail: Client, dist: Dist) -> Iterator[Asker]:
     """Asks for the file, which is held and being repeated."""
     pytail.get("/simple/demo/")
     pytail.get(dist.served)
@@ -64,10 +64,10 @@ def ask(replies: Replies, pytail: Client, dist: Dist) -> Iterator[Asker]:
 
 
 def held(tmp_path: Path, dist: Dist) -> Path:
-    return tmp_path / "cache/+files/root/pypi/+f" / dist.location
+    return tmp_path / "cache/+files/root/pypi/+f" / dist.key
 
 
-def test_a_part_is_repeated_as_the_part_it_is(ask: Asker, replies: Replies, dist: Dist):
+def test_a_part_is_repeated_as_the_part_it_is(ask: Asker, replies: Microcache, dist: Dist):
     for _ in range(4):
         answer = ask(Range="bytes=100-199")
         assert answer.status == 206
@@ -109,7 +109,7 @@ def test_what_goes_out_is_counted(ask: Asker, pytail: Client, dist: Dist):
     assert sent() - before == 3 * len(dist.data)
 
 
-def test_one_who_asks_once_costs_no_copy(replies: Replies, pytail: Client, dist: Dist):
+def test_one_who_asks_once_costs_no_copy(replies: Microcache, pytail: Client, dist: Dist):
     pytail.get("/simple/demo/")
     pytail.get(dist.served)
     with contextlib.closing(Asker(pytail, dist)) as asker:

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytail.config.settings import Settings
-from pytail.server.microcache import REPEAT
+from pytail.server.microcache import REPLAY
 from pytail.web.app import Application, create_app
-from pytail.web.middleware import Repeat
+from pytail.web.middleware import Replay
 from tests.support.fakeindex import HTML, JSON, FakeIndex, wheel
 from tests.support.running import Clock
 
@@ -34,18 +34,18 @@ class Said:
 
 
 #: By application and question: a response and how it may be given again, as a server keeps them.
-KEPT: dict[tuple[Any, ...], tuple[Said, Repeat]] = {}
+KEPT: dict[tuple[Any, ...], tuple[Said, Replay]] = {}
 
 
 def call(application: Any, project: str = "demo", method: str = "GET", **more: str) -> Said:
     question = (id(application), project, method, *sorted(more.items()))
     if question in KEPT:
         said, repeat = KEPT[question]
-        if repeat.again() is not None:
+        if repeat.begin() is not None:
             return dataclasses.replace(said, body=repeat.body, was_made=False)
     said, environ = called(application, project, method, **more)
-    if REPEAT in environ:
-        KEPT[question] = said, environ[REPEAT]
+    if REPLAY in environ:
+        KEPT[question] = said, environ[REPLAY]
     return said
 
 

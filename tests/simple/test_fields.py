@@ -27,7 +27,7 @@ anything = st.recursive(
 
 
 def file(filename: str, **known) -> File:
-    return File(filename=filename, url=f"{BASE}{filename}", shelf="", **known)
+    return File(filename=filename, url=f"{BASE}{filename}", directory="", **known)
 
 
 @pytest.mark.parametrize("value", ["x", " x ", "\N{SNOWMAN}"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from pytail.errors import PageUnreadable
-from pytail.model import File, ProjectPage, shelf_of
+from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import html, json
 from tests.support.pages import FRAGMENT_HASHES, digests, distributions, filenames, files, pages
 
@@ -48,11 +48,11 @@ def refused(markup: str | bytes) -> bool:
 def file(filename: str = "foo-1.0.tar.gz", **known: Any) -> File:
     url = f"https://files.example.org/{filename}"
     known = {"hashes": {"sha256": SHA256}} | known
-    return File(filename=filename, url=url, shelf=shelf_of(known["hashes"], url), **known)
+    return File(filename=filename, url=url, directory=directory_of(known["hashes"], url), **known)
 
 
 def href(file: File) -> str:
-    return f"../../root/pypi/+f/{quote(file.location)}"
+    return f"../../root/pypi/+f/{quote(file.key)}"
 
 
 def rendered(*files: File, **known: Any) -> str:
@@ -93,7 +93,7 @@ def test_a_page_says_everything_of_its_project_and_files():
     listed = File(
         filename="foo-1.0.tar.gz",
         url="https://index.example.org/f/foo-1.0.tar.gz",
-        shelf="aba/babababababab",
+        directory="aba/babababababab",
         hashes={"sha256": SHA256},
         requires_python=">=3.8",
         yanked="broken",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytail.errors import PageUnreadable
-from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
+from pytail.model import DIGEST_LENGTHS, File, ProjectPage, directory_of
 from pytail.simple import json
 from tests.support.pages import digests, distributions, filenames, files, pages
 
@@ -36,12 +36,12 @@ def parsed(*entries: object, **more: Any) -> ProjectPage:
 def file(filename: str = "foo-1.0.tar.gz", **known: Any) -> File:
     url = f"https://files.example.org/{filename}"
     known = {"hashes": {"sha256": SHA256}} | known
-    return File(filename=filename, url=url, shelf=shelf_of(known["hashes"], url), **known)
+    return File(filename=filename, url=url, directory=directory_of(known["hashes"], url), **known)
 
 
 def rendered(*files: File, **known: Any) -> dict[str, Any]:
     page = ProjectPage(name="foo", files=files, **known)
-    return stdlib.loads(json.render(page, lambda file: f"../../root/pypi/+f/{file.location}"))
+    return stdlib.loads(json.render(page, lambda file: f"../../root/pypi/+f/{file.key}"))
 
 
 def rendered_entry(**known: Any) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_a_page_says_everything_of_its_files():
         File(
             filename="foo-1.0.tar.gz",
             url="https://index.example.org/f/foo-1.0.tar.gz",
-            shelf="aba/babababababab",
+            directory="aba/babababababab",
             hashes={"sha256": SHA256},
             size=7,
             upload_time="2024-05-06T07:08:09.123456Z",
@@ -304,7 +304,7 @@ def test_the_name_is_the_normalized_one():
 def test_an_entry_has_filename_url_hashes_and_yanked_and_nothing_unknown():
     assert rendered_entry(hashes={}) == {
         "filename": "foo-1.0.tar.gz",
-        "url": f"../../root/pypi/+f/{file(hashes={}).location}",
+        "url": f"../../root/pypi/+f/{file(hashes={}).key}",
         "hashes": {},
         "yanked": False,
     }  # items 25, 26, 27, 29, 33, 35

@@ -23,12 +23,12 @@ UPSTREAM = "https://index.example.org"
 SHELF = "abc/0123456789abc"
 
 BARE_FILE = File(
-    filename="demo-1.0.tar.gz", url="https://files.example.org/demo-1.0.tar.gz", shelf=SHELF
+    filename="demo-1.0.tar.gz", url="https://files.example.org/demo-1.0.tar.gz", directory=SHELF
 )
 FULL_FILE = File(
     filename="demo-2.0-py3-none-any.whl",
     url="https://files.example.org/dèmo-2.0-py3-none-any.whl?x=1&y=%20",
-    shelf="_url/" + "f" * 64,
+    directory="_url/" + "f" * 64,
     hashes={"sha256": "a" * 64, "md5": "b" * 32},
     size=2**62,
     upload_time="2024-05-06T07:08:09.123456Z",
@@ -42,7 +42,7 @@ FULL_FILE = File(
 OTHER_FILE = File(
     filename="demo-3.0.zip",
     url="http://files.example.org/demo-3.0.zip",
-    shelf=SHELF,
+    directory=SHELF,
     size=0,
     yanked=True,
     core_metadata=True,
@@ -110,7 +110,7 @@ def test_a_page_comes_back_as_it_was(catalog, remembered):
 @pytest.mark.parametrize("remembered", [FULL_FILE, BARE_FILE, OTHER_FILE], ids=repr)
 def test_a_file_comes_back_as_it_was(catalog, remembered):
     catalog.remember(FULL_ENTRY, FULL_PAGE)
-    found = catalog.file(remembered.shelf, remembered.filename, UPSTREAM)
+    found = catalog.file(remembered.directory, remembered.filename, UPSTREAM)
     assert found == remembered
     assert type(found.gpg_sig) is type(remembered.gpg_sig)
 
@@ -150,7 +150,7 @@ def test_a_new_page_replaces_the_old_one(catalog):
     catalog.remember(entry(), BARE_PAGE)
     assert catalog.entry("demo") == entry()
     assert catalog.page("demo") == BARE_PAGE
-    assert catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) is None
+    assert catalog.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) is None
 
 
 def test_a_page_replaces_no_other_projects(catalog):
@@ -181,7 +181,7 @@ def test_a_missing_project_has_no_files_any_more(catalog):
     catalog.remember(FULL_ENTRY, FULL_PAGE)
     catalog.remember_missing(entry(found=False))
     assert catalog.page("demo") is None
-    assert catalog.file(BARE_FILE.shelf, BARE_FILE.filename, UPSTREAM) is None
+    assert catalog.file(BARE_FILE.directory, BARE_FILE.filename, UPSTREAM) is None
     assert catalog.projects(UPSTREAM) == []
 
 
@@ -217,9 +217,9 @@ def test_a_glance_sees_what_this_process_writes_at_once_and_others_soon(catalog,
     with contextlib.closing(Catalog(path)) as other:
         for number in range(3):
             catalog.remember(entry(revision=str(number)), ProjectPage(name="demo"))
-            assert catalog.entry_lately("demo").revision == str(number)
+            assert catalog.recent_entry("demo").revision == str(number)
             other.confirm("demo", 100.0 + number)
-            until(lambda number=number: catalog.entry_lately("demo").checked_at == 100.0 + number)
+            until(lambda number=number: catalog.recent_entry("demo").checked_at == 100.0 + number)
 
 
 def test_what_is_looked_up_is_at_hand_up_to_a_number(catalog, monkeypatch):
@@ -253,14 +253,14 @@ def test_missing_projects_are_forgotten_beyond_a_number_the_oldest_first(catalog
 def test_each_file_of_a_large_page_is_found(catalog):
     listed = [
         dataclasses.replace(
-            BARE_FILE, filename=f"demo-{number}.tar.gz", shelf=f"{number:03x}/{'0' * 13}"
+            BARE_FILE, filename=f"demo-{number}.tar.gz", directory=f"{number:03x}/{'0' * 13}"
         )
         for number in range(1000)
     ]
     catalog.remember(entry(), ProjectPage(name="demo", files=tuple(listed)))
     for file in listed:
-        assert catalog.file(file.shelf, file.filename, UPSTREAM) == file
-    assert catalog.file(listed[0].shelf, listed[1].filename, UPSTREAM) is None
+        assert catalog.file(file.directory, file.filename, UPSTREAM) == file
+    assert catalog.file(listed[0].directory, listed[1].filename, UPSTREAM) is None
 
 
 STRAYS = [
@@ -272,10 +272,10 @@ STRAYS = [
 def test_a_file_by_whose_name_its_project_would_not_be_found_is_found(catalog):
     catalog.remember(entry(), ProjectPage(name="demo", files=(BARE_FILE, *STRAYS)))
     for file in (BARE_FILE, *STRAYS):
-        assert catalog.file(file.shelf, file.filename, UPSTREAM) == file
-        assert catalog.owner(file.shelf, file.filename) == "demo"
-    catalog.learn_metadata(STRAYS[0], "d" * 64)
-    learnt = catalog.file(STRAYS[0].shelf, STRAYS[0].filename, UPSTREAM)
+        assert catalog.file(file.directory, file.filename, UPSTREAM) == file
+        assert catalog.project_of(file.directory, file.filename) == "demo"
+    catalog.set_core_metadata(STRAYS[0], "d" * 64)
+    learnt = catalog.file(STRAYS[0].directory, STRAYS[0].filename, UPSTREAM)
     assert learnt.core_metadata == {"sha256": "d" * 64}
 
 
@@ -292,8 +292,8 @@ def test_such_a_file_goes_with_its_page(catalog, path, change):
     catalog.remember(entry(), ProjectPage(name="demo", files=tuple(STRAYS)))
     catalog.remember(entry("third"), ProjectPage(name="third", files=(STRAYS[0],)))
     change(catalog)
-    assert catalog.owner(STRAYS[0].shelf, STRAYS[0].filename) == "third"
-    assert catalog.owner(STRAYS[1].shelf, STRAYS[1].filename) is None
+    assert catalog.project_of(STRAYS[0].directory, STRAYS[0].filename) == "third"
+    assert catalog.project_of(STRAYS[1].directory, STRAYS[1].filename) is None
     with contextlib.closing(sqlite3.connect(path)) as looking:
         assert looking.execute("SELECT project FROM stray").fetchall() == [("third",)]
 
@@ -303,8 +303,8 @@ def test_such_a_file_goes_with_its_page(catalog, path, change):
 
 def test_the_owner_of_a_file_is_the_project_that_lists_it(catalog):
     catalog.remember(entry(), FULL_PAGE)
-    assert catalog.owner(BARE_FILE.shelf, BARE_FILE.filename) == "demo"
-    assert catalog.owner(BARE_FILE.shelf, FULL_FILE.filename) is None
+    assert catalog.project_of(BARE_FILE.directory, BARE_FILE.filename) == "demo"
+    assert catalog.project_of(BARE_FILE.directory, FULL_FILE.filename) is None
 
 
 def test_what_is_forgotten_is_as_never_known(catalog):
@@ -329,15 +329,15 @@ def test_all_is_forgotten_however_much_it_is(catalog, monkeypatch):
 @pytest.mark.parametrize(("sha256", "learnt"), [("d" * 64, {"sha256": "d" * 64}), (None, False)])
 def test_what_is_learnt_of_a_wheels_metadata_is_known(catalog, sha256, learnt):
     catalog.remember(entry(), FULL_PAGE)
-    catalog.learn_metadata(FULL_FILE, sha256)
-    found = catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM)
+    catalog.set_core_metadata(FULL_FILE, sha256)
+    found = catalog.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM)
     assert found == dataclasses.replace(FULL_FILE, core_metadata=learnt)
 
 
 def test_what_is_learnt_changes_the_revision_of_its_page_and_nothing_else(catalog):
     catalog.remember(FULL_ENTRY, FULL_PAGE)
     catalog.remember(entry("other"), page("other"))
-    catalog.learn_metadata(FULL_FILE, "d" * 64)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
     changed = catalog.entry("demo")
     assert changed.revision not in ("", FULL_ENTRY.revision)
     assert dataclasses.replace(changed, revision=FULL_ENTRY.revision) == FULL_ENTRY
@@ -347,13 +347,13 @@ def test_what_is_learnt_changes_the_revision_of_its_page_and_nothing_else(catalo
 
 def test_what_was_known_already_changes_no_revision(catalog):
     catalog.remember(FULL_ENTRY, FULL_PAGE)
-    catalog.learn_metadata(FULL_FILE, FULL_FILE.core_metadata["sha256"])
+    catalog.set_core_metadata(FULL_FILE, FULL_FILE.core_metadata["sha256"])
     assert catalog.entry("demo") == FULL_ENTRY
 
 
 def test_what_is_learnt_of_a_file_that_no_page_lists_is_nothing(catalog):
-    catalog.learn_metadata(FULL_FILE, "d" * 64)
-    assert catalog.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) is None
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    assert catalog.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) is None
 
 
 # Ready pages
@@ -362,11 +362,11 @@ READY = ("etag", b"bytes")
 
 
 def keep_ready(catalog, name="demo", revision="r1", variant="v", data=READY[1]):
-    catalog.keep_ready(name, revision, variant, READY[0], data)
+    catalog.store_ready_page(name, revision, variant, READY[0], data)
 
 
 def ready(catalog, name="demo", revision="r1", variant="v"):
-    return catalog.ready(name, revision, variant)
+    return catalog.ready_page(name, revision, variant)
 
 
 def all_ready(path):
@@ -388,7 +388,7 @@ def test_what_is_ready_comes_back_as_it_was(catalog):
     [
         lambda catalog: catalog.remember(entry(revision="r2"), BARE_PAGE),
         lambda catalog: catalog.remember_missing(entry(found=False, revision="")),
-        lambda catalog: catalog.learn_metadata(FULL_FILE, "d" * 64),
+        lambda catalog: catalog.set_core_metadata(FULL_FILE, "d" * 64),
         lambda catalog: catalog.forget(["demo"]),
         lambda catalog: catalog.forget(),
         lambda catalog: catalog.trim(0),
@@ -561,7 +561,7 @@ def as_schema(version, path, *pages):
         for page in pages:
             for position, file in enumerate(page.files):
                 row = (
-                    page.name, position, file.filename, file.url, file.shelf, dump(file.hashes),
+                    page.name, position, file.filename, file.url, file.directory, dump(file.hashes),
                     file.size, file.upload_time, file.requires_python, dump(file.yanked),
                     dump(file.core_metadata), file.gpg_sig, file.provenance, dump(file.other),
                 )  # fmt: skip
@@ -591,16 +591,16 @@ def test_an_earlier_schema_is_migrated_and_keeps_what_is_known(path, version, ca
         older.remember(FULL_ENTRY, FULL_PAGE)
         older.remember(entry("large"), page("large", 1000))
         older.remember_missing(entry("gone", found=False))
-        older.measure("abc/x", 7)
+        older.remember_size("abc/x", 7)
         keep_ready(older, revision=FULL_ENTRY.revision)
     as_schema(version, path, FULL_PAGE, page("large", 1000))
     with contextlib.closing(Catalog(path)) as migrated:
         assert migrated.entry("demo") == FULL_ENTRY
         assert migrated.page("demo") == FULL_PAGE
-        assert migrated.file(FULL_FILE.shelf, FULL_FILE.filename, UPSTREAM) == FULL_FILE
+        assert migrated.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) == FULL_FILE
         assert migrated.page("large") == page("large", 1000)
         assert migrated.entry("gone") == entry("gone", found=False)
-        assert migrated.measured("abc/x") == 7
+        assert migrated.verified_size("abc/x") == 7
         assert ready(migrated, revision=FULL_ENTRY.revision) == (READY if version == 3 else None)
         keep_ready(migrated, revision=FULL_ENTRY.revision)
         assert ready(migrated, revision=FULL_ENTRY.revision) == READY

@@ -12,33 +12,33 @@ from pytail.storage import packing
 
 SHELF = "abc/0123456789abc"
 FILES = [
-    File(filename=f"demo-{number}.zip", url=f"https://files.example.org/{number}", shelf=SHELF)
+    File(filename=f"demo-{number}.zip", url=f"https://files.example.org/{number}", directory=SHELF)
     for number in range(5)
 ]
 
 
 def only(files):
-    ((_, lines),) = packing.parts(files)
+    ((_, lines),) = packing.packs(files)
     return lines
 
 
 def test_no_files_are_no_part():
-    assert list(packing.parts([])) == []
+    assert list(packing.packs([])) == []
 
 
 @pytest.mark.parametrize("count", [1, 200, 201, 999])
 def test_all_files_come_back_in_their_order(count):
     files = [dataclasses.replace(FILES[0], filename=f"demo-{n}.zip") for n in range(count)]
-    made = list(packing.parts(files))
+    made = list(packing.packs(files))
     assert [file for _, lines in made for file in packing.files(lines)] == files
     assert len(made) == -(-count // 200)
 
 
 def test_a_part_has_the_keys_of_its_files_and_no_others():
-    files = [dataclasses.replace(FILES[0], shelf=f"{n:03}/{'0' * 13}") for n in range(500)]
-    for place, (keys, _) in enumerate(packing.parts(files)):
+    files = [dataclasses.replace(FILES[0], directory=f"{n:03}/{'0' * 13}") for n in range(500)]
+    for place, (keys, _) in enumerate(packing.packs(files)):
         for number, file in enumerate(files):
-            assert (packing.key(file.shelf) in keys) == (number // 200 == place)
+            assert (packing.fingerprint(file.directory) in keys) == (number // 200 == place)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -46,7 +46,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(texts, texts, st.dictionaries(texts, texts | st.lists(texts), max_size=3))
 def test_whatever_is_said_of_a_file_comes_back(url, reason, other):
-    odd = File(filename="demo-9.zip", url=url, shelf=SHELF, yanked=reason, other=other)
+    odd = File(filename="demo-9.zip", url=url, directory=SHELF, yanked=reason, other=other)
     lines = only([FILES[0], odd, FILES[1]])
     assert list(packing.files(lines)) == [FILES[0], odd, FILES[1]]
     for file in (FILES[0], odd, FILES[1]):
@@ -72,14 +72,17 @@ def test_what_looks_like_a_line_within_another_is_none():
 @pytest.mark.parametrize("place", [0, 2, 4])
 @pytest.mark.parametrize("learnt", [{"sha256": "a" * 64}, False])
 def test_what_is_learnt_changes_one_line(place, learnt):
-    lines = packing.learnt(only(FILES), SHELF, FILES[place].filename, learnt)
+    lines = packing.with_core_metadata(only(FILES), SHELF, FILES[place].filename, learnt)
     expected = [*FILES]
     expected[place] = dataclasses.replace(FILES[place], core_metadata=learnt)
     assert list(packing.files(lines)) == expected
 
 
 def test_of_a_file_that_is_not_there_nothing_is_learnt():
-    assert packing.learnt(only(FILES[:2]), SHELF, FILES[2].filename, core_metadata=False) is None
+    assert (
+        packing.with_core_metadata(only(FILES[:2]), SHELF, FILES[2].filename, core_metadata=False)
+        is None
+    )
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n", b'{"a":', b"\xff"])

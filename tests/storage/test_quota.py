@@ -16,11 +16,11 @@ from typing import Any
 import gevent
 import pytest
 
-from pytail.errors import NotKept, TooLarge
+from pytail.errors import NotStored, TooLarge
 from pytail.model import File, ProjectPage
 from pytail.storage.catalog import Catalog, Entry
-from pytail.storage.quota import Bounds
-from pytail.storage.store import Partial, Store
+from pytail.storage.quota import Quota
+from pytail.storage.store import PartialFile, Store
 from tests.support.fakeindex import Dist, FakeIndex, Gated, wheel
 from tests.support.running import Client, serving, under_gunicorn
 from tests.support.watching import held, until
@@ -36,14 +36,14 @@ class Room:
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
 
-    def bounds(self, limit: int = 0, min_free: int = 0) -> Bounds:
-        return Bounds(self.directory, self.store, self.catalog, limit=limit, min_free=min_free)
+    def bounds(self, limit: int = 0, min_free: int = 0) -> Quota:
+        return Quota(self.directory, self.store, self.catalog, limit=limit, min_free=min_free)
 
     @property
     def held(self) -> set[str]:
-        return {kept.path.name for kept in self.store.kept()}
+        return {kept.path.name for kept in self.store.files()}
 
-    def partial(self, name: str) -> Partial:
+    def partial(self, name: str) -> PartialFile:
         return self.store.partial(file(name))
 
     def keep(self, name: str, size: int = MB, used: float = 0) -> None:
@@ -52,27 +52,27 @@ class Room:
         partial.write(os.urandom(size))
         partial.commit()
         partial.close()
-        (path,) = (kept.path for kept in self.store.kept() if kept.path.name == name)
+        (path,) = (kept.path for kept in self.store.files() if kept.path.name == name)
         os.utime(path, (used, used))
 
-    def bring(self, bounds: Bounds, name: str, size: int = MB) -> None:
+    def bring(self, bounds: Quota, name: str, size: int = MB) -> None:
         """What an arrival does."""
         partial = self.partial(name)
         try:
             bounds.reserve(partial, size)
             partial.write(os.urandom(size))
             partial.commit()
-            bounds.settle(partial, is_kept=True)
-        except NotKept:
+            bounds.release(partial, is_kept=True)
+        except NotStored:
             partial.discard()
-            bounds.settle(partial, is_kept=False)
+            bounds.release(partial, is_kept=False)
             raise
         finally:
             partial.close()
 
 
 def file(name: str) -> File:
-    return File(filename=name, url="", shelf="abc/0123456789abc")
+    return File(filename=name, url="", directory="abc/0123456789abc")
 
 
 def taken(directory: Path) -> int:
@@ -96,7 +96,7 @@ def test_without_a_limit_nothing_is_removed(room: Room):
     bounds = room.bounds()
     for name in "abcdef":
         room.bring(bounds, name)
-    bounds.look()
+    bounds.enforce()
     assert room.held == set("abcdef")
 
 
@@ -131,10 +131,10 @@ def test_files_that_are_still_coming_are_counted_whole(room: Room):
     first, second, third = (room.partial(name) for name in "abc")
     bounds.reserve(first, MB)
     bounds.reserve(second, MB)
-    with pytest.raises(NotKept, match="cache-max-size"):
+    with pytest.raises(NotStored, match="cache-max-size"):
         bounds.reserve(third, MB)
-    bounds.settle(third, is_kept=False)
-    bounds.settle(second, is_kept=False)
+    bounds.release(third, is_kept=False)
+    bounds.release(second, is_kept=False)
     bounds.reserve(third, MB)
     for partial in (first, second, third):
         partial.discard()
@@ -164,24 +164,24 @@ def test_in_the_background_files_go_until_the_low_watermark(room: Room):
     for used, name in enumerate("abcdefghij"):
         room.keep(name, used=used)
     bounds = room.bounds(limit=10_200_000)
-    bounds.look()
+    bounds.enforce()
     assert room.held == set("cdefghij")
     assert (bounds.evicted, bounds.evicted_bytes >= 2 * MB) == (2, True)
-    bounds.look()
+    bounds.enforce()
     assert room.held == set("cdefghij")
 
 
 def test_below_the_high_watermark_the_background_leaves_all(room: Room):
     for used, name in enumerate("abcdefghi"):
         room.keep(name, used=used)
-    room.bounds(limit=10 * MB).look()
+    room.bounds(limit=10 * MB).enforce()
     assert len(room.held) == 9
 
 
 def test_the_file_used_last_is_never_removed_in_the_background(room: Room):
     room.keep("a", used=1)
     room.keep("b", used=2)
-    room.bounds(limit=MB).look()
+    room.bounds(limit=MB).enforce()
     assert room.held == {"b"}
 
 
@@ -218,7 +218,7 @@ def test_one_process_removes_at_a_time(room: Room):
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        looking = gevent.spawn(room.bounds(limit=MB).look)
+        looking = gevent.spawn(room.bounds(limit=MB).enforce)
         looking.join(0.2)
         assert not looking.ready()
         assert room.held == set("ab")
@@ -239,7 +239,7 @@ def test_so_much_of_the_disk_stays_free(small_disk: Path):
         room.bring(bounds, name)
         assert free(small_disk) >= 8 * MB
     assert "l" in room.held
-    with pytest.raises(NotKept, match="too few free"):
+    with pytest.raises(NotStored, match="too few free"):
         room.bring(bounds, "m", 14 * MB)
     room.catalog.close()
 
@@ -247,7 +247,7 @@ def test_so_much_of_the_disk_stays_free(small_disk: Path):
 def test_a_disk_that_is_full_removes_nothing_without_being_told_to(small_disk: Path):
     room = Room(small_disk / "cache")
     room.keep("a", 10 * MB)
-    with pytest.raises(NotKept, match="too few free"):
+    with pytest.raises(NotStored, match="too few free"):
         room.bring(room.bounds(), "b", 11 * MB)
     assert room.held == {"a"}
     room.catalog.close()
@@ -263,10 +263,10 @@ def test_files_under_way_that_the_disk_cannot_take_cost_no_held_one_in_the_backg
     bounds.reserve(partial, 9 * MB)
     # Somebody else takes what was free.
     (small_disk / "other").write_bytes(bytes(6 * MB))
-    bounds.look()
+    bounds.enforce()
     assert room.held >= set("ab")
     partial.discard()
-    bounds.settle(partial, is_kept=False)
+    bounds.release(partial, is_kept=False)
     partial.close()
     room.catalog.close()
 
@@ -276,7 +276,7 @@ def test_a_floor_that_no_removal_reaches_costs_no_held_file(small_disk: Path):
     for used, name in enumerate("ab"):
         room.keep(name, used=used)
     (small_disk / "other").write_bytes(bytes(12 * MB))
-    with pytest.raises(NotKept, match="too few free"):
+    with pytest.raises(NotStored, match="too few free"):
         room.bring(room.bounds(min_free=15 * MB), "c")
     assert room.held == set("ab")
     room.catalog.close()
@@ -287,7 +287,7 @@ def test_a_directory_that_was_emptied_is_looked_after(room: Room):
     for directory in ("+files", "+partial"):
         shutil.rmtree(room.directory / directory)
     bounds = room.bounds(limit=5 * MB)
-    bounds.look()
+    bounds.enforce()
     room.bring(bounds, "b")
     assert room.held == {"b"}
 
@@ -298,12 +298,12 @@ def test_what_is_known_of_upstream_takes_half_of_the_limit_at_most(room: Room):
             name=f"p{number}", upstream="u", found=True, fetched_at=number, checked_at=number
         )
         files = tuple(
-            File(filename=f"p-{each}.zip", url=f"http://x.example.org/{'a' * 500}", shelf="x")
+            File(filename=f"p-{each}.zip", url=f"http://x.example.org/{'a' * 500}", directory="x")
             for each in range(100)
         )
         room.catalog.remember(entry, ProjectPage(name=entry.name, files=files))
     assert room.catalog.size() > 4 * MB
-    room.bounds(limit=4 * MB).look()
+    room.bounds(limit=4 * MB).enforce()
     assert room.catalog.size() <= 2.5 * MB
     assert room.catalog.page("p59") is not None
     assert room.catalog.page("p0") is None
@@ -425,8 +425,8 @@ def test_with_a_limit_there_is_room_for_what_stays_when_it_is_kept_to(room: Room
     bounds = room.bounds(limit=4 * MB)
     stays = bounds.room()
     assert 2 * MB < stays < 3.4 * MB
-    bounds.look()
-    assert sum(kept.size for kept in room.store.kept()) <= stays
+    bounds.enforce()
+    assert sum(kept.size for kept in room.store.files()) <= stays
 
 
 def test_what_is_to_stay_free_of_the_disk_leaves_room_for_less(room: Room):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pytail.model import File
-from pytail.storage.store import Standing, Store
+from pytail.storage.store import PartialState, Store
 from tests.support.watching import open_below
 
 DATA = b"the bytes of a file\n" * 100
@@ -19,9 +19,13 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 SHELF = f"{SHA256[:3]}/{SHA256[3:16]}"
 
 
-def file(filename="demo-1.0.tar.gz", shelf=SHELF, size=2000, **more):
+def file(filename="demo-1.0.tar.gz", directory=SHELF, size=2000, **more):
     return File(
-        filename=filename, url="http://files.example.org/demo", shelf=shelf, size=size, **more
+        filename=filename,
+        url="http://files.example.org/demo",
+        directory=directory,
+        size=size,
+        **more,
     )
 
 
@@ -64,7 +68,7 @@ def test_a_committed_file_is_whole_under_its_final_name(store, final):
     assert final.read_bytes() == DATA
     assert read(store, file()) == DATA
     assert store.size(file()) == len(DATA)
-    assert store.holds(file())
+    assert store.has(file())
 
 
 def test_nothing_has_the_final_name_before_the_commit(store, final):
@@ -73,7 +77,7 @@ def test_nothing_has_the_final_name_before_the_commit(store, final):
     assert not final.exists()
     assert read(store, file()) is None
     assert store.size(file()) is None
-    assert not store.holds(file())
+    assert not store.has(file())
     partial.commit()
     assert read(store, file()) == DATA
     partial.close()
@@ -90,7 +94,7 @@ def test_nothing_is_left_after_a_discard(store, tmp_path):
     partial.discard()
     partial.close()
     assert files_in(tmp_path) == []
-    assert not store.holds(file())
+    assert not store.has(file())
 
 
 def test_what_was_written_can_be_read_through_the_descriptor_before_and_after(store):
@@ -119,11 +123,11 @@ def test_a_commit_that_fails_holds_nothing(store, final):
         partial.commit()
     partial.discard()
     partial.close()
-    assert not store.holds(file())
+    assert not store.has(file())
 
 
 def test_files_of_one_name_on_two_shelves_are_two(store):
-    other = file(shelf="_url/" + "0" * 64, size=5)
+    other = file(directory="_url/" + "0" * 64, size=5)
     first, second = store.partial(file()), store.partial(other)
     first.write(DATA)
     second.write(b"other")
@@ -185,7 +189,7 @@ def test_a_file_changed_behind_our_back_is_a_miss(store, final, change):
     change(final)
     assert store.open(file()) is None
     assert store.size(file()) is None
-    assert not store.holds(file())
+    assert not store.has(file())
 
 
 @pytest.mark.parametrize("change", [deleted, truncated, emptied, grown])
@@ -264,11 +268,13 @@ FILENAMES = [
     "a" * 300,
     "\ud800",
 ]
-HOSTILE = [file(shelf=shelf) for shelf in SHELVES] + [file(filename) for filename in FILENAMES]
+HOSTILE = [file(directory=directory) for directory in SHELVES] + [
+    file(filename) for filename in FILENAMES
+]
 
 
-@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: ascii(hostile.location)[:40])
-@pytest.mark.parametrize("use", [Store.open, Store.size, Store.holds, Store.partial])
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: ascii(hostile.key)[:40])
+@pytest.mark.parametrize("use", [Store.open, Store.size, Store.has, Store.partial])
 def test_what_upstream_calls_a_file_never_leads_out_of_the_directory(store, tmp_path, use, hostile):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="not a file's location"):
@@ -287,18 +293,18 @@ def test_an_unusual_name_is_a_name(store, filename):
 
 def test_a_file_has_one_writer_at_a_time(store):
     first, second = store.partial(file()), store.partial(file())
-    assert (first.is_ours, second.is_ours) == (True, False)
-    assert not second.take()
+    assert (first.is_writer, second.is_writer) == (True, False)
+    assert not second.try_lock()
     first.discard()
     third = store.partial(file())
-    assert third.is_ours
+    assert third.is_writer
     for partial in (first, second, third):
         partial.close()
 
 
 def test_another_file_has_a_writer_of_its_own(store):
     first, second = store.partial(file()), store.partial(file("demo-2.0.tar.gz"))
-    assert second.is_ours
+    assert second.is_writer
     for partial in (first, second):
         partial.close()
 
@@ -322,11 +328,11 @@ def test_who_begins_anew_never_joins_the_bytes_of_two(store):
     first.close()
     second = store.partial(file())
     follower = store.partial(file())
-    second.renew()
-    assert second.is_ours
+    second.restart()
+    assert second.is_writer
     second.write(b"new")
     assert os.pread(follower.descriptor, len(DATA), 0) == DATA
-    assert follower.standing() is Standing.GIVEN_UP
+    assert follower.state() is PartialState.GIVEN_UP
     second.commit()
     for partial in (second, follower):
         partial.close()
@@ -337,13 +343,13 @@ def test_a_follower_sees_it_grow_and_sees_its_commit(store):
     writer, follower = store.partial(file()), store.partial(file())
     for piece in (DATA[:700], DATA[700:]):
         writer.write(piece)
-        assert follower.standing() is Standing.ARRIVING
+        assert follower.state() is PartialState.ARRIVING
     assert follower.size == len(DATA)
     writer.commit()
-    assert follower.standing() is Standing.COMMITTED
-    assert not follower.take()
+    assert follower.state() is PartialState.COMMITTED
+    assert not follower.try_lock()
     writer.close()
-    assert not follower.take()
+    assert not follower.try_lock()
     assert os.pread(follower.descriptor, len(DATA), 0) == DATA
     follower.close()
 
@@ -351,8 +357,8 @@ def test_a_follower_sees_it_grow_and_sees_its_commit(store):
 def test_a_follower_sees_that_it_was_given_up(store):
     writer, follower = store.partial(file()), store.partial(file())
     writer.discard()
-    assert follower.standing() is Standing.GIVEN_UP
-    assert not follower.take()
+    assert follower.state() is PartialState.GIVEN_UP
+    assert not follower.try_lock()
     for partial in (writer, follower):
         partial.close()
 
@@ -361,7 +367,7 @@ def test_a_follower_takes_over_from_a_writer_that_died(store):
     writer, follower = store.partial(file()), store.partial(file())
     writer.write(DATA[:500])
     writer.close()
-    assert follower.take()
+    assert follower.try_lock()
     follower.write(DATA[500:])
     follower.commit()
     follower.close()
@@ -392,9 +398,9 @@ WRITER = """
 import sys
 from pathlib import Path
 from pytail.model import File
-from pytail.storage.store import Standing, Store
+from pytail.storage.store import Store
 
-file = File(filename=sys.argv[3], url="", shelf=sys.argv[2])
+file = File(filename=sys.argv[3], url="", directory=sys.argv[2])
 partial = Store(Path(sys.argv[1])).partial(file)
 partial.write(bytes.fromhex(sys.argv[4]))
 print("writing", flush=True)
@@ -407,7 +413,15 @@ if sys.stdin.readline() == "commit\\n":
 
 @contextlib.contextmanager
 def another_process_writing(directory, file, data=b"half"):
-    command = [sys.executable, "-c", WRITER, str(directory), file.shelf, file.filename, data.hex()]
+    command = [
+        sys.executable,
+        "-c",
+        WRITER,
+        str(directory),
+        file.directory,
+        file.filename,
+        data.hex(),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -421,7 +435,7 @@ def another_process_writing(directory, file, data=b"half"):
 def test_a_file_that_another_process_is_writing_cannot_be_written(store, tmp_path):
     with another_process_writing(tmp_path, file()):
         partial = store.partial(file())
-        assert not partial.is_ours
+        assert not partial.is_writer
         partial.close()
 
 
@@ -430,7 +444,7 @@ def test_the_death_of_a_writer_frees_its_file(store, tmp_path):
         process.kill()
         process.wait()
         partial = store.partial(file())
-        assert partial.is_ours
+        assert partial.is_writer
         assert os.pread(partial.descriptor, 10, 0) == b"half"
         partial.discard()
         partial.close()
@@ -489,7 +503,7 @@ def test_what_this_process_is_writing_is_not_cleared(store, tmp_path):
 
 
 def kept(store):
-    return {each.path.name: each for each in store.kept()}
+    return {each.path.name: each for each in store.files()}
 
 
 def test_all_that_grows_is_counted_held_and_partial(store):
@@ -510,7 +524,7 @@ def test_a_use_is_noted_for_all_processes(store, final, tmp_path):
     assert kept(store)["demo-1.0.tar.gz"].used == 2000
     before = time.time()
     read(store, file())
-    store.note_uses()
+    store.write_last_uses()
     assert kept(Store(tmp_path))["demo-1.0.tar.gz"].used >= before
     assert final.stat().st_mtime == 2000
 
@@ -519,13 +533,13 @@ def test_a_use_of_what_is_gone_is_nothing(store, final):
     keep(store, file())
     read(store, file())
     final.unlink()
-    store.note_uses()
+    store.write_last_uses()
 
 
 def test_a_file_that_nobody_uses_is_removed_with_its_empty_directories(store, final, tmp_path):
     keep(store, file())
     assert store.remove(final)
-    assert not store.holds(file())
+    assert not store.has(file())
     assert not final.parent.parent.exists()
     keep(store, file())
     assert read(store, file()) == DATA
@@ -589,18 +603,18 @@ def test_a_directory_that_cannot_be_used_is_an_oserror(tmp_path):
 def test_a_file_that_goes_is_a_change(store):
     keep(store, file())
     before = store.last_change()
-    (kept,) = store.kept()
+    (kept,) = store.files()
     assert store.remove(kept.path)
     assert store.last_change() != before
 
 
 def test_to_ask_whether_a_file_is_held_is_not_to_use_it(store):
     keep(store, file())
-    (kept,) = store.kept()
+    (kept,) = store.files()
     os.utime(kept.path, (1000, 1000))
-    assert store.holds(file())
-    store.note_uses()
-    assert [kept.used for kept in store.kept()] == [1000]
+    assert store.has(file())
+    store.write_last_uses()
+    assert [kept.used for kept in store.files()] == [1000]
 
 
 def test_a_committed_file_is_as_readable_as_the_umask_says_and_nobodys_to_write(store):
@@ -619,7 +633,7 @@ def test_a_file_that_may_be_written_is_verified_once_someone_vouches_for_it(stor
     final.chmod(0o644)
     with store.open(file()) as opened:
         assert not store.is_verified(opened)
-        store.vouch(opened)
+        store.mark_verified(opened)
     with store.open(file()) as opened:
         assert store.is_verified(opened)
 

@@ -49,14 +49,14 @@ class Dist:
         return f"/packages/{self.sha256[:8]}/{quote(self.filename)}"
 
     @property
-    def location(self) -> str:
+    def key(self) -> str:
         """Where pytail has it, below ``+f``."""
         return f"{self.sha256[:3]}/{self.sha256[3:16]}/{self.filename}"
 
     @property
     def served(self) -> str:
         """The path of its URL at pytail."""
-        return f"/root/pypi/+f/{self.location}"
+        return f"/root/pypi/+f/{self.key}"
 
     def entry(self) -> dict[str, Any]:
         entry: dict[str, Any] = {

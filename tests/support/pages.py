@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from pytail.model import DIGEST_LENGTHS, File, ProjectPage, shelf_of
+from pytail.model import DIGEST_LENGTHS, File, ProjectPage, directory_of
 from pytail.simple.fields import STATUSES
 from pytail.simple.names import is_filename
 
@@ -34,7 +34,7 @@ def files(draw, filenames: st.SearchStrategy[str], hashes: st.SearchStrategy, **
     return File(
         filename=filename,
         url=url,
-        shelf=shelf_of(known, url),
+        directory=directory_of(known, url),
         hashes=known,
         requires_python=draw(st.none() | prose),
         yanked=draw(st.booleans() | prose),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytail.telemetry import logs
-from pytail.telemetry.access import Exchange
+from pytail.telemetry.access import AccessRecord
 from tests.support.running import clean_environ
 from tests.support.watching import until
 
@@ -36,7 +36,9 @@ def out() -> Written:
 @pytest.fixture(params=["text", "json"])
 def log(request: pytest.FixtureRequest, out: Written) -> Iterator[logging.Logger]:
     """A logger and the access log, both written to `out`."""
-    handler = logs.Handler(out, logs.Json() if request.param == "json" else logs.Text())
+    handler = logs.BatchingHandler(
+        out, logs.JsonFormatter() if request.param == "json" else logs.TextFormatter()
+    )
     logger = logging.getLogger("pytail.test")
     loggers = (logger, logs.log)
     for each in loggers:
@@ -54,8 +56,8 @@ text_only = pytest.mark.parametrize("log", ["text"], indirect=True)
 json_only = pytest.mark.parametrize("log", ["json"], indirect=True)
 
 
-def exchange(path: str = "/simple/demo/") -> Exchange:
-    made = Exchange("GET", path, "the-id")
+def exchange(path: str = "/simple/demo/") -> AccessRecord:
+    made = AccessRecord("GET", path, "the-id")
     made.status = "200"
     return made
 
@@ -114,9 +116,9 @@ def test_access_lines_are_written_together(log: logging.Logger, out: Written):
 
 
 def test_many_access_lines_are_not_waited_for(log: logging.Logger, out: Written):
-    for _ in range(logs.MOST_GATHERED):
+    for _ in range(logs.BATCH_LINES):
         logs.access(exchange())
-    assert len(out.getvalue().splitlines()) == logs.MOST_GATHERED
+    assert len(out.getvalue().splitlines()) == logs.BATCH_LINES
 
 
 def test_another_line_comes_after_the_access_lines_before_it(log: logging.Logger, out: Written):
@@ -147,16 +149,16 @@ def test_a_level_above_leaves_out_the_access_lines(log: logging.Logger, out: Wri
 def test_a_log_that_nobody_takes_does_not_stop_a_response(log: logging.Logger, out: Written):
     logs.access(exchange())
     out.close()
-    for _ in range(logs.MOST_GATHERED):
+    for _ in range(logs.BATCH_LINES):
         logs.access(exchange())
 
 
 def test_access_lines_are_written_before_the_end_of_the_program():
     code = (
         "from gevent import monkey; monkey.patch_all()\n"
-        "from pytail.telemetry import logs; from pytail.telemetry.access import Exchange\n"
+        "from pytail.telemetry import logs; from pytail.telemetry.access import AccessRecord\n"
         "logs.configure('info', 'text')\n"
-        "logs.access(Exchange('GET', '/simple/demo/', 'the-id'))\n"
+        "logs.access(AccessRecord('GET', '/simple/demo/', 'the-id'))\n"
     )
     out = subprocess.run(
         [sys.executable, "-c", code],

@@ -23,20 +23,20 @@ from pathlib import Path
 from gevent import monkey; monkey.patch_all()
 from pytail.telemetry import multiprocess
 multiprocess.share(Path(sys.argv[1]))
-from pytail.telemetry.access import Exchange
+from pytail.telemetry.access import AccessRecord
 from pytail.telemetry.metrics import Metrics
 metrics = Metrics()
-exchange = Exchange("GET", "/simple/demo/", "the-id")
+exchange = AccessRecord("GET", "/simple/demo/", "the-id")
 exchange.outcome, exchange.status = "HIT", "200"
 print("ready", flush=True)
 for line in sys.stdin:
     number = int(line)
     for _ in range(number):
-        metrics.answered(exchange)
-        metrics.upstream_answered(0.1)
-    metrics.arriving_are(number)
+        metrics.count_response(exchange)
+        metrics.observe_upstream(0.1)
+    metrics.set_downloading(number)
     names = ("requests_total", "upstream_seconds_count", "arriving_files")
-    read = metrics.reading()
+    read = metrics.snapshot()
     print(*(int(read.total(f"pytail_{name}")) for name in names), flush=True)
 """
 

@@ -595,7 +595,7 @@ def test_credentials_go_with_files_on_the_same_origin(index):
     index.answers["/file"] = reply(b"data", None)
     upstream = with_credentials(index)
     upstream.file(f"{index.url}/file").close()
-    upstream.size(f"{index.url}/file")
+    upstream.file_size(f"{index.url}/file")
     assert [authorization(seen) for seen in index.seen] == ["Basic dXNlcjpwQHNz"] * 2
 
 
@@ -735,7 +735,7 @@ def test_a_file_that_falls_silent_is_given_up():
 
 def test_the_size_of_a_file_is_asked_for_without_its_body(index, upstream):
     index.answers["/file"] = reply(b"x" * 1000, None)
-    assert upstream.size(f"{index.url}/file") == 1000
+    assert upstream.file_size(f"{index.url}/file") == 1000
     assert [seen.method for seen in index.seen] == ["HEAD"]
 
 
@@ -750,7 +750,7 @@ def test_an_upstream_without_head_is_asked_for_the_head_of_a_get(index, upstream
         return gated(environ, start_response)
 
     index.answers["/file"] = file
-    assert upstream.size(f"{index.url}/file") == 1000
+    assert upstream.file_size(f"{index.url}/file") == 1000
     assert not gated.gates[1].is_set()
 
 
@@ -760,7 +760,7 @@ def test_a_size_that_upstream_does_not_tell_is_not_known():
         connection.send("HTTP/1.1 200 OK", "Transfer-Encoding: chunked")
 
     with RawServer(script) as server:
-        assert quickly(server.url).size(f"{server.url}/file") is None
+        assert quickly(server.url).file_size(f"{server.url}/file") is None
 
 
 @pytest.mark.parametrize("length", ["-1", "ten", "1, 1", "0x10", "\u0661"])
@@ -770,10 +770,10 @@ def test_a_length_that_is_none_is_not_known(length):
         connection.send("HTTP/1.1 200 OK", f"Content-Length: {length}")
 
     with RawServer(script) as server:
-        assert quickly(server.url).size(f"{server.url}/file") is None
+        assert quickly(server.url).file_size(f"{server.url}/file") is None
 
 
 def test_a_file_that_upstream_refuses_has_no_size(index, upstream):
     with pytest.raises(UpstreamRefused) as caught:
-        upstream.size(f"{index.url}/nothing")
+        upstream.file_size(f"{index.url}/nothing")
     assert caught.value.status == 404

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from pytail.errors import PageUnreadable
-from pytail.upstream.decompress import gunzipped
+from pytail.upstream.decompress import gunzip
 
 MOST = 1_000_000
 DATA = b"a page" * 1000 + os.urandom(100_000)
@@ -15,26 +15,26 @@ DATA = b"a page" * 1000 + os.urandom(100_000)
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA, bytes(MOST)], ids=len)
 def test_what_was_packed_comes_back(data):
-    assert gunzipped(gzip.compress(data), MOST) == data
+    assert gunzip(gzip.compress(data), MOST) == data
 
 
 def test_several_members_are_one_body():
     packed = b"".join(gzip.compress(DATA[start : start + 9999]) for start in range(0, 99_000, 9999))
-    assert gunzipped(packed, MOST) == DATA[:99_990]
+    assert gunzip(packed, MOST) == DATA[:99_990]
 
 
 @pytest.mark.parametrize("behind", [b"\0", bytes(1000), b"\x1f", b"garbage"])
 @pytest.mark.parametrize("data", [b"", DATA], ids=len)
 def test_what_follows_the_end_is_ignored(data, behind):
-    assert gunzipped(gzip.compress(data) + behind, MOST) == data
+    assert gunzip(gzip.compress(data) + behind, MOST) == data
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 50_000])
 def test_what_ends_too_early_is_no_page(cut):
     with pytest.raises(PageUnreadable, match="too early"):
-        gunzipped(gzip.compress(DATA)[:-cut], MOST)
+        gunzip(gzip.compress(DATA)[:-cut], MOST)
     with pytest.raises(PageUnreadable, match="too early"):
-        gunzipped(gzip.compress(b"x") + gzip.compress(DATA)[:-cut], MOST)
+        gunzip(gzip.compress(b"x") + gzip.compress(DATA)[:-cut], MOST)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_ends_too_early_is_no_page(cut):
 )
 def test_what_is_damaged_is_no_page(damaged):
     with pytest.raises(PageUnreadable, match="decode"):
-        gunzipped(damaged, MOST)
+        gunzip(damaged, MOST)
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -57,14 +57,14 @@ def test_more_than_is_allowed_takes_no_memory(members):
     bomb = gzip.compress(bytes(400_000)) * (members - 1) + gzip.compress(bytes(100 * MOST), 1)
     tracemalloc.start()
     try:
-        assert gunzipped(bomb, MOST) is None
+        assert gunzip(bomb, MOST) is None
         assert tracemalloc.get_traced_memory()[1] < 4 * MOST
     finally:
         tracemalloc.stop()
-    assert gunzipped(gzip.compress(bytes(MOST + 1)), MOST) is None
+    assert gunzip(gzip.compress(bytes(MOST + 1)), MOST) is None
 
 
 def test_of_members_there_may_be_so_many():
-    assert gunzipped(gzip.compress(b"x") * 100, MOST) == b"x" * 100
+    assert gunzip(gzip.compress(b"x") * 100, MOST) == b"x" * 100
     with pytest.raises(PageUnreadable, match="over 100 members"):
-        gunzipped(gzip.compress(b"") * 100_000, MOST)
+        gunzip(gzip.compress(b"") * 100_000, MOST)

@@ -10,11 +10,11 @@ import pytest
 from gevent.event import Event
 
 from pytail.errors import UpstreamUnreachable
-from pytail.upstream.resume import ahead
+from pytail.upstream.resume import read_ahead
 from tests.support.watching import until
 
 
-class Pieces:
+class WheelRanges:
     """A source of `pieces`, the last of which may be what reading it raises."""
 
     size = etag = None
@@ -35,13 +35,13 @@ class Pieces:
 
 
 def test_the_pieces_are_those_of_the_source():
-    assert b"".join(itertools.chain(*ahead(Pieces(b"a", b"bc", b"d")))) == b"abcd"
-    assert list(ahead(Pieces())) == []
+    assert b"".join(itertools.chain(*read_ahead(WheelRanges(b"a", b"bc", b"d")))) == b"abcd"
+    assert list(read_ahead(WheelRanges())) == []
 
 
 def test_the_next_piece_is_read_while_one_is_worked_on():
-    source = Pieces(*[b"a"] * 9)
-    with contextlib.closing(ahead(source)) as pieces:
+    source = WheelRanges(*[b"a"] * 9)
+    with contextlib.closing(read_ahead(source)) as pieces:
         worked_on = len(next(pieces))
         # One waits, and another one to be let in.
         until(lambda: source.read_so_far == worked_on + 2)
@@ -50,7 +50,7 @@ def test_the_next_piece_is_read_while_one_is_worked_on():
 
 
 def test_trouble_comes_after_the_pieces_before_it():
-    pieces = ahead(Pieces(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
+    pieces = read_ahead(WheelRanges(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
     assert next(pieces) == [b"a"]
     with pytest.raises(UpstreamUnreachable):
         next(pieces)
@@ -59,14 +59,14 @@ def test_trouble_comes_after_the_pieces_before_it():
 def test_who_has_enough_waits_for_nothing_more():
     is_reading, never = Event(), Event()
 
-    class Slow(Pieces):
+    class Slow(WheelRanges):
         def read(self) -> bytes:
             if self.read_so_far:
                 is_reading.set()
                 never.wait()
             return super().read()
 
-    pieces = ahead(Slow(b"a"))
+    pieces = read_ahead(Slow(b"a"))
     assert next(pieces) == [b"a"]
     assert is_reading.wait(5)
     pieces.close()

@@ -26,7 +26,7 @@ from gevent.server import StreamServer
 from pytail.config.settings import Settings
 from pytail.errors import SettingError, UpstreamGarbled, UpstreamUnreachable
 from pytail.upstream.client import Upstream
-from pytail.upstream.transport import Connections
+from pytail.upstream.transport import Transport
 from pytail.web.app import create_app
 from tests.support.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
 from tests.support.running import free_port
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_used_is_told_at_start(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingError, match=re.escape(str(path))):
-        Connections("https://index.example.org", 5, {}, **{name: path})
+        Transport("https://index.example.org", 5, {}, **{name: path})
 
 
 def test_a_client_certificate_is_shown_to_upstream(authority: trustme.CA, ca: Path, tmp_path: Path):
@@ -247,7 +247,7 @@ def test_a_proxy_that_is_down_is_told_without_its_password(index: FakeIndex):
 
 def test_a_proxy_that_is_no_url_is_told_at_start():
     with pytest.raises(SettingError, match="HTTP_PROXY") as told:
-        Connections("http://index.example.org", 5, {"HTTP_PROXY": "ftp://u:secret@x"})
+        Transport("http://index.example.org", 5, {"HTTP_PROXY": "ftp://u:secret@x"})
     assert "secret" not in str(told.value)
 
 
@@ -298,22 +298,22 @@ def test_a_password_in_a_broken_netrc_is_not_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
 ):
     (tmp_path / "netrc").write_text(f"{line}\n")
-    Connections("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "netrc")}).close()
+    Transport("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "netrc")}).close()
     assert len(caplog.records) == 1
     assert "secret" not in caplog.text
 
 
 def test_a_netrc_is_missed_only_where_it_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    Connections("http://127.0.0.1", 5, {"HOME": str(tmp_path)}).close()
+    Transport("http://127.0.0.1", 5, {"HOME": str(tmp_path)}).close()
     assert caplog.records == []
-    Connections("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "missing")}).close()
+    Transport("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "missing")}).close()
     assert len(caplog.records) == 1
 
 
 def test_the_proxy_in_use_is_logged_without_its_credentials(caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
     environ = {"HTTPS_PROXY": "http://user:secret@proxy.example.org:3128", "HOME": "/nonexistent"}
-    Connections("https://index.example.org", 5, environ).close()
+    Transport("https://index.example.org", 5, environ).close()
     assert "https goes through the proxy http://proxy.example.org:3128" in caplog.text
     assert "secret" not in caplog.text
 
@@ -328,7 +328,7 @@ def test_the_proxy_in_use_is_logged_without_its_credentials(caplog: pytest.LogCa
 )  # fmt: skip
 def test_a_refused_proxy_is_told_without_its_password(value: str):
     with pytest.raises(SettingError) as told:
-        Connections("https://index.example.org", 5, {"https_proxy": value})
+        Transport("https://index.example.org", 5, {"https_proxy": value})
     assert "secret" not in f"{told.value!s}{told.value!r}"
 
 
@@ -456,7 +456,7 @@ def test_a_key_with_a_passphrase_is_told_at_start_and_nobody_is_asked_for_it(
     path = tmp_path / "client.pem"
     path.write_bytes(key + issued.cert_chain_pems[0].bytes())
     with pytest.raises(SettingError, match="not encrypted"):
-        Connections("https://index.example.org", 5, {}, client_cert=path)
+        Transport("https://index.example.org", 5, {}, client_cert=path)
 
 
 def test_a_refused_authority_leaves_no_catalog_behind(tmp_path: Path):

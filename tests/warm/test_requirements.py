@@ -32,7 +32,7 @@ def versions(found: Requirements) -> list[str]:
         File(
             filename=f"demo-{version}.tar.gz",
             url="https://index.example.org/demo.tar.gz",
-            shelf=f"{digest * 3}/{digest * 13}",
+            directory=f"{digest * 3}/{digest * 13}",
             hashes={"sha256": digest * 64},
         )
         for version, digest in (("1.0", "a"), ("2.0", "b"), ("3.0a1", "c"))

@@ -24,7 +24,7 @@ def page(*files: str | File, status: str | None = None) -> ProjectPage:
 def listed(filename: str, digest: str = "a", **more) -> File:
     hashes = more.pop("hashes", {"sha256": digest * 64})
     shelf = f"{digest * 3}/{digest * 13}"
-    return File(filename=filename, url=f"https://index.example.org/{filename}", shelf=shelf, hashes=hashes, **more)  # fmt: skip
+    return File(filename=filename, url=f"https://index.example.org/{filename}", directory=shelf, hashes=hashes, **more)  # fmt: skip
 
 
 def chosen(text: str, listing: ProjectPage, *targets: Target) -> list[str]:

@@ -11,12 +11,12 @@ import gevent
 import gevent.event
 import pytest
 
-from pytail.cache.cache import Parts
+from pytail.cache.cache import Cache
 from pytail.config.settings import Settings
 from pytail.upstream import circuit_breaker
 from pytail.warm.requirements import required
 from pytail.warm.targets import Target
-from pytail.warm.warmer import Warming
+from pytail.warm.warmer import Warmer
 from tests.support.fakeindex import FakeIndex, Gated, reply, wheel
 from tests.support.running import Clock
 from tests.support.watching import until
@@ -25,24 +25,24 @@ HERE = [Target.of()]
 
 
 @pytest.fixture
-def parts(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Parts]:
+def parts(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Cache]:
     settings = Settings(cache_dir=tmp_path / "cache", upstream_base_url=index.url)
-    with contextlib.closing(Parts.of(settings, clock, patience=0.1)) as made:
+    with contextlib.closing(Cache.of(settings, clock, patience=0.1)) as made:
         yield made
 
 
 @pytest.fixture
-def warming(parts: Parts) -> Warming:
-    return Warming(parts.index, parts.downloads, parts.store, parts.bounds, jobs=2)
+def warming(parts: Cache) -> Warmer:
+    return Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=2)
 
 
-def chosen(warming: Warming, text: str) -> list[str]:
+def chosen(warming: Warmer, text: str) -> list[str]:
     choice = warming.choose("demo", [required(text)], HERE)
     return [file.filename for file in choice.files.values()]
 
 
 def test_what_a_young_copy_does_not_list_is_looked_for_anew(
-    warming: Warming, index: FakeIndex, clock: Clock
+    warming: Warmer, index: FakeIndex, clock: Clock
 ):
     index.add(old := wheel("demo", "1.0"))
     assert chosen(warming, "demo") == [old.filename]
@@ -54,16 +54,14 @@ def test_what_a_young_copy_does_not_list_is_looked_for_anew(
     assert index.page_count("demo") == 2
 
 
-def test_what_upstream_has_not_is_not_looked_for_again_and_again(
-    warming: Warming, index: FakeIndex
-):
+def test_what_upstream_has_not_is_not_looked_for_again_and_again(warming: Warmer, index: FakeIndex):
     index.add(wheel("demo"))
     assert chosen(warming, "demo>=2") == []
     assert chosen(warming, "demo>=2") == []
     assert index.page_count("demo") == 1
 
 
-def test_an_upstream_that_does_not_answer_is_told(warming: Warming, index: FakeIndex):
+def test_an_upstream_that_does_not_answer_is_told(warming: Warmer, index: FakeIndex):
     gated = index.answers["/simple/demo/"] = Gated(b"")
     choice = warming.choose("demo", [required("demo")], HERE)
     ((what, reason),) = choice.missing
@@ -91,13 +89,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def answered(warming: Warming, index: FakeIndex) -> None:
+def answered(warming: Warmer, index: FakeIndex) -> None:
     """Upstream has answered before."""
     index.add(wheel("demo"), *(wheel(f"p{number}") for number in range(6)))
     assert chosen(warming, "demo")
 
 
-def outcomes(warming: Warming) -> list[bool]:
+def outcomes(warming: Warmer) -> list[bool]:
     """Whether each of six projects was had."""
     wanted = [f"p{number}" for number in range(6)]
     found = warming.each(wanted, lambda name: warming.choose(name, [required(name)], HERE))
@@ -105,33 +103,33 @@ def outcomes(warming: Warming) -> list[bool]:
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_an_upstream_that_is_left_alone_for_a_while_is_waited_for(parts: Parts, index: FakeIndex):
-    one = Warming(parts.index, parts.downloads, parts.store, parts.bounds, jobs=1)
+def test_an_upstream_that_is_left_alone_for_a_while_is_waited_for(parts: Cache, index: FakeIndex):
+    one = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=1)
     assert one.choose("demo", [required("demo")], HERE).missing == []
     index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
     assert outcomes(one) == [False, False, False, True, True, True]
-    assert parts.upstream.is_left_alone is False
+    assert parts.upstream.is_circuit_open is False
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_an_upstream_that_asks_to_come_back_is_asked_again(warming: Warming, index: FakeIndex):
+def test_an_upstream_that_asks_to_come_back_is_asked_again(warming: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 2, Retry_After="1")
     assert all(outcomes(warming))
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_what_is_refused_time_and_again_is_told(warming: Warming, index: FakeIndex):
+def test_what_is_refused_time_and_again_is_told(warming: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 99, Retry_After="0")
     assert sorted(outcomes(warming)) == [False, True, True, True, True, True]
     assert index.page_count("p2") == 3
 
 
-def test_an_upstream_that_never_answered_is_not_waited_for(warming: Warming, index: FakeIndex):
+def test_an_upstream_that_never_answered_is_not_waited_for(warming: Warmer, index: FakeIndex):
     index.answers |= {f"/simple/p{n}/": Busy(index, 99, Retry_After="60") for n in range(6)}
     assert outcomes(warming) == [False] * 6
 
 
-def test_so_many_are_under_way_at_a_time(warming: Warming):
+def test_so_many_are_under_way_at_a_time(warming: Warmer):
     under_way, most = 0, 0
     gate = gevent.event.Event()
 
@@ -150,7 +148,7 @@ def test_so_many_are_under_way_at_a_time(warming: Warming):
     assert most == 2
 
 
-def test_who_goes_leaves_nothing_under_way(warming: Warming):
+def test_who_goes_leaves_nothing_under_way(warming: Warmer):
     ended = []
 
     def work(item: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytail.errors import TransferCut
-from pytail.web.files import Body
+from pytail.errors import DownloadInterrupted
+from pytail.web.files import FileBody
 
 DATA = os.urandom(1_000_000)
 
@@ -23,9 +23,9 @@ def opened(tmp_path: Path) -> Iterator[io.FileIO]:
         yield made
 
 
-def started(opened: io.FileIO, start: int, stop: int) -> Body:
+def started(opened: io.FileIO, start: int, stop: int) -> FileBody:
     opened.seek(start)
-    body = Body("file", opened, stop - start)
+    body = FileBody("file", opened, stop - start)
     body.start()
     return body
 
@@ -55,5 +55,5 @@ def test_held_file_can_be_iterated(opened: io.FileIO):
 def test_file_that_was_truncated_ends_in_an_error(opened: io.FileIO, tmp_path: Path):
     body = started(opened, 0, len(DATA))
     os.truncate(tmp_path / "file", 10_000)
-    with pytest.raises(TransferCut):
+    with pytest.raises(DownloadInterrupted):
         b"".join(body)

@@ -10,8 +10,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from pytail.telemetry.access import Arriving, Exchange, Waiting, current_id
-from pytail.web.middleware import Watched
+from pytail.telemetry.access import AccessRecord, TimedStream, UpstreamWait, current_id
+from pytail.web.middleware import AccessRecording
 
 
 class Served:
@@ -19,9 +19,9 @@ class Served:
 
     def __init__(self, body: Iterable[bytes] = (), *headers: tuple[str, str]) -> None:
         self.body, self.headers = body, headers
-        self.told: list[Exchange] = []
+        self.told: list[AccessRecord] = []
         self.began: list[tuple[Any, ...]] = []
-        self.watched = Watched(self, self.told.append)
+        self.watched = AccessRecording(self, self.told.append)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", list(self.headers))
@@ -31,7 +31,7 @@ class Served:
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, **environ}
         return self.watched(environ, lambda *begun: self.began.append(begun))
 
-    def exchange(self, path: str = "/", **environ: str) -> Exchange:
+    def exchange(self, path: str = "/", **environ: str) -> AccessRecord:
         """The exchange of a request whose response is taken whole."""
         body = self.ask(path, **environ)
         for _ in body:
@@ -48,7 +48,7 @@ def test_a_response_is_counted_to_its_last_byte():
     body.close()
     (told,) = served.told
     assert (told.method, told.path, told.status, told.outcome) == ("GET", "/simple/demo/", "200", "HIT")  # fmt: skip
-    assert (told.sent, told.is_cut) == (5, False)
+    assert (told.bytes_sent, told.is_interrupted) == (5, False)
     assert told.seconds > 0
 
 
@@ -58,7 +58,7 @@ def test_a_transfer_that_the_server_gives_up_is_cut_after_what_went_out():
     pieces = iter(body)
     assert [next(pieces), next(pieces)] == [b"abc", b"de"]
     body.close()
-    assert (served.told[0].sent, served.told[0].is_cut) == (3, True)
+    assert (served.told[0].bytes_sent, served.told[0].is_interrupted) == (3, True)
 
 
 def test_a_transfer_that_breaks_is_cut():
@@ -71,17 +71,17 @@ def test_a_transfer_that_breaks_is_cut():
         served.exchange()
     assert served.told == []
     served.ask().close()
-    assert served.told[0].is_cut
+    assert served.told[0].is_interrupted
 
 
 def test_an_application_that_fails_is_told_of():
     def failing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         raise gevent.GreenletExit
 
-    told: list[Exchange] = []
+    told: list[AccessRecord] = []
     with pytest.raises(gevent.GreenletExit):
-        Watched(failing, told.append)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
-    assert (told[0].status, told[0].is_cut) == ("", True)
+        AccessRecording(failing, told.append)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)
+    assert (told[0].status, told[0].is_interrupted) == ("", True)
 
 
 def test_the_body_is_closed_before_it_is_told_of():
@@ -115,49 +115,49 @@ def test_the_time_upstream_is_waited_for_is_that_of_the_exchange():
 
     def body() -> Iterator[bytes]:
         seen.append(current_id())
-        with Waiting():
+        with UpstreamWait():
             gate.wait()
         yield b"a"
 
     served = Served(body())
     request = gevent.spawn(served.exchange)
-    with Waiting():
+    with UpstreamWait():
         gevent.sleep(0.02)
     gate.set()
     exchange = request.get()
     assert seen == [exchange.id]
-    assert 0.01 < exchange.waited <= exchange.seconds
+    assert 0.01 < exchange.upstream_seconds <= exchange.seconds
 
 
 def test_a_wait_that_had_nothing_to_do_with_upstream_does_not_count():
     def body() -> Iterator[bytes]:
-        with Waiting() as wait:
+        with UpstreamWait() as wait:
             wait.counts = False
         yield b"a"
 
-    assert Served(body()).exchange().waited == 0
+    assert Served(body()).exchange().upstream_seconds == 0
 
 
 def test_reading_an_arriving_file_is_waiting_for_upstream():
-    stream = Arriving(io.BytesIO(b"abc"))
+    stream = TimedStream(io.BytesIO(b"abc"))
 
     def body() -> Iterator[bytes]:
         yield stream.read(2)
         stream.close()
 
     exchange = Served(body()).exchange()
-    assert exchange.sent == 2
-    assert exchange.waited > 0
+    assert exchange.bytes_sent == 2
+    assert exchange.upstream_seconds > 0
 
 
 def test_no_exchange_is_current_outside_of_one():
     Served().exchange()
     assert current_id() is None
-    with Waiting():
+    with UpstreamWait():
         pass
 
 
-class Held(io.BytesIO):
+class StoredFile(io.BytesIO):
     """A body that a server may send itself."""
 
     advanced = 0
@@ -175,7 +175,7 @@ class Held(io.BytesIO):
 def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
     steps: tuple[int, ...], sent: int, is_cut: bool
 ):
-    held = Held()
+    held = StoredFile()
     served = Served(held)
     body = served.ask()
     assert body.held() == (7, 100, 5)
@@ -185,7 +185,7 @@ def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
         assert list(body) == []
     body.close()
     assert held.advanced == sent
-    assert (served.told[0].sent, served.told[0].is_cut) == (sent, is_cut)
+    assert (served.told[0].bytes_sent, served.told[0].is_interrupted) == (sent, is_cut)
 
 
 def test_another_body_is_not_the_servers_to_send():
@@ -203,15 +203,15 @@ def test_another_body_is_not_the_servers_to_send():
 )
 def test_no_path_can_forge_a_line(path: str, plain: str):
     exchange = Served().exchange(path)
-    assert exchange.plain_path == plain == exchange.facts()["path"]
+    assert exchange.plain_path == plain == exchange.as_dict()["path"]
     assert len(str(exchange).splitlines()) == 1
 
 
 def test_an_exchange_is_a_line_for_people_and_facts_for_machines():
     exchange = Served([b"a" * 1234], ("x-cache", "MISS")).exchange("/simple/demo/")
-    exchange.seconds, exchange.waited = 0.0123, 0.0106
+    exchange.seconds, exchange.upstream_seconds = 0.0123, 0.0106
     assert str(exchange) == f"GET /simple/demo/ 200 MISS 1234 bytes 12.3 ms upstream 10.6 ms {exchange.id}"  # fmt: skip
-    assert exchange.facts() == {
+    assert exchange.as_dict() == {
         "method": "GET",
         "path": "/simple/demo/",
         "status": 200,
@@ -221,7 +221,7 @@ def test_an_exchange_is_a_line_for_people_and_facts_for_machines():
         "upstream_ms": 10.6,
         "cut": False,
     }
-    exchange.is_cut, exchange.outcome = True, ""
+    exchange.is_interrupted, exchange.outcome = True, ""
     assert "200 - cut after 1234 bytes" in str(exchange)
 
 
@@ -233,8 +233,8 @@ def test_of_an_arriving_file_the_server_sends_what_it_is_told():
         def advance(self, count: int) -> None:
             self.seek(count)
 
-    arriving = Arriving(Spans(b"abcdef"))
+    arriving = TimedStream(Spans(b"abcdef"))
     assert arriving.span(5) == (7, 100, 5)
     arriving.advance(4)
     assert arriving.read(9) == b"ef"
-    assert Arriving(io.BytesIO()).span(5) is None
+    assert TimedStream(io.BytesIO()).span(5) is None

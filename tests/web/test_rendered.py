@@ -22,7 +22,7 @@ from pytail.storage import catalog as catalog_room
 from pytail.storage import schema
 from pytail.storage.catalog import Catalog
 from pytail.web import rendered as room
-from pytail.web.rendered import Pages, zstd
+from pytail.web.rendered import RenderedPages, zstd
 from tests.storage import test_catalog
 from tests.storage.test_catalog import entry, locked
 
@@ -33,7 +33,7 @@ PAGE = ProjectPage(
         File(
             filename="demo 1.0+x.tar.gz",
             url="https://files.example.org/demo-1.0.tar.gz",
-            shelf="abc/0123456789abc",
+            directory="abc/0123456789abc",
             size=9,
         ),
     ),
@@ -54,7 +54,7 @@ class Load:
 
 @pytest.fixture
 def pages():
-    return Pages()
+    return RenderedPages()
 
 
 def project(pages, revision="r1", load=None, form=Form.JSON, coding=Coding.IDENTITY, files=FILES):
@@ -127,8 +127,8 @@ def test_the_validator_changes_with_the_content(pages):
 
 
 def test_the_same_bytes_have_the_same_validator_in_every_process():
-    first = project(Pages(), coding=Coding.GZIP)
-    second = project(Pages(), "r2", coding=Coding.GZIP)
+    first = project(RenderedPages(), coding=Coding.GZIP)
+    second = project(RenderedPages(), "r2", coding=Coding.GZIP)
     assert (first.etag, first.data) == (second.etag, second.data)
 
 
@@ -158,7 +158,7 @@ def random_noise(size):
 
 
 def test_the_page_not_used_for_longest_goes_first():
-    pages, loads = Pages(memory_limit=20_000), {name: noise(5000) for name in "abcd"}
+    pages, loads = RenderedPages(memory_limit=20_000), {name: noise(5000) for name in "abcd"}
     for name in "abc":
         project(pages, name, loads[name])
     project(pages, "a", loads["a"])
@@ -171,7 +171,7 @@ def test_the_page_not_used_for_longest_goes_first():
 
 
 def test_what_is_kept_stays_within_the_limit():
-    pages = Pages(memory_limit=50_000)
+    pages = RenderedPages(memory_limit=50_000)
     for number in range(100):
         project(pages, str(number), noise(number * 100))
     assert sum(len(body.data) for body in pages._ready.values()) <= 50_000
@@ -179,14 +179,14 @@ def test_what_is_kept_stays_within_the_limit():
 
 
 def test_small_pages_do_not_add_up_beyond_the_limit_either():
-    pages = Pages(memory_limit=50_000)
+    pages = RenderedPages(memory_limit=50_000)
     for number in range(1000):
         project(pages, str(number))
     assert len(pages._ready) < 50
 
 
 def test_a_page_beyond_the_limit_is_sent_and_drops_no_other():
-    pages, load = Pages(memory_limit=10_000), Load()
+    pages, load = RenderedPages(memory_limit=10_000), Load()
     project(pages, "small", load)
     assert len(project(pages, "large", noise(20_000)).data) > 20_000
     project(pages, "small", load)
@@ -199,11 +199,11 @@ def test_a_page_beyond_the_limit_is_sent_and_drops_no_other():
 @pytest.mark.parametrize("form", [Form.JSON, Form.HTML])
 def test_the_limit_is_in_bytes_of_what_is_really_held(form, coding, size):
     limit, load = 500_000, random_noise(size)
-    project(Pages(), load=load, form=form, coding=coding)
+    project(RenderedPages(), load=load, form=form, coding=coding)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        pages = Pages(memory_limit=limit)
+        pages = RenderedPages(memory_limit=limit)
         for number in range(2 * limit // (size + 1024)):
             # Each of a text of its own, as a revision from the catalog.
             project(pages, f"{number:064}", load, form, coding)
@@ -236,8 +236,8 @@ def forbidden():
 
 
 def after_a_start(catalog, load=forbidden, flavour="", **more):
-    """The body that a `Pages` of its own gives; in the end it has written what it keeps."""
-    with contextlib.closing(Pages(stock=catalog, flavour=flavour)) as pages:
+    """The body that a `RenderedPages` of its own gives; in the end it has written what it keeps."""
+    with contextlib.closing(RenderedPages(stock=catalog, flavour=flavour)) as pages:
         return project(pages, load=load, **more)
 
 
@@ -256,11 +256,11 @@ from pathlib import Path
 from gevent import monkey
 monkey.patch_all()
 from pytail.storage.catalog import Catalog
-from pytail.web.rendered import Pages
+from pytail.web.rendered import RenderedPages
 from pytail.simple.negotiation import Coding, Form
 
 catalog = Catalog(Path(sys.argv[1]))
-pages = Pages(stock=catalog)
+pages = RenderedPages(stock=catalog)
 load = lambda: catalog.page("demo")
 body = pages.project("demo", "r1", load, sys.argv[2], Form.JSON, Coding.GZIP)
 pages.close()
@@ -279,7 +279,7 @@ def test_what_another_process_made_ready_is_used(catalog, path):
 
 def test_what_is_read_back_is_kept_in_memory(catalog):
     after_a_start(catalog, Load(LARGE))
-    pages = Pages(stock=catalog)
+    pages = RenderedPages(stock=catalog)
     body = project(pages, load=forbidden)
     catalog.forget()
     assert project(pages, load=forbidden) is body
@@ -296,16 +296,16 @@ def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
 def test_nobody_waits_for_the_writing(catalog, path):
     # Were the lock waited for, it would be so for ever.
     with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
-        pages = Pages(stock=catalog)
+        pages = RenderedPages(stock=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()
     assert after_a_start(catalog)
 
 
 def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
-    size = len(project(Pages(), load=Load(LARGE)).data)
+    size = len(project(RenderedPages(), load=Load(LARGE)).data)
     monkeypatch.setattr(room, "_MOST_UNWRITTEN", 3 * size)
-    with contextlib.closing(Pages(stock=catalog)) as pages, locked(path):
+    with contextlib.closing(RenderedPages(stock=catalog)) as pages, locked(path):
         for number in range(10):
             project(pages, load=Load(LARGE), files=f"../{number}/")
     for number in range(3):
