@@ -71,7 +71,7 @@ class DownloadReader:
             raise ValueError("read of a closed file")
         return self._alone.read(size)
 
-    def span(self, size: int) -> tuple[int, int, int] | None:
+    def sendable(self, size: int) -> tuple[int, int, int] | None:
         """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
 
         They are read by `advance`. None at the end, and where no file has them. Raises DownloadInterrupted.
@@ -88,7 +88,7 @@ class DownloadReader:
         return self._arrival.descriptor, self._position, min(size, available)
 
     def advance(self, count: int) -> None:
-        """Read over `count` bytes of a `span`."""
+        """Read over `count` bytes of `sendable`."""
         self._position += count
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from pytail.cache.files import FileRange, Files
 from pytail.cache.index import Index
 from pytail.errors import DownloadInterrupted
 from pytail.model import File, Outcome
-from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_handed_over
+from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
 from pytail.web.conditional import Unsatisfiable, matches, span
 from pytail.web.middleware import STILL_VALID
 
@@ -100,7 +100,7 @@ class FileResource:
     def _leave_to_nginx(
         self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
     ) -> None:
-        count_handed_over(length)
+        count_sent_elsewhere(length)
         resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.key))
         if is_whole:
             # nginx says it once more.
@@ -137,23 +137,22 @@ class FileBody:
 
     def start(self) -> None:
         """Make ready to send. Raises what reading the first bytes raises."""
-        if not isinstance(self._stream, io.FileIO) and self.held() is None:
+        if not isinstance(self._stream, io.FileIO) and self.sendable() is None:
             self._ready = self._read()
 
-    def held(self) -> tuple[int, int, int] | None:
-        """The descriptor, offset and length in bytes of what is to be sent.
+    def sendable(self) -> tuple[int, int, int] | None:
+        """Return descriptor, offset and length of the next bytes, as `SendableBody` has it.
 
-        Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
-        by `advance`. None where the rest, if any, has to be iterated. Raises DownloadInterrupted.
+        Waits for the next bytes of a downloading file. Raises DownloadInterrupted.
         """
         if not self._left or self._ready:
             return None
         if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return self._stream.span(self._left) if isinstance(self._stream, TimedStream) else None
+        return self._stream.sendable(self._left) if isinstance(self._stream, TimedStream) else None
 
     def advance(self, count: int) -> None:
-        """Take `count` bytes of what `held` told for sent."""
+        """Note that the next `count` bytes of `sendable` are sent."""
         assert self._left is not None
         if isinstance(self._stream, io.FileIO):
             self._stream.seek(count, os.SEEK_CUR)

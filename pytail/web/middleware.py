@@ -12,7 +12,8 @@ from typing import Any
 import falcon
 
 from pytail.server.microcache import REPLAY
-from pytail.telemetry.access import _CLIENT, _CURRENT, AccessRecord
+from pytail.telemetry import access
+from pytail.telemetry.access import AccessRecord
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = ", ".join(METHODS)
@@ -73,8 +74,7 @@ class AccessRecording:
         given: str | None = environ.get("HTTP_X_REQUEST_ID")
         identity = given if given and _CLIENTS_ID.fullmatch(given) else self.new_id()
         exchange = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
-        _CURRENT.set(exchange)
-        _CLIENT.set(environ.get("REMOTE_ADDR", ""))
+        access.begin(exchange, environ.get("REMOTE_ADDR", ""))
 
         def begin(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
             exchange.status, exchange.outcome = status[:3], ""
@@ -104,8 +104,7 @@ class AccessRecording:
         exchange.seconds = time.perf_counter() - exchange.started
         for tell in self._tell:
             tell(exchange)
-        # The same greenlet may serve another request, or something else.
-        _CURRENT.set(None)
+        access.finish()
 
 
 class Replay:
@@ -158,17 +157,14 @@ class _Body:
             exchange.bytes_sent += len(piece)
         exchange.is_interrupted = False
 
-    def held(self) -> tuple[int, int, int] | None:
-        """As the body's own: descriptor, offset and length for a server that sends files itself.
-
-        None for what has to be iterated. What goes out is told by `advance`.
-        """
-        held = getattr(self._body, "held", None)
-        span: tuple[int, int, int] | None = None if held is None else held()
-        return span
+    def sendable(self) -> tuple[int, int, int] | None:
+        """Return what the body's own `sendable` returns, None where it has none."""
+        sendable = getattr(self._body, "sendable", None)
+        found: tuple[int, int, int] | None = None if sendable is None else sendable()
+        return found
 
     def advance(self, count: int) -> None:
-        """Another `count` bytes of what is `held` have gone out."""
+        """Note that the next `count` bytes of `sendable` are sent."""
         self._body.advance(count)  # type: ignore[attr-defined]
         self._exchange.bytes_sent += count
 

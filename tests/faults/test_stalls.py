@@ -34,7 +34,7 @@ FILES = 20_000
 #: Milliseconds that the loop's thread may compute at a stretch, and that the loop may be late.
 COMPUTING, LATE = 50, 300
 
-TOLD = re.compile(r"stood still for (\d+) ms, computing for (\d+) of them: .*")
+TOLD = re.compile(r"loop blocked for (\d+) ms, computing for (\d+) ms: .*")
 
 
 def stalls(log: Path) -> list[str]:

@@ -50,7 +50,7 @@ def hoard() -> int:
 def is_watched() -> bool:
     """Whether a thread looks for stalls."""
     stacks = (_calls(frame) for frame in sys._current_frames().values())
-    return any(call.f_code is StallReporter._look.__code__ for stack in stacks for call in stack)
+    return any(call.f_code is StallReporter._sample.__code__ for stack in stacks for call in stack)
 
 
 class Lines(logging.Handler):
@@ -97,7 +97,7 @@ def test_a_greenlet_that_computes_is_told_by_name(told: list[str]):
     gevent.spawn(dawdle).join()
     until(lambda: telling(told, "dawdle"))
     (line,) = telling(told, "dawdle")
-    assert line.startswith("the event loop stood still for ")
+    assert line.startswith("event loop blocked for ")
     assert "loop: compute (runtime/test_loop.py:" in line
     assert computed(line) >= 90
 

@@ -260,8 +260,8 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     exchange = AccessRecord("GET", "/", watched.new_id())
     for number in range(200):
         one = Replay(exchange, [bytes(1_000_000)], bool, watched)
-        replies.keep(b"%d" % number, b"head " + one.id + b" rest", one)
+        replies.store(b"%d" % number, b"head " + one.id + b" rest", one)
     assert len(replies) == 33
-    replies.forget()
-    replies.keep(b"x" * 10_000, b"head", one)
+    replies.expire()
+    replies.store(b"x" * 10_000, b"head", one)
     assert replies.find(b"x" * 10_000) is None

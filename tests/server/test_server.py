@@ -24,7 +24,8 @@ from gevent.pywsgi import WSGIServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytail.server.connection import IDLE_TIME, REQUEST_TIME, STALL_TIME
+from pytail.server.client_socket import STALL_TIME
+from pytail.server.connection import IDLE_TIME, REQUEST_TIME
 from pytail.server.server import Server
 
 BIG = os.urandom(3_000_000)
@@ -294,7 +295,7 @@ class StoredFile:
         self.sent += count
         self.position += count
 
-    def held(self) -> tuple[int, int, int] | None:
+    def sendable(self) -> tuple[int, int, int] | None:
         left = self.length - self.position
         return (self.file.fileno(), self.offset + self.position, left) if left else None
 

@@ -154,5 +154,5 @@ def test_where_there_is_no_place_to_share_a_worker_counts_alone_and_says_so(tmp_
     with worker(tmp_path) as one, worker(tmp_path) as other:
         assert one.count(3) == (3, 3, 3)
         assert other.count(4) == (4, 4, 4)
-        assert "/+metrics is of each worker alone" in one.end()
+        assert "/+metrics shows each worker alone" in one.end()
     assert multiprocess.VARIABLE not in os.environ

@@ -32,7 +32,7 @@ def started(opened: io.FileIO, start: int, stop: int) -> FileBody:
 
 def test_held_file_tells_what_is_to_be_sent(opened: io.FileIO):
     body = started(opened, 100_000, 900_000)
-    told = body.held()
+    told = body.sendable()
     assert told is not None
     descriptor, offset, length = told
     assert os.pread(descriptor, length, offset) == DATA[100_000:900_000]
@@ -41,7 +41,7 @@ def test_held_file_tells_what_is_to_be_sent(opened: io.FileIO):
 def test_what_was_sent_is_not_sent_again(opened: io.FileIO):
     body = started(opened, 100_000, 900_000)
     body.advance(300_000)
-    told = body.held()
+    told = body.sendable()
     assert told is not None
     assert told[1:] == (400_000, 500_000)
     assert b"".join(body) == DATA[400_000:900_000]

@@ -162,7 +162,7 @@ class StoredFile(io.BytesIO):
 
     advanced = 0
 
-    def held(self) -> tuple[int, int, int] | None:
+    def sendable(self) -> tuple[int, int, int] | None:
         return (7, 100 + self.advanced, 5 - self.advanced) if self.advanced < 5 else None
 
     def advance(self, count: int) -> None:
@@ -178,10 +178,10 @@ def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
     held = StoredFile()
     served = Served(held)
     body = served.ask()
-    assert body.held() == (7, 100, 5)
+    assert body.sendable() == (7, 100, 5)
     for step in steps:
         body.advance(step)
-    if body.held() is None:
+    if body.sendable() is None:
         assert list(body) == []
     body.close()
     assert held.advanced == sent
@@ -189,7 +189,7 @@ def test_a_file_that_the_server_sends_itself_is_counted_as_it_goes_out(
 
 
 def test_another_body_is_not_the_servers_to_send():
-    assert Served([b"a"]).ask().held() is None
+    assert Served([b"a"]).ask().sendable() is None
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_an_exchange_is_a_line_for_people_and_facts_for_machines():
 
 def test_of_an_arriving_file_the_server_sends_what_it_is_told():
     class Spans(io.BytesIO):
-        def span(self, size: int) -> tuple[int, int, int]:
+        def sendable(self, size: int) -> tuple[int, int, int]:
             return 7, 100, size
 
         def advance(self, count: int) -> None:
             self.seek(count)
 
     arriving = TimedStream(Spans(b"abcdef"))
-    assert arriving.span(5) == (7, 100, 5)
+    assert arriving.sendable(5) == (7, 100, 5)
     arriving.advance(4)
     assert arriving.read(9) == b"ef"
-    assert TimedStream(io.BytesIO()).span(5) is None
+    assert TimedStream(io.BytesIO()).sendable(5) is None
