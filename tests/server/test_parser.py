@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytail.server.parser import MAX_HEAD, MAX_LINE, MAX_FIELDS, RequestRefused, parse
+from pytail.server.parser import MAX_FIELDS, MAX_HEAD, MAX_LINE, RequestRefused, parse
 
 
 def head(*fields: str, line: str = "GET /simple/ HTTP/1.1", host: str | None = "Host: x") -> bytes:
