@@ -35,7 +35,7 @@ class AccessRecord:
         "started",
         "status",
         "upstream_seconds",
-    )  # fmt: skip
+    )
 
     def __init__(self, method: str, path: str, identity: str) -> None:
         self.method = method
