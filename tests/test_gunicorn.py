@@ -1,4 +1,4 @@
-"""gunicorn with pytail's own worker."""
+"""gunicorn with pytail's worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_two_workers_share_a_cache(tmp_path: Path, index: FakeIndex, gunicorn_lo
     assert index.page_count("demo") == 1
 
 
-def test_stop_lets_answers_end_and_closes_idle_connections(
+def test_stop_closes_idle_connections_and_ends_others_after_their_response(
     tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
     dist = wheel("demo", payload=os.urandom(30_000_000))
@@ -50,14 +50,14 @@ def test_stop_lets_answers_end_and_closes_idle_connections(
         assert idle.sock.recv(1) == b""
         assert running.process.poll() is None
         assert response.read() == dist.data
-        done = time.monotonic()
+        ended = time.monotonic()
         assert running.process.wait(10) == 0
-        assert time.monotonic() - done < 5
+        assert time.monotonic() - ended < 5
         for connection in (idle, busy):
             connection.close()
 
 
-def test_access_log_is_gunicorns(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
+def test_requests_are_in_gunicorns_access_log(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     index.add(wheel("demo"))
     options = (
         *WORKER,

@@ -1,4 +1,4 @@
-"""Request heads: what is read out of them, what is refused, and no second way to read them."""
+"""Request heads: the environ of good ones, and the status for malformed and ambiguous ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def status_of(data: bytes) -> int:
     return int(refused.value.status[:3])
 
 
-def test_request_line_and_fields_become_an_environment():
+def test_request_line_and_fields_become_an_environ():
     found = parse(
         head(
             "Accept: a/b \t",
@@ -45,7 +45,7 @@ def test_request_line_and_fields_become_an_environment():
     assert (found.method, found.target, found.length) == ("GET", "/a%20b?c=%20", 0)
 
 
-def test_cookies_are_joined_as_cookies():
+def test_cookies_are_joined_with_semicolons():
     assert parse(head("Cookie: a=1", "Cookie: b=2")).environ["HTTP_COOKIE"] == "a=1; b=2"
 
 
@@ -74,7 +74,7 @@ def test_asterisk_is_a_target_of_options_alone():
 
 
 @pytest.mark.parametrize(
-    ("line", "fields", "keeps"),
+    ("line", "fields", "is_persistent"),
     [
         ("GET / HTTP/1.1", [], True),
         ("GET / HTTP/1.1", ["Connection: close"], False),
@@ -85,10 +85,10 @@ def test_asterisk_is_a_target_of_options_alone():
         ("GET / HTTP/1.0", ["Connection: keep-alive, close"], False),
     ],
 )
-def test_connection_stays_open_as_version_and_options_say(
-    line: str, fields: list[str], keeps: bool
+def test_version_and_connection_options_decide_whether_the_connection_persists(
+    line: str, fields: list[str], is_persistent: bool
 ):
-    assert parse(head(*fields, line=line)).keeps_alive is keeps
+    assert parse(head(*fields, line=line)).keeps_alive is is_persistent
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_other_version_is_refused(version: str):
         ["Transfer-Encoding:"],
     ],
 )
-def test_field_that_could_be_read_in_two_ways_is_refused(fields: list[str]):
+def test_ambiguous_field_is_refused(fields: list[str]):
     assert status_of(head(*fields)) == 400
 
 
@@ -177,12 +177,12 @@ def test_host_is_required_since_http_1_1():
     assert parse(head(line="GET / HTTP/1.0", host=None)).version == "HTTP/1.0"
 
 
-def test_length_of_the_body_is_told():
+def test_length_of_the_body_is_none_for_chunked():
     assert parse(head("Content-Length: 12", line="POST / HTTP/1.1")).length == 12
     assert parse(head("Transfer-Encoding: Chunked", line="POST / HTTP/1.1")).length is None
 
 
-def test_limits_are_what_is_just_allowed():
+def test_sizes_up_to_the_limits_are_accepted():
     line = "GET /" + "a" * (MAX_LINE - len("GET / HTTP/1.1")) + " HTTP/1.1"
     assert parse(head(line=line)).environ["PATH_INFO"].endswith("aa")
     assert status_of(head(line=line.replace("/a", "/aa"))) == 414
@@ -208,7 +208,7 @@ fields = st.one_of(
 
 
 @given(st.lists(fields, max_size=6), st.sampled_from(["\r\n", "\r\n", "\n", "\r", "\r\n "]))
-def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str], end: str):
+def test_accepted_head_is_the_same_to_the_standard_library(lines: list[str], end: str):
     data = end.join(["Host: x", *lines]).encode("latin-1")
     try:
         found = parse(b"GET / HTTP/1.1\r\n" + data)
@@ -224,8 +224,10 @@ def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str
             glue = "; " if name.lower() == "cookie" else ","
             stripped = value.strip(" \t")
             expected[key] = expected[key] + glue + stripped if key in expected else stripped
-    said = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"}
-    assert {key: value for key, value in found.environ.items() if key not in said} == expected
+    of_request_line = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"}
+    assert {
+        key: value for key, value in found.environ.items() if key not in of_request_line
+    } == expected
 
 
 @given(
