@@ -54,7 +54,7 @@ class Transport:
         """
         use_resolver_threads()
         parts = urlsplit(base_url)
-        self._own, self._timeout = origin(base_url), timeout
+        self._own, self.timeout = origin(base_url), timeout
         self._credentials = _credentials(parts) or _from_netrc(environ, parts.hostname or "")
         self._proxies, self._no_proxy = _proxies(environ), _variable(environ, "no")[1]
         trust = _trust(environ, ca)
@@ -106,7 +106,7 @@ class Transport:
     @contextlib.contextmanager
     def _patience(self) -> Iterator[None]:
         """Bound what is not one connect or one read: names, many addresses, a head in drops."""
-        longest = 2 * self._timeout
+        longest = 2 * self.timeout
         limit = gevent.Timeout(longest)
         try:
             with limit:

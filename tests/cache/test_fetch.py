@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from pytail.errors import UpstreamUnreachable
-from pytail.upstream.resume import read_ahead
+from pytail.cache.fetch import read_ahead
 from tests.support.watching import until
 
 
