@@ -1,4 +1,4 @@
-"""Pieces are read ahead of whoever works on them, by one, and nothing is lost by it."""
+"""One chunk is read ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from pytail.errors import UpstreamUnreachable
 from pytail.cache.fetch import read_ahead
+from pytail.errors import UpstreamUnreachable
 from tests.support.watching import until
 
 
-class WheelRanges:
-    """A source of `pieces`, the last of which may be what reading it raises."""
+class Chunks:
+    """A source of `chunks`; reading an exception among them raises it."""
 
     size = etag = None
 
-    def __init__(self, *pieces: bytes | BaseException) -> None:
-        self._pieces = list(pieces)
-        self.read_so_far = 0
+    def __init__(self, *chunks: bytes | BaseException) -> None:
+        self._chunks = list(chunks)
+        self.chunks_read = 0
 
     def read(self) -> bytes:
-        piece = self._pieces.pop(0) if self._pieces else b""
-        if isinstance(piece, BaseException):
-            raise piece
-        self.read_so_far += 1
-        return piece
+        chunk = self._chunks.pop(0) if self._chunks else b""
+        if isinstance(chunk, BaseException):
+            raise chunk
+        self.chunks_read += 1
+        return chunk
 
     def close(self) -> None:
-        """Nothing to drop."""
+        """Nothing to free."""
 
 
-def test_the_pieces_are_those_of_the_source():
-    assert b"".join(itertools.chain(*read_ahead(WheelRanges(b"a", b"bc", b"d")))) == b"abcd"
-    assert list(read_ahead(WheelRanges())) == []
+def test_the_chunks_are_those_of_the_source():
+    assert b"".join(itertools.chain(*read_ahead(Chunks(b"a", b"bc", b"d")))) == b"abcd"
+    assert list(read_ahead(Chunks())) == []
 
 
-def test_the_next_piece_is_read_while_one_is_worked_on():
-    source = WheelRanges(*[b"a"] * 9)
-    with contextlib.closing(read_ahead(source)) as pieces:
-        worked_on = len(next(pieces))
-        # One waits, and another one to be let in.
-        until(lambda: source.read_so_far == worked_on + 2)
-        gevent.sleep(0.01)
-        assert source.read_so_far == worked_on + 2
+def test_the_next_chunk_is_read_while_the_consumer_is_busy():
+    source = Chunks(*[b"a"] * 9)
+    with contextlib.closing(read_ahead(source)) as chunks:
+        consumed = len(next(chunks))
+        # One waits in the queue, another one for a place there.
+        until(lambda: source.chunks_read == consumed + 2)
+        # The reader gets 100 turns to read one more, and does not.
+        for _ in range(100):
+            gevent.sleep(0)
+        assert source.chunks_read == consumed + 2
 
 
-def test_trouble_comes_after_the_pieces_before_it():
-    pieces = read_ahead(WheelRanges(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
-    assert next(pieces) == [b"a"]
+def test_an_error_is_raised_after_the_chunks_before_it():
+    chunks = read_ahead(Chunks(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
+    assert next(chunks) == [b"a"]
     with pytest.raises(UpstreamUnreachable):
-        next(pieces)
+        next(chunks)
 
 
-def test_who_has_enough_waits_for_nothing_more():
+def test_closing_does_not_wait_for_the_chunk_being_read():
     is_reading, never = Event(), Event()
 
-    class Slow(WheelRanges):
+    class Slow(Chunks):
         def read(self) -> bytes:
-            if self.read_so_far:
+            if self.chunks_read:
                 is_reading.set()
                 never.wait()
             return super().read()
 
-    pieces = read_ahead(Slow(b"a"))
-    assert next(pieces) == [b"a"]
+    chunks = read_ahead(Slow(b"a"))
+    assert next(chunks) == [b"a"]
     assert is_reading.wait(5)
-    pieces.close()
+    chunks.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +14,12 @@ from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.pages import FetchedPage, PageClient, PageState
 from pytail.upstream.transport import Transport
+from tests.support.fakeindex import WSGI, reply
+
+#: The path of the page of the project "demo".
+PAGE = "/simple/demo/"
+#: An environment without proxies, certificates and netrc.
+ENVIRON = {"HOME": "/nonexistent"}
 
 
 def upstream_at(
@@ -22,7 +28,7 @@ def upstream_at(
     *,
     clock: Callable[[], float] = time.monotonic,
     max_page_bytes: int = 64 * 1024 * 1024,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] = ENVIRON,
     **options: Any,
 ) -> Upstream:
     """Return the clients of the index at `url`; `options` are those of `Transport`."""
@@ -38,7 +44,26 @@ def following(url: str, timeout: float = 5, **options: Any) -> Iterator[Upstream
         yield upstream
 
 
-def fetched(upstream: Upstream, etag: str | None = None) -> FetchedPage | PageState:
-    """Return the page of the project "demo"."""
-    with upstream.pages.fetch("demo", etag) as page:
+def fetched(
+    upstream: Upstream, etag: str | None = None, project: str = "demo"
+) -> FetchedPage | PageState:
+    """Return the page of `project`."""
+    with upstream.pages.fetch(project, etag) as page:
         return page
+
+
+def json_page(*urls: str, **more: Any) -> bytes:
+    """The body of a page of "demo" with files at `urls`."""
+    files = [{"filename": url.rpartition("/")[2], "url": url, "hashes": {}} for url in urls]
+    return json.dumps({"name": "demo", "files": files, **more}).encode()
+
+
+def html_page(*urls: str) -> bytes:
+    """The body of an HTML page with files at `urls`."""
+    anchors = "".join(f'<a href="{url}">{url.rpartition("/")[2]}</a>' for url in urls)
+    return f"<!DOCTYPE html><html><body>{anchors}</body></html>".encode()
+
+
+def redirect(location: str, status: str = "302 Found") -> WSGI:
+    """A response that redirects to `location`."""
+    return reply(b"elsewhere", "text/plain", status, Location=location)

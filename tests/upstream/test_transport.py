@@ -25,13 +25,11 @@ from gevent.server import StreamServer
 
 from pytail.config.settings import Settings
 from pytail.errors import SettingError, UpstreamGarbled, UpstreamUnreachable
-from pytail.upstream.client import Upstream
 from pytail.upstream.transport import Transport
 from pytail.web.app import create_app
 from tests.support.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
 from tests.support.running import free_port
-
-PAGE = "/simple/demo/"
+from tests.support.upstreams import PAGE, fetched, following
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +72,6 @@ def _quietly(handle: Any) -> Any:
             handle(*given)
 
     return handling
-
-
-@contextlib.contextmanager
-def following(url: str, **options: Any) -> Iterator[Upstream]:
-    options.setdefault("environ", {"HOME": "/nonexistent"})
-    upstream = Upstream(url, 5, **options)
-    yield upstream
-    upstream.close()
 
 
 def page() -> dict[str, Any]:
@@ -134,19 +124,19 @@ def test_an_unknown_authority_is_not_trusted(authority: trustme.CA):
         following(url) as upstream,
         pytest.raises(UpstreamUnreachable, match=r"(?i)certificate"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
 
 
 def test_an_authority_named_by_the_setting_is_trusted(authority: trustme.CA, ca: Path):
     for where in (ca, ca.parent):
         with secure(authority, page()) as url, following(url, ca=where) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
 
 
 def test_an_authority_named_by_ssl_cert_file_is_trusted(authority: trustme.CA, ca: Path):
     environ = {"SSL_CERT_FILE": str(ca), "HOME": "/nonexistent"}
     with secure(authority, page()) as url, following(url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 @pytest.mark.parametrize("name", ["ca", "client_cert"])
@@ -168,15 +158,15 @@ def test_a_client_certificate_is_shown_to_upstream(authority: trustme.CA, ca: Pa
     )
     with secure(authority, page(), asks=True) as url:
         with following(url, ca=ca, client_cert=client) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
         with following(url, ca=ca) as upstream, pytest.raises(UpstreamUnreachable):
-            upstream.page("demo")
+            fetched(upstream)
         # And to nobody else.
         with (
             following("https://127.0.0.1:1", ca=ca, client_cert=client) as upstream,
             pytest.raises(UpstreamUnreachable),
         ):
-            upstream.file(f"{url}{PAGE}")
+            upstream.files.open(f"{url}{PAGE}")
 
 
 # Redirects
@@ -189,7 +179,7 @@ def test_a_redirect_never_leads_down_from_https(authority: trustme.CA, ca: Path,
         following(url, ca=ca) as upstream,
         pytest.raises(UpstreamGarbled, match="redirects to 'http:"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
     assert index.seen == []  # item 140
 
 
@@ -197,7 +187,7 @@ def test_a_redirect_between_https_hosts_is_followed(authority: trustme.CA, ca: P
     with secure(authority, page()) as target:
         to = {PAGE: reply(b"", None, "302 Found", Location=f"{target}{PAGE}")}
         with secure(authority, to) as url, following(url, ca=ca) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
 
 
 # Proxies
@@ -209,7 +199,7 @@ def test_plain_http_goes_through_its_proxy_with_the_proxys_credentials(index: Fa
     with proxy as address:
         environ = {"http_proxy": f"http://user:secret@{address}", "HOME": "/nonexistent"}
         with following(index.url, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     (head,) = proxy.seen
     assert head.startswith(f"GET {index.url}{PAGE} HTTP/1.1")
     pair = base64.b64encode(b"user:secret").decode()
@@ -223,7 +213,7 @@ def test_https_goes_through_a_tunnel(authority: trustme.CA, ca: Path, variable: 
     with secure(authority, page()) as url, proxy as address:
         environ = {variable: address, "HOME": "/nonexistent"}
         with following(url, ca=ca, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     assert proxy.seen[0].startswith("CONNECT 127.0.0.1:")
 
 
@@ -232,7 +222,7 @@ def test_no_proxy_is_heeded(index: FakeIndex, hosts: str):
     index.add(wheel("demo"))
     environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": hosts, "HOME": "/nonexistent"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 def test_a_proxy_that_is_down_is_told_without_its_password(index: FakeIndex):
@@ -241,7 +231,7 @@ def test_a_proxy_that_is_down_is_told_without_its_password(index: FakeIndex):
         following(index.url, environ=environ) as upstream,
         pytest.raises(UpstreamUnreachable) as told,
     ):
-        upstream.page("demo")
+        fetched(upstream)
     assert "secret" not in str(told.value)
 
 
@@ -261,7 +251,7 @@ def test_netrc_gives_credentials_to_the_upstream_origin_only(tmp_path: Path, ind
     with FakeIndex() as other, following(index.url, environ={"NETRC": str(netrc)}) as upstream:
         index.answers[PAGE] = reply(b"", None, "302 Found", Location=f"{other.url}{PAGE}")
         other.answers[PAGE] = reply(b'{"files": []}', JSON)
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
         sent = f"Basic {base64.b64encode(b'user:secret').decode()}"
         assert index.seen[0].headers["AUTHORIZATION"] == sent  # item 141
         assert "AUTHORIZATION" not in other.seen[0].headers
@@ -273,7 +263,7 @@ def test_credentials_of_the_url_go_before_netrc(tmp_path: Path, index: FakeIndex
     index.add(wheel("demo"))
     url = index.url.replace("//", "//me:mine@")
     with following(url, environ={"NETRC": str(netrc)}) as upstream:
-        upstream.page("demo")
+        fetched(upstream)
     sent = f"Basic {base64.b64encode(b'me:mine').decode()}"
     assert index.seen[0].headers["AUTHORIZATION"] == sent
 
@@ -285,7 +275,7 @@ def test_a_broken_netrc_is_ignored_with_a_word(
     netrc.write_text("machine 127.0.0.1 password secret nonsense\n")
     index.add(wheel("demo"))
     with following(index.url, environ={"NETRC": str(netrc)}) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
     assert str(netrc) in caplog.text
     assert "secret" not in caplog.text
 
@@ -338,7 +328,7 @@ def test_lower_case_goes_before_upper_case(index: FakeIndex):
     with proxy as address:
         environ = {"HTTP_PROXY": f"127.0.0.1:{free_port()}", "http_proxy": address, "HOME": "/x"}
         with following(index.url, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     assert len(proxy.seen) == 1
 
 
@@ -346,7 +336,7 @@ def test_a_proxy_that_nothing_goes_through_may_be_any(index: FakeIndex):
     index.add(wheel("demo"))
     environ = {"ALL_PROXY": "socks5://proxy.example.org:1080", "NO_PROXY": "*", "HOME": "/x"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 def test_no_proxy_may_name_a_port(index: FakeIndex):
@@ -354,7 +344,7 @@ def test_no_proxy_may_name_a_port(index: FakeIndex):
     where = index.url.removeprefix("http://")
     environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": where, "HOME": "/x"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 def test_no_proxy_may_name_an_ipv6_address():
@@ -365,7 +355,7 @@ def test_no_proxy_may_name_an_ipv6_address():
             following(f"http://[::1]:{free_port()}", environ=environ) as upstream,
             pytest.raises(UpstreamUnreachable),
         ):
-            upstream.page("demo")
+            fetched(upstream)
     assert proxy.seen == []
 
 
@@ -380,7 +370,7 @@ def test_a_connection_that_the_proxy_closed_meanwhile_is_replaced_in_silence():
         environ = {"http_proxy": proxy.url, "HOME": "/x"}
         with following("http://index.example.org", environ=environ) as upstream:
             for _ in range(3):
-                transfer = upstream.file("http://index.example.org/file")
+                transfer = upstream.files.open("http://index.example.org/file")
                 assert (transfer.read(), transfer.read()) == (b"data", b"")
         assert proxy.connections == 3
 
@@ -396,7 +386,7 @@ def test_a_proxy_that_refuses_a_tunnel_is_asked_once():
             following("https://index.example.org", environ=environ) as upstream,
             pytest.raises(UpstreamUnreachable, match="407") as told,
         ):
-            upstream.page("demo")
+            fetched(upstream)
         assert proxy.connections == 1
     assert "secret" not in f"{told.value!s}{told.value!r}"
 
@@ -432,7 +422,7 @@ def test_a_proxy_reached_by_tls_is_verified_and_shown_no_certificate(
         ) as it,
         pytest.raises(UpstreamUnreachable),
     ):
-        it.page("demo")
+        fetched(it)
     server.stop(timeout=0)
     assert set(map(bool, shown)) == ({False} if is_trusted else set())
 
@@ -443,7 +433,7 @@ def test_a_certificate_for_another_host_is_refused(authority: trustme.CA, ca: Pa
         following(url.replace("127.0.0.1", "localhost"), ca=ca) as upstream,
         pytest.raises(UpstreamUnreachable, match=r"(?i)mismatch|not valid for"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
 
 
 def test_a_key_with_a_passphrase_is_told_at_start_and_nobody_is_asked_for_it(
