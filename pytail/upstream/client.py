@@ -1,7 +1,7 @@
 """Sends one request to upstream, or to a host that upstream names, within limits.
 
-Upstream is not trusted. A redirect stays on http and https and never leads from https to http. Bodies
-are bounded in size and time. No message shows credentials.
+Upstream is not trusted. A redirect stays on http and https, and never leads from https to http.
+Bodies are bounded in size and time. No message shows credentials.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BODY_TIMEOUTS = 4
 
 
 class Client:
-    """Sends requests, each in a slot of its kind and past the circuit breaker of its host."""
+    """Sends requests, with slots for each kind and a circuit breaker for each host."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class Client:
         offline: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`max_page_fetches` small requests run at once, `max_file_fetches` files, and as many ranges.
+        """`max_page_fetches` bounds concurrent small requests, `max_file_fetches` files and ranges.
 
-        With `offline`, every request raises UpstreamOffline. `clock` gives seconds.
+        Files and ranges have that many slots each. With `offline`, `slot` raises UpstreamOffline.
+        `clock` gives seconds.
         """
         self.metrics = metrics
         self._transport, self._is_offline, self._clock = transport, offline, clock
@@ -76,7 +77,7 @@ class Client:
     def slot(self, url: str, kind: str) -> contextlib.ExitStack:
         """Return a slot of `kind` for a request of `url`; closing the stack gives the slot back.
 
-        Raises UpstreamOffline, UpstreamCircuitOpen without waiting, or UpstreamBusy after 8 seconds.
+        Raises UpstreamOffline or UpstreamCircuitOpen without a wait, UpstreamBusy after 8 seconds.
         """
         if self._is_offline:
             raise UpstreamOffline(masked(url))
@@ -139,9 +140,9 @@ class Client:
     ) -> bytes | None:
         """Return the body of `response`, None where it is longer than `limit` bytes.
 
-        `decode` undoes its content coding; `limit` is for the decoded bytes then. Raises
-        UpstreamUnreachable where the body breaks off or takes too long, UpstreamGarbled where it
-        cannot be decoded.
+        With `decode`, the content coding is undone, and `limit` is for the decoded bytes. Raises
+        UpstreamUnreachable where the body breaks off or takes longer than four timeouts,
+        UpstreamGarbled where its content coding is broken.
         """
         longest = _BODY_TIMEOUTS * self._transport.timeout
         deadline = self._clock() + longest
@@ -207,5 +208,6 @@ def _circuit_errors(url: str) -> Iterator[None]:
         yield
     except CircuitOpen as circuit:
         seconds = math.ceil(circuit.seconds)
-        reason = f"circuit breaker is open for {seconds} seconds, after {circuit.failures} failures in a row"
+        failures = f"{circuit.failures} failures in a row"
+        reason = f"circuit breaker is open for {seconds} seconds, after {failures}"
         raise UpstreamCircuitOpen(masked(url), reason, seconds) from None

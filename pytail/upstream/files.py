@@ -100,9 +100,10 @@ class FileClient:
             return self._opened(self._request_whole(url), url, slot)
 
     def open_range(self, url: str, start: int, stop: int, size: int) -> UpstreamFile:
-        """Open the bytes from `start` to before `stop` of the file at `url`, of `size` bytes in all.
+        """Open the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
 
-        Raises UpstreamWithoutRanges where upstream sends the whole only, or another UpstreamError.
+        Raises UpstreamWithoutRanges where upstream sends whole files only, or another
+        UpstreamError.
         """
         with self._client.slot(url, "part") as slot, self._client.attempt(url):
             try:
@@ -117,10 +118,11 @@ class FileClient:
             return self._opened(response, url, slot)
 
     def read_range(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
-        """Read the bytes from `start` to before `stop` of the file at `url`, of `size` bytes in all.
+        """Read the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
 
-        Returns the offset of the first byte and the bytes. Where upstream sends no ranges, these are
-        the whole file of up to 8 MiB; a larger one raises UpstreamWithoutRanges. Raises an UpstreamError.
+        Returns the offset of the first byte, and the bytes. Where upstream sends no ranges, a file
+        of up to 8 MiB is read whole. Raises UpstreamWithoutRanges for a larger one, or another
+        UpstreamError.
         """
         with self._client.slot(url, "page"), self._client.attempt(url):
             response = self._request_range(url, start, stop, size)

@@ -1,15 +1,15 @@
 """Bounds the concurrent fetches of each kind; a further one waits for a slot.
 
-A free slot goes to the client with the fewest slots, and among its fetches to the newest: the oldest
-is the next to time out anyway. So a client with many requests delays its own, and another client
-waits for one fetch to end. A fetch waits for 8 seconds at most. Where 1000 wait, the oldest of the
-client with the most waiting fetches gets no slot.
+A free slot goes to the client with the fewest slots, and among its fetches to the newest: the
+oldest is the next to time out anyway. So a client with many requests delays its own, and another
+client waits for one fetch to end. A fetch waits for 8 seconds at most. Where 1000 fetches wait, the
+oldest of the client with the most waiting fetches gets no slot.
 
 Slots cannot deadlock, because no holder of a slot waits for another one. A slot is taken right
-before its one request, and given back with the end of the body; that of a page after the page is
-in the catalog, so that a flood of pages does not pile up there. The page that lists a file is complete
-before the file is requested. Core metadata read from a wheel takes a slot for each range, and none
-itself. A broken transfer gives its slot back before the rest is requested.
+before its one request, and given back at the end of the body. The slot of a page is given back
+after the page is in the catalog, so that a flood of pages does not pile up there. The page that
+lists a file is complete before the file is requested. Core metadata read from a wheel takes a slot
+for each range, and none itself. A broken transfer gives its slot back before the rest is requested.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class LimiterFull(Exception):
 
 
 class Limiter:
-    """The slots of one kind of fetch: long fetches of one kind do not delay short ones of another."""
+    """The slots of one kind of fetch; long fetches do not delay short ones of another kind."""
 
     def __init__(self, kind: str, most: int, count_refused: Callable[[str], None]) -> None:
-        """`most` slots exist; `count_refused` is called with `kind` for each fetch without a slot."""
+        """`most` slots exist; `count_refused(kind)` is called for each fetch without a slot."""
         self._kind, self._most, self._count_refused = kind, most, count_refused
         #: The option that sets `most`.
         self.limit = "--max-page-fetches" if kind == "page" else "--max-file-fetches"

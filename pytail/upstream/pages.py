@@ -34,7 +34,7 @@ _TAG = re.compile(rb"<[^>]*>")
 
 
 class PageState(enum.Enum):
-    """What upstream says of a page that it does not send."""
+    """A response to a request for a page that has no page."""
 
     #: The page still has the ETag of the request (304).
     UNCHANGED = "unchanged"
@@ -49,9 +49,9 @@ class FetchedPage:
     page: ProjectPage
     #: The validator to revalidate the page with, verbatim; None where upstream sent none.
     etag: str | None
-    #: SHA-256 of project, URL and body: another one means that the content may be another.
+    #: SHA-256 of project, URL and body, in hex: the content is the same where this is.
     revision: str
-    #: Whether the page is HTML without files, text, or the name of a project.
+    #: Whether the page is HTML without files and without text.
     is_blank: bool = False
 
 
@@ -61,11 +61,12 @@ class PageClient:
     def __init__(
         self, client: Client, base_url: str, max_page_bytes: int = 64 * 1024 * 1024
     ) -> None:
-        """`base_url` is the URL above ``/simple/``; a page has `max_page_bytes` at most, decoded."""
+        """`base_url` is the URL above ``/simple/``; `max_page_bytes` bounds a decoded page."""
         #: The URL above ``/simple/``, without credentials.
         self.url = without_credentials(base_url)
         self._client, self._max_page_bytes = client, max_page_bytes
-        # One thread parses one page after the other: the event loop waits for each thread that computes.
+        self._too_large = f"the page is over {max_page_bytes} bytes (--max-page-bytes)"
+        # One thread, since the event loop waits for each thread that computes.
         self._parser = ThreadPool(1)
 
     def page_url(self, project: str) -> str:
@@ -76,8 +77,8 @@ class PageClient:
     def fetch(self, project: str, etag: str | None = None) -> Iterator[FetchedPage | PageState]:
         """Fetch the page of `project` (normalized), conditionally where `etag` is given.
 
-        The slot of the request lasts as long as the block: where the block stores the page, a flood
-        of requests cannot pile up pages to store. Raises an UpstreamError.
+        The slot of the request lasts until the block ends. So where the block stores the page,
+        a flood of invented names does not pile up pages to store. Raises an UpstreamError.
         """
         url = self.page_url(project)
         with self._client.slot(url, "page"):
@@ -123,10 +124,6 @@ class PageClient:
             return parse() if is_small else off_loop(parse, self._parser)
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
-
-    @property
-    def _too_large(self) -> str:
-        return f"the page is over {self._max_page_bytes} bytes (--max-page-bytes)"
 
 
 def _fetched(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> FetchedPage:

@@ -1,7 +1,7 @@
 """Reads a file from upstream, and requests the rest where the connection breaks.
 
-The rest is requested from the last byte read on. Where upstream starts at 0 again, the bytes already
-read are skipped. A file with a digest is verified at its end by the reader. A file without one is
+The rest is requested from the last byte read on. Where upstream starts at 0 again, the bytes
+already read are skipped. The caller verifies a file with a digest at its end. A file without one is
 continued only where its strong ETag (RFC 9110, section 8.8.3) is still the same.
 """
 

@@ -46,7 +46,7 @@ class Transport:
         ca: Path | None = None,
         client_cert: Path | None = None,
     ) -> None:
-        """`base_url` is that of upstream, with credentials; `timeout` is for a connect and each read.
+        """`base_url` is that of upstream, with credentials; `timeout` bounds connects and reads.
 
         `ca` is a PEM file or directory, trusted in addition to the system. `client_cert` is a PEM
         file with certificate and key. `environ` names proxies, SSL_CERT_FILE and netrc; it is read
@@ -61,7 +61,7 @@ class Transport:
         self._proxies, self._no_proxy = _proxies(environ), _variable(environ, "no")[1]
         trust = _trust(environ, ca)
         own = trust if client_cert is None else _certified(_trust(environ, ca), client_cert)
-        #: By whether the origin is that of upstream, and by the scheme of the proxy; None: no proxy.
+        #: By whether the origin is that of upstream, and by scheme of the proxy (None: no proxy).
         self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
         for is_own, context in ((False, trust), (True, own)):
             options: dict[str, Any] = {

@@ -45,7 +45,7 @@ def test_the_next_chunk_is_read_while_the_consumer_is_busy():
         consumed = len(next(chunks))
         # One waits in the queue, another one for a place there.
         until(lambda: source.chunks_read == consumed + 2)
-        # The reader gets 100 turns to read one more, and does not.
+        # The reader has 100 chances to read one more, and does not.
         for _ in range(100):
             gevent.sleep(0)
         assert source.chunks_read == consumed + 2

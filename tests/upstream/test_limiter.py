@@ -13,7 +13,7 @@ from tests.support.watching import until
 
 
 class Slots(Limiter):
-    """Two slots, and the names of the fetches that got one and of those that got none."""
+    """Two slots, and the names of the fetches with and without one."""
 
     def __init__(self) -> None:
         self.refused: list[str] = []
@@ -22,7 +22,7 @@ class Slots(Limiter):
         super().__init__("page", 2, self.refused.append)
 
     def wait(self, name: str, client: str = "") -> gevent.Greenlet:
-        """Return a greenlet that waits for a slot by now, and adds its `name` to `served` or `unserved`."""
+        """Return a waiting greenlet, which adds `name` to `served` or `unserved`."""
 
         def take() -> None:
             try:
