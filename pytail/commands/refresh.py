@@ -58,7 +58,7 @@ def _freshness(settings: Settings, found: CacheDirectory) -> Iterator[Freshness]
     with contextlib.closing(upstream_of(settings)) as upstream:
         # Nobody waits who would rather have the copy.
         patient = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
-        yield Freshness(found.catalog, upstream, patient, time.time)
+        yield Freshness(found.catalog, upstream.pages, patient, time.time)
 
 
 def _refreshed(freshness: Freshness, name: str) -> dict[str, object]:

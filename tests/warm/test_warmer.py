@@ -108,7 +108,7 @@ def test_an_upstream_that_is_left_alone_for_a_while_is_waited_for(parts: Cache, 
     assert one.choose("demo", [required("demo")], HERE).missing == []
     index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
     assert outcomes(one) == [False, False, False, True, True, True]
-    assert parts.upstream.is_circuit_open is False
+    assert parts.upstream.client.is_circuit_open(parts.upstream.pages.url) is False
 
 
 @pytest.mark.usefixtures("quick", "answered")
