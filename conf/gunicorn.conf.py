@@ -1,7 +1,7 @@
 """pytail under gunicorn: ``gunicorn -c gunicorn.conf.py``.
 
 pytail takes its own settings from the ``PYTAIL_*`` variables and from the file that
-``PYTAIL_CONFIG`` names; see the table in the README.
+``PYTAIL_CONFIG`` names; see docs/configuration.md.
 """
 
 import os
