@@ -40,7 +40,7 @@ def test_a_downloading_file_stays_however_old_its_partial_file_is(
     until(lambda: any(installation.partial_sizes()), seconds=10)
     (partial,) = (installation.cache / "+partial").iterdir()
     os.utime(partial, (TWO_DAYS_AGO, TWO_DAYS_AGO))
-    assert installation.json("gc")["partials"] == 0
+    assert installation.run_json("gc")["partials"] == 0
     gated.open()
     client.get()
     assert installation.path(dist).read_bytes() == dist.data

@@ -19,7 +19,7 @@ def test_purge_removes_the_files_of_a_project_and_forgets_its_page(
     installation: Installation, index: FakeIndex, stored: list[Dist]
 ):
     demo, other = stored
-    result = installation.json("purge", "Demo")
+    result = installation.run_json("purge", "Demo")
     assert (result["files"], result["left"], result["forgotten"]) == (1, 0, 1)
     assert (installation.path(demo).exists(), installation.path(other).exists()) == (False, True)
     # The server fetches the page and the file again.
@@ -71,7 +71,7 @@ def test_a_file_that_is_being_sent_is_not_removed_and_is_sent_whole(
     installation.store(dist)
     with contextlib.closing(installation.client.open("GET", dist.served)) as slow:
         response = slow.getresponse()
-        result = installation.json("purge", "demo", code=1)
+        result = installation.run_json("purge", "demo", code=1)
         assert (result["files"], result["left"]) == (0, 1)
         assert response.read() == dist.data
     until(lambda: installation.json("purge", "demo")["files"] == 1)

@@ -90,7 +90,7 @@ def test_a_damaged_file_that_is_being_sent_is_not_removed(
     damage(installation.path(dist))
     with contextlib.closing(installation.client.open("GET", dist.served)) as slow:
         slow.getresponse()
-        result = installation.json("verify", code=1)
+        result = installation.run_json("verify", code=1)
     assert (result["left"], result["removed"]) == ([dist.key], [])
 
 

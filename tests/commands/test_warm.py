@@ -22,9 +22,9 @@ LINUX = "cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64"
 SIZE = 400_000
 
 
-def names(*dists: Dist, metadata: bool = True) -> set[str]:
+def names(*dists: Dist) -> set[str]:
     """Return the filenames of `dists` and of their core metadata."""
-    sidecars = {f"{dist.filename}.metadata" for dist in dists if metadata and dist.metadata}
+    sidecars = {f"{dist.filename}.metadata" for dist in dists if dist.metadata}
     return {dist.filename for dist in dists} | sidecars
 
 
