@@ -57,7 +57,7 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 @contextlib.contextmanager
 def _freshness(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Freshness]:
     with contextlib.closing(upstream_of(settings)) as upstream:
-        # No client waits here, so that a stale page is not used early.
+        # No client waits: a stale page is the answer only where upstream fails.
         policy = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
         yield Freshness(cache_dir.catalog, upstream, policy, time.time)
 

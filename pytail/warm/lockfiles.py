@@ -134,7 +134,7 @@ def _not_from_index(package: Package, urls: list[str]) -> str | None:
 def _read_uv(content: dict[str, Any], indexes: IndexUrls, lockfile: Lockfile) -> None:
     for package in content.get("package", []):
         title = f"{package['name']} {package.get('version', '')}".strip()
-        kind, source = next(iter(package["source"].items()), ("source unknown", ""))
+        kind, source = next(iter(package["source"].items()), ("unknown source", ""))
         entries = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
         if kind in ("editable", "virtual", "directory") and source == ".":
             # The project that was locked.

@@ -95,7 +95,10 @@ class Target:
             return True
 
     def matches(self, marker: Marker | None, groups: frozenset[str] = frozenset()) -> bool:
-        """Whether `marker` is true on the machine, with any of `groups` (extras or groups) chosen."""
+        """Whether `marker` is true on the machine, with any of `groups` installed.
+
+        These are extras and dependency groups. True where the marker cannot be evaluated.
+        """
         if marker is None:
             return True
         chosen = {"extras": groups, "dependency_groups": groups}

@@ -13,7 +13,8 @@ from pytail.warm.requirements import RequirementsFile, parse_requirement
 from pytail.warm.selection import LockedPackage, RequiredProject
 from pytail.warm.targets import Target
 
-WantedProject: TypeAlias = RequiredProject | LockedPackage
+#: A project to fetch, or a version of one.
+Want: TypeAlias = RequiredProject | LockedPackage
 
 
 @dataclass(slots=True)
@@ -21,11 +22,11 @@ class Wanted:
     """The projects and versions to fetch."""
 
     #: By normalized name; a project may be required and locked, or locked in several versions.
-    by_project: dict[str, list[WantedProject]] = field(default_factory=dict)
+    by_project: dict[str, list[Want]] = field(default_factory=dict)
     #: Lines and packages that are left out, each with the reason.
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, projects: Iterable[WantedProject]) -> None:
+    def add(self, projects: Iterable[Want]) -> None:
         """Add `projects`."""
         for wanted in projects:
             self.by_project.setdefault(wanted.project, []).append(wanted)

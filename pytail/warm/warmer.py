@@ -2,7 +2,8 @@
 
 All pages come before any file, so that the total size is known before the first fetch of a file. A
 stored file is not fetched again, but counts as used. Where the circuit breaker is open, or upstream
-answers with Retry-After, the fetch waits, unless upstream has not answered before.
+answers with Retry-After, the fetch waits. It fails where upstream gave no page and no file within
+the last minute.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from pytail.storage.store import Store
 from pytail.urls import masked
 from pytail.warm.selection import Selection
 from pytail.warm.targets import Target
-from pytail.warm.wanted import WantedProject
+from pytail.warm.wanted import Want
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Seconds since the last answer of upstream after which no fetch waits for another one.
+#: Seconds since the last page or file from upstream after which a failed fetch is not tried again.
 _MAX_SILENCE = 60.0
 #: Refusals of one page or file after which the fetch fails.
 _MAX_REFUSALS = 3
@@ -44,12 +45,10 @@ class Warmer:
     def __init__(self, index: Index, files: Files, store: Store, quota: Quota, jobs: int) -> None:
         self._index, self._files = index, files
         self._store, self._quota, self._jobs = store, quota, jobs
-        #: Monotonic seconds of the last answer of upstream.
+        #: Monotonic seconds of the last page or chunk from upstream.
         self._answered_at = -math.inf
 
-    def select(
-        self, project: str, wanted: Sequence[WantedProject], targets: Sequence[Target]
-    ) -> Selection:
+    def select(self, project: str, wanted: Sequence[Want], targets: Sequence[Target]) -> Selection:
         """Return the files of `wanted` from the page of `project`.
 
         A cached page that lacks a file is revalidated. An error makes the whole project missing.
@@ -115,7 +114,7 @@ class Warmer:
     def _select(
         self,
         project: str,
-        wanted: Sequence[WantedProject],
+        wanted: Sequence[Want],
         targets: Sequence[Target],
         max_age: float,
     ) -> Selection:
@@ -136,10 +135,10 @@ class Warmer:
         return 0
 
     def _patiently(self, ask: Callable[[], Result]) -> Result:
-        """Call `ask` until it succeeds, waiting as long as upstream says in between.
+        """Call `ask` until it succeeds; wait for the seconds in `retry_after` in between.
 
-        Raises the error of `ask` where upstream names no time, was silent too long, or refused
-        too often.
+        Raises the last error of `ask` where `retry_after` is None, where upstream was silent for
+        `_MAX_SILENCE`, or after `_MAX_REFUSALS`.
         """
         refusals = 0
         while True:

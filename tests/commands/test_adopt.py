@@ -85,7 +85,7 @@ def test_the_url_of_a_lock_file_is_served_without_a_page(
     installation: Installation, index: FakeIndex, source: Path, dists: list[Dist]
 ):
     write(devpi(source, dists[0]), dists[0].data)
-    installation.run("adopt", str(source))
+    assert installation.call("adopt", str(source)).returncode == 0
     index.stop()
     assert installation.client.get(dists[0].served).data == dists[0].data
 
@@ -122,7 +122,7 @@ def test_a_file_with_other_content_than_upstream_has_is_never_served(
     installation: Installation, index: FakeIndex, source: Path, dists: list[Dist]
 ):
     write(proxpi(source, dists[0]), dists[0].data[:-1])
-    installation.run("adopt", str(source))
+    assert installation.call("adopt", str(source)).returncode == 0
     installation.store(dists[0])
     assert index.count(dists[0].path) == 1
 
@@ -156,7 +156,7 @@ def test_adopting_a_file_evicts_no_other(
     installation.store(dists[0])
     large = wheel("large", payload=os.urandom(3_000_000))
     write(flat(source, large), large.data)
-    out = installation.run("adopt", str(source), "--cache-max-size", "2MB")
+    out = installation.call("adopt", str(source), "--cache-max-size", "2MB")
     assert out.returncode == 1
     assert "the file does not fit into --cache-max-size" in out.stderr
     assert installation.path(dists[0]).exists()

@@ -61,5 +61,5 @@ def test_core_metadata_counts_for_the_project_of_its_wheel(
 
 
 def test_an_unknown_project_is_exit_code_1(installation: Installation):
-    out = installation.run("list", "nope")
+    out = installation.call("list", "nope")
     assert (out.returncode, out.stderr) == (1, "neither a page nor a file of nope is cached\n")

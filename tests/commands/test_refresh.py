@@ -60,7 +60,7 @@ def test_a_project_that_upstream_removed_is_missing_at_the_server_too(
     index.add(wheel("demo"))
     versions(installation)
     index.dists.clear()
-    assert installation.run("refresh", "demo").returncode == 1
+    assert installation.call("refresh", "demo").returncode == 1
     assert installation.client.get("/simple/demo/").status == 404
 
 

@@ -41,7 +41,7 @@ def test_status_without_a_server_shows_the_directory(installation: Installation,
     bind = f"127.0.0.1:{free_port()}"
     shown = installation.json("status", "--bind", bind)
     assert (shown["held"]["files"], shown["server"]) == (1, None)
-    assert f"no pytail answers at {bind}" in installation.run("status", "--bind", bind).stdout
+    assert f"no pytail answers at {bind}" in installation.call("status", "--bind", bind).stdout
 
 
 def test_another_http_server_is_not_taken_for_pytail(installation: Installation, index: FakeIndex):
@@ -68,11 +68,11 @@ def test_status_reaches_a_server_on_a_unix_socket(
 
 
 def test_status_shows_the_used_share_of_the_limit(installation: Installation):
-    assert "% of 1.0 GiB;" in installation.run("status", "--cache-max-size", "1GiB").stdout
+    assert "% of 1.0 GiB;" in installation.call("status", "--cache-max-size", "1GiB").stdout
 
 
 def test_status_masks_credentials(installation: Installation, index: FakeIndex):
     url = index.url.replace("//", "//user:secret@")
-    out = installation.run("status", "--upstream-base-url", url)
+    out = installation.call("status", "--upstream-base-url", url)
     assert f"0 projects of {index.url}" in out.stdout
     assert "secret" not in out.stdout + out.stderr

@@ -113,7 +113,7 @@ def test_all_files_fetches_every_file_of_the_version(commands: Commands, index: 
 def test_each_failure_is_a_line_and_the_rest_is_fetched(commands: Commands, index: FakeIndex):
     index.add(good := wheel("good"), bad := wheel("bad"))
     index.answers[bad.path] = reply(bad.data[:-1] + b"!", "application/octet-stream")
-    out = commands.run("warm", "good", "bad", "nope", "good>=9", "other; python_version < '3'")
+    out = commands.call("warm", "good", "bad", "nope", "good>=9", "other; python_version < '3'")
     assert out.returncode == 1
     assert out.stdout.endswith("; 0 already stored; 1 skipped; 3 failed\n")
     lines = sorted(out.stderr.splitlines())
@@ -193,14 +193,16 @@ def test_more_files_than_the_limit_allows_are_refused_before_any_fetch(
     dists = [wheel(f"p{number}", payload=os.urandom(340_000)) for number in range(4)]
     index.add(*dists)
     projects = [dist.project for dist in dists]
-    out = commands.run("warm", *projects, "--cache-max-size", "1MB")
+    out = commands.call("warm", *projects, "--cache-max-size", "1MB")
     assert (out.returncode, out.stdout) == (2, "")
     (line,) = out.stderr.splitlines()
     assert line.startswith("pytail: --cache-max-size '976.6 KiB': the requested files take ")
     assert commands.stored_names() == set()
-    assert commands.run("warm", *projects[:2], "--cache-max-size", "1MB").returncode == 0
+    assert commands.call("warm", *projects[:2], "--cache-max-size", "1MB").returncode == 0
     # The least recently used files are evicted, and none of the requested files.
-    assert commands.run("warm", projects[0], projects[2], "--cache-max-size", "1MB").returncode == 0
+    assert (
+        commands.call("warm", projects[0], projects[2], "--cache-max-size", "1MB").returncode == 0
+    )
     assert commands.stored_names() >= names(dists[0], dists[2])
     assert dists[1].filename not in commands.stored_names()
 
@@ -208,7 +210,7 @@ def test_more_files_than_the_limit_allows_are_refused_before_any_fetch(
 def test_sizes_that_the_page_does_not_give_count_too(commands: Commands, index: FakeIndex):
     index.html_only = True
     index.add(*(wheel(f"p{number}", payload=os.urandom(300_000)) for number in range(4)))
-    out = commands.run("warm", "p0", "p1", "p2", "p3", "--cache-max-size", "1MB")
+    out = commands.call("warm", "p0", "p1", "p2", "p3", "--cache-max-size", "1MB")
     assert (out.returncode, out.stdout) == (2, "")
     assert commands.stored_names() == set()
 
@@ -229,7 +231,7 @@ def test_a_requirements_file_pins_versions_and_hashes(
     index.add(old, wheel("demo", "2.0"), other)
     (tmp_path / "more.txt").write_text(f"other==1.0 --hash=sha256:{other.sha256}\n")
     (tmp_path / "reqs.txt").write_text("demo==1.0 \\\n  # old\n-r more.txt\n-e .\n")
-    out = commands.run("warm", "-r", str(tmp_path / "reqs.txt"))
+    out = commands.call("warm", "-r", str(tmp_path / "reqs.txt"))
     assert out.returncode == 0
     assert out.stderr == "skipped .: editable, not from an index\n"
     assert commands.stored_names() == names(old, other)
