@@ -20,8 +20,9 @@ _PARTS = ["gevent", "falcon", "urllib3", "lxml", "orjson", "peewee", "gunicorn"]
 _HEAD = """# Performance
 
 Written by `{command}`; [benchmarks/README.md](../benchmarks/README.md) says how it measures and how to
-repeat it. Figures are medians, with the lowest and the highest round in brackets. Whoever takes part
-in a row takes turns, so ratios can be compared where absolute figures depend on the machine.
+repeat it. Figures are medians, with the lowest and the highest round in brackets. The
+programs of a row are measured in alternation, so ratios can be compared where absolute figures depend on the
+machine.
 """
 _COST = " processor time a request, µs |"
 _QUICK = """

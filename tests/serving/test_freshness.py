@@ -200,7 +200,7 @@ def test_a_host_that_keeps_failing_is_left_alone(pytail: Client, demo: FakeIndex
     asked = len(demo.seen)
     answer = pytail.get("/simple/new/")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
-    assert "left alone" in answer.json()["detail"]
+    assert "circuit breaker is open" in answer.json()["detail"]
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
     assert len(demo.seen) == asked
 

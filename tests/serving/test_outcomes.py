@@ -209,7 +209,7 @@ def test_each_band_is_one_line(pytail: Client, demo: FakeIndex, clock: Clock, to
     # The breaker is open: as many lines as clients, and nothing new in them.
     level, word, reason = ask()
     assert (level, word) == ("DEBUG", "STALE")
-    assert "left alone" in reason
+    assert "circuit breaker is open" in reason
 
 
 def test_a_missing_project_is_one_line(pytail: Client, index: FakeIndex, told_in_log: Log):
