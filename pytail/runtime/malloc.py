@@ -1,7 +1,7 @@
 """Returns the free memory of the C library to the operating system.
 
 A large page is copied several times in several threads. Its freed memory lies between memory in use,
-and the C library keeps it: up to ten times of the memory in use. `malloc_trim` returns such memory.
+and the C library does not return it: up to ten times the memory in use. `malloc_trim` returns it.
 """
 
 from __future__ import annotations

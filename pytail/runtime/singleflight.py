@@ -1,4 +1,4 @@
-"""Runs one piece of work for several callers, which share its result or its error.
+"""Runs the same work once for several callers, which share its result or its error.
 
 The work runs in its own greenlet. So it goes on after the greenlet of a caller ends, and each caller
 can have its own timeout.

@@ -1,8 +1,8 @@
 """One connection of a client: its requests, one after the other.
 
 `Connection` takes the place of gevent pywsgi's handler. A request head is parsed at once, small
-responses leave in one packet, files go out from their descriptors, and the microcache answers
-repeated requests. A client that never makes its greenlet wait still lets other greenlets run.
+responses leave in one packet, files go out from their descriptors, and the microcache repeats
+responses. A client that never makes its greenlet wait still lets other greenlets run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection waits for a request of which nothing has arrived."""
+        """Whether the connection waits for a request of which no byte has arrived."""
         return self.waiting_since is not None and not self._received
 
     def close_idle(self) -> None:
@@ -97,7 +97,7 @@ class Connection:
     def log_request(
         self, request: parser.RequestHead, environ: dict[str, Any], seconds: float
     ) -> None:
-        """Log a request whose response took `seconds`: left to subclasses that do so."""
+        """Log a request whose response took `seconds`. Subclasses with an access log implement this."""
 
     def _serve_request(self) -> bool:
         """Serve one request. Return whether another one may follow."""
@@ -142,7 +142,7 @@ class Connection:
         return parser.parse(head)
 
     def _may_replay(self) -> bool:
-        """Note a request that the microcache answers. Return whether another one may follow."""
+        """Note a request whose response is repeated. Return whether another request may follow."""
         now = time.monotonic()
         self.waiting_since, self._client.deadline = now, now + IDLE_TIME
         return not self.server.is_scarce

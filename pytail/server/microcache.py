@@ -105,7 +105,7 @@ class Microcache:
 
 
 class ReplayingReceiver:
-    """Receives the bytes of one connection, and answers requests that the microcache knows.
+    """Receives the bytes of one connection, and repeats the responses that the microcache has.
 
     Nothing else may read from the connection while `receive` waits.
     """

@@ -2,7 +2,7 @@
 
 Every second the server cuts the connections whose deadline has passed. At the maximum number of
 connections, each response ends its connection, and a new connection cuts the one that has waited
-longest for a request. So clients that only hold connections cannot keep out clients that send requests.
+longest for a request. So clients that send no requests cannot block those that do.
 """
 
 from __future__ import annotations

@@ -24,18 +24,8 @@ _PLAIN = re.compile(r"[!-~]*")
 class AccessRecord:
     """The facts about one request and its response."""
 
-    __slots__ = (
-        "bytes_sent",
-        "id",
-        "is_interrupted",
-        "method",
-        "outcome",
-        "path",
-        "seconds",
-        "started",
-        "status",
-        "upstream_seconds",
-    )
+    __slots__ = ("bytes_sent", "id", "is_interrupted", "method", "outcome", "path", "seconds",
+                 "started", "status", "upstream_seconds")  # fmt: skip
 
     def __init__(self, method: str, path: str, identity: str) -> None:
         self.method = method
