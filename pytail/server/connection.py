@@ -203,5 +203,5 @@ class Connection:
         if isinstance(error, PytailError):
             log.warning("%s: %s", request.line, error)
         elif not isinstance(error, gevent.GreenletExit):
-            log.error("%s failed", request.line, exc_info=error)
+            log.error("internal error while serving %s", request.line, exc_info=error)
         self.response.send_error("500 Internal Server Error", b"Internal Server Error")
