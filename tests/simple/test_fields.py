@@ -305,7 +305,7 @@ def test_a_filename_is_the_end_of_the_path_decoded_once(url: str, filename: str)
 def test_of_one_filename_the_entry_with_a_hash_is_kept_in_place():
     bare, better = file("foo-1.0.zip"), file("foo-1.0.zip", hashes={"md5": MD5})
     other, third = file("foo-2.0.zip"), file("foo-1.0.zip", hashes={"sha256": SHA256})
-    assert fields.one_of_each([bare, other, better, third]) == (better, other)  # item 135
+    assert fields.unique([bare, other, better, third]) == (better, other)  # item 135
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_large_page_is_never_decoded_at_once(separators: tuple[str, str]):
     data, files, longest = decoded_longest(body)
     assert files == entries()
     assert (data["meta"], data["name"]) == ({"api-version": "1.1"}, "foo")
-    assert len(body) > 2 * json_chunks.PIECE > longest
+    assert len(body) > 2 * json_chunks.CHUNK > longest
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,9 @@ def test_no_more_projects_are_looked_at_than_a_few():
     st.from_regex(r"[a0]([a0-]{0,4}[a0])?", fullmatch=True),
 )
 def test_a_filename_tells_the_projects_it_may_belong_to(filename: str, project: str):
-    assert names.tells_project(filename, project) == (project in names.projects_of(filename))
+    assert names.may_belong_to(filename, project) == (project in names.projects_of(filename))
     for other in names.projects_of(filename):
-        assert names.tells_project(filename, other)
+        assert names.may_belong_to(filename, other)
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,9 @@ def forbidden():
     raise AssertionError("rendered again")
 
 
-def after_a_start(catalog, load=forbidden, flavour="", **more):
+def after_a_start(catalog, load=forbidden, options="", **more):
     """The body that a `RenderedPages` of its own gives; in the end it has written what it keeps."""
-    with contextlib.closing(RenderedPages(stock=catalog, flavour=flavour)) as pages:
+    with contextlib.closing(RenderedPages(storage=catalog, options=options)) as pages:
         return project(pages, load=load, **more)
 
 
@@ -260,7 +260,7 @@ from pytail.web.rendered import RenderedPages
 from pytail.simple.negotiation import Coding, Form
 
 catalog = Catalog(Path(sys.argv[1]))
-pages = RenderedPages(stock=catalog)
+pages = RenderedPages(storage=catalog)
 load = lambda: catalog.page("demo")
 body = pages.project("demo", "r1", load, sys.argv[2], Form.JSON, Coding.GZIP)
 pages.close()
@@ -279,7 +279,7 @@ def test_what_another_process_made_ready_is_used(catalog, path):
 
 def test_what_is_read_back_is_kept_in_memory(catalog):
     after_a_start(catalog, Load(LARGE))
-    pages = RenderedPages(stock=catalog)
+    pages = RenderedPages(storage=catalog)
     body = project(pages, load=forbidden)
     catalog.forget()
     assert project(pages, load=forbidden) is body
@@ -296,7 +296,7 @@ def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
 def test_nobody_waits_for_the_writing(catalog, path):
     # Were the lock waited for, it would be so for ever.
     with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
-        pages = RenderedPages(stock=catalog)
+        pages = RenderedPages(storage=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()
     assert after_a_start(catalog)
@@ -304,8 +304,8 @@ def test_nobody_waits_for_the_writing(catalog, path):
 
 def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
     size = len(project(RenderedPages(), load=Load(LARGE)).data)
-    monkeypatch.setattr(room, "_MOST_UNWRITTEN", 3 * size)
-    with contextlib.closing(RenderedPages(stock=catalog)) as pages, locked(path):
+    monkeypatch.setattr(room, "_MAX_UNWRITTEN", 3 * size)
+    with contextlib.closing(RenderedPages(storage=catalog)) as pages, locked(path):
         for number in range(10):
             project(pages, load=Load(LARGE), files=f"../{number}/")
     for number in range(3):
@@ -330,7 +330,7 @@ def test_a_page_of_few_files_is_rather_rendered_again(catalog):
         {"form": Form.HTML},
         {"coding": Coding.ZSTD},
         {"files": "../../+f/"},
-        {"flavour": "promising"},
+        {"options": "promising"},
         {"revision": "r2"},
     ],
     ids=str,
