@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
-from urllib.parse import urljoin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytail import urls
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.simple import fields
 
@@ -236,72 +233,6 @@ def test_provenance_that_is_not_secure_is_dropped(value: object):
     assert fields.provenance(value, BASE) is None  # items 15, 139
 
 
-@pytest.mark.parametrize(
-    ("value", "url"),
-    [
-        ("foo.whl", "https://index.example.org/simple/foo/foo.whl"),
-        ("../../f/foo.whl", "https://index.example.org/f/foo.whl"),
-        ("/f/foo.whl", "https://index.example.org/f/foo.whl"),
-        ("//files.example.org/foo.whl", "https://files.example.org/foo.whl"),
-        ("HTTP://files.example.org/foo.whl", "http://files.example.org/foo.whl"),
-        ("https://files.example.org/foo.whl?a=1&b=2#sha256=00", "https://files.example.org/foo.whl?a=1&b=2"),
-        ("https://files.example.org:8443/a b.whl", "https://files.example.org:8443/a%20b.whl"),
-        ("https://[::1]:8443/foo.whl", "https://[::1]:8443/foo.whl"),
-        (" foo.whl\n", "https://index.example.org/simple/foo/foo.whl"),
-        ("https://user:secret@files.example.org/foo.whl", "https://files.example.org/foo.whl"),
-    ],
-)  # fmt: skip
-def test_a_link_becomes_absolute_without_fragment_and_credentials(value: str, url: str):
-    assert urls.http_url(value, BASE) == url  # items 129, 141
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "javascript:alert(1)", "data:text/plain,x", "file:///etc/passwd", "ftp://example.org/foo.whl",
-        "mailto:a@example.org", "https://[::1/foo.whl", "https://exa mple.org/x", "", " \n",
-        "https://example.org:0/x", "https://example.org:99999/x", "https://example.org:x/x",
-        "https://example.org\\@evil.example.net/x", "..\\foo.whl", "foo\0.whl", "foo\x7f.whl",
-        None, 1, True, [], {}, b"https://example.org/x",
-    ],
-)  # fmt: skip
-def test_a_link_that_is_not_http_is_dropped(value: object):
-    assert urls.http_url(value, BASE) is None  # items 138, 139, 140
-
-
-@quickly
-@given(st.text() | st.from_regex(r"(https?:|ftp:)?//?[a-z@:/\\ \[\]?#%.0-9]*", fullmatch=True))
-def test_every_link_is_http_and_clean(value: str):
-    url = urls.http_url(value, BASE)
-    if url is not None:
-        assert re.fullmatch(
-            r"https?://[^\x00-\x20/@\\]+(/[^\x00-\x20\\#]*)?(\?[^\x00-\x20\\#]*)?", url
-        )
-
-
-@quickly
-@given(
-    st.from_regex(r"(\.\./){0,5}([a-z0-9.%+-]{1,3}/){0,3}[a-z0-9.%+-]{1,3}", fullmatch=True),
-    st.sampled_from([BASE, "http://index.example.org", "http://index.example.org/a/b;c?d#e"]),
-)
-def test_a_plain_path_leads_where_the_standard_says(value: str, base: str):
-    assert urls.http_url(value, base) == urljoin(base, value)
-
-
-@pytest.mark.parametrize(
-    ("url", "filename"),
-    [
-        ("https://files.example.org/a/torch-2.0%2Bcu121.whl", "torch-2.0+cu121.whl"),
-        ("https://files.example.org/a/torch-2.0+cu121.whl", "torch-2.0+cu121.whl"),
-        ("https://files.example.org/a/foo.whl?b=c/d.whl", "foo.whl"),
-        ("https://files.example.org/a/foo%252f.whl", "foo%2f.whl"),
-        ("https://files.example.org/a/", ""),
-    ],
-)
-def test_a_filename_is_the_end_of_the_path_decoded_once(url: str, filename: str):
-    assert urls.filename_in(url) == filename  # item 133
-
-
 def test_of_one_filename_the_entry_with_a_hash_is_kept_in_place():
     bare, better = file("foo-1.0.zip"), file("foo-1.0.zip", hashes={"md5": MD5})
     other, third = file("foo-2.0.zip"), file("foo-1.0.zip", hashes={"sha256": SHA256})
@@ -350,4 +281,3 @@ def test_nothing_upstream_says_breaks_a_field(value: object):
     ):  # fmt: skip
         read(value)
     fields.provenance(value, BASE)
-    urls.http_url(value, BASE)
