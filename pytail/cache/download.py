@@ -71,7 +71,7 @@ class DownloadReader:
             raise ValueError("read of a closed file")
         return self._alone.read(size)
 
-    def span(self, size: int) -> tuple[int, int, int] | None:
+    def sendable(self, size: int) -> tuple[int, int, int] | None:
         """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
 
         They are read by `advance`. None at the end, and where no file has them. Raises DownloadInterrupted.

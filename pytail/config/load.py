@@ -130,9 +130,7 @@ def _of_file(path: Path, source: str) -> dict[str, ChosenValue]:
             hint = _nearest(_key(name), map(_key, _defaults()))
             raise SettingError(f"{path}: key", key, f"there is no such setting{hint}")
         if name in found:
-            raise SettingError(
-                f"{path}: key", key, "is set twice, with '-' and with '_'; remove one"
-            )
+            raise SettingError(f"{path}: key", key, "stands there twice, with '-' and with '_'")
         if not isinstance(value, str | int | float):
             remedy = f"give a string, a number, true or false, not a {type(value).__name__}"
             raise SettingError(f"{path}: key", key, remedy)

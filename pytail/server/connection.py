@@ -294,7 +294,7 @@ class Connection(WSGIHandler):
 
     def process_result(self) -> None:
         """Send what the application returned."""
-        held = getattr(self.result, "held", None)
+        held = getattr(self.result, "sendable", None)
         if held is not None and not self.server.ssl_enabled:
             self._send_held(held)
         for data in self.result:

@@ -17,7 +17,7 @@ from pytail.cache.files import FileRange, Files, OpenedFile
 from pytail.cache.index import Index
 from pytail.errors import DownloadInterrupted
 from pytail.model import File, Outcome
-from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_handed_over
+from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
 from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 from pytail.web.middleware import STILL_VALID
 
@@ -112,7 +112,7 @@ class FileResource:
     def _send_by_nginx(
         self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
     ) -> None:
-        count_handed_over(length)
+        count_sent_elsewhere(length)
         resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.key))
         if is_whole:
             # nginx adds this header, which would stand twice.
@@ -129,10 +129,10 @@ class FileBody:
 
     def start(self) -> None:
         """Read the first bytes of a stream without a descriptor. Raises the errors of `read`."""
-        if not isinstance(self._stream, io.FileIO) and self.held() is None:
+        if not isinstance(self._stream, io.FileIO) and self.sendable() is None:
             self._ready = self._read()
 
-    def held(self) -> tuple[int, int, int] | None:
+    def sendable(self) -> tuple[int, int, int] | None:
         """Return the descriptor, offset and length in bytes of the next bytes of the body.
 
         Of a downloading file, return the bytes downloaded so far, and wait for the first of them.
@@ -143,7 +143,7 @@ class FileBody:
             return None
         if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return self._stream.span(self._left) if isinstance(self._stream, TimedStream) else None
+        return self._stream.sendable(self._left) if isinstance(self._stream, TimedStream) else None
 
     def advance(self, count: int) -> None:
         """Skip `count` bytes that the server has sent from the descriptor."""

@@ -12,7 +12,8 @@ from typing import Any
 import falcon
 
 from pytail.server.microcache import REPLAY
-from pytail.telemetry.access import _CLIENT, _CURRENT, AccessRecord
+from pytail.telemetry import access
+from pytail.telemetry.access import AccessRecord
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = ", ".join(METHODS)
@@ -97,8 +98,7 @@ class AccessRecording:
         given: str | None = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else self.new_id()
         record = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], request_id)
-        _CURRENT.set(record)
-        _CLIENT.set(environ.get("REMOTE_ADDR", ""))
+        access.begin(record, environ.get("REMOTE_ADDR", ""))
         return record
 
     def new_id(self) -> str:
@@ -110,8 +110,7 @@ class AccessRecording:
         record.seconds = time.perf_counter() - record.started
         for report in self._report:
             report(record)
-        # The greenlet serves the next request of the connection.
-        _CURRENT.set(None)
+        access.finish()
 
 
 class Replay:
@@ -169,14 +168,14 @@ class _Body:
             record.bytes_sent += len(chunk)
         record.is_interrupted = False
 
-    def held(self) -> tuple[int, int, int] | None:
+    def sendable(self) -> tuple[int, int, int] | None:
         """Return the descriptor, offset and length of the next bytes, None: iterate the body.
 
         The server sends them itself and reports them to `advance`.
         """
-        held = getattr(self._body, "held", None)
-        span: tuple[int, int, int] | None = None if held is None else held()
-        return span
+        sendable = getattr(self._body, "sendable", None)
+        found: tuple[int, int, int] | None = None if sendable is None else sendable()
+        return found
 
     def advance(self, count: int) -> None:
         """Count `count` bytes that the server has sent from the descriptor."""

@@ -306,7 +306,7 @@ def test_what_has_come_can_be_read_from_the_partial_file_itself(room):
     gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
     gated.open()
     opened, data = room.downloads.open(room.file()), b""
-    while (span := opened.stream.span(3000)) is not None:
+    while (span := opened.stream.sendable(3000)) is not None:
         descriptor, offset, length = span
         assert offset == len(data)
         data += os.pread(descriptor, length, offset)
@@ -321,10 +321,10 @@ def test_a_wrong_end_is_not_to_be_read_from_the_partial_file(room):
     room.index.answers[PATH] = reply(DATA[:-1] + b"?", None)
     opened = room.downloads.open(room.file())
     until(lambda: not room.downloads.downloading)
-    assert opened.stream.span(len(DATA))[1:] == (0, len(DATA) - WITHHELD)
+    assert opened.stream.sendable(len(DATA))[1:] == (0, len(DATA) - WITHHELD)
     opened.stream.advance(len(DATA) - WITHHELD)
     with pytest.raises(DownloadInterrupted):
-        opened.stream.span(len(DATA))
+        opened.stream.sendable(len(DATA))
     opened.stream.close()
 
 

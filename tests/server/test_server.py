@@ -294,7 +294,7 @@ class StoredFile:
         self.sent += count
         self.position += count
 
-    def held(self) -> tuple[int, int, int] | None:
+    def sendable(self) -> tuple[int, int, int] | None:
         left = self.length - self.position
         return (self.file.fileno(), self.offset + self.position, left) if left else None
 
