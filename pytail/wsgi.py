@@ -1,8 +1,8 @@
 """The WSGI ``application`` for ``gunicorn -k gevent pytail.wsgi``.
 
-The settings come from environment variables and the file. The import of this module makes the
-application, in the worker. It needs the standard library patched by gevent: in another kind of
-worker each wait would block all clients.
+The settings come from environment variables and the file. The worker imports this module, and the
+import makes the application. gevent must have patched the standard library before: in another kind
+of worker each wait would block all clients.
 """
 
 from __future__ import annotations

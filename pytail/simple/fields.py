@@ -110,7 +110,7 @@ def yanked(value: object) -> bool | str:
 
 
 def core_metadata(value: object) -> dict[str, str] | bool | None:
-    """Return the hashes of the core metadata, True for core metadata without one, else None."""
+    """Return the hashes of the core metadata, True where the hashes are unknown, else None."""
     if isinstance(value, dict):
         return hashes(value) or True
     return True if value is True else None
@@ -170,8 +170,8 @@ def complete_versions(
     if versions is None:
         return None
     spelled = {names.version_text(file.filename, project) or "" for file in files} - {*versions}
-    # A filename may spell a listed version in another way (1.0_1, 1_0). Text that is no version has
-    # more in it than a version, such as the platform of an old installer.
+    # A filename may spell a listed version in another way (1.0_1, 1_0). Text that is not a version,
+    # such as a version with the platform of an old installer, is not added.
     known = {None, *map(_version, versions)} if spelled else set()
     added = []
     for version in map(_version, sorted(spelled)):

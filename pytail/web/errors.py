@@ -32,7 +32,7 @@ STATUSES: dict[type[Exception], str] = {
     errors.WheelUnreadable: falcon.HTTP_502,
     errors.DownloadInterrupted: falcon.HTTP_502,
 }
-#: Seconds of the Retry-After header, without which pip does not retry a 503.
+#: Seconds of the Retry-After header, without which pip does not retry some statuses.
 RETRY_AFTER = 5
 
 _PAGE = (

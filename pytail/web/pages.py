@@ -89,11 +89,11 @@ class ProjectResource:
             return
         form, coding = _negotiated(req)
         max_age = self._max_age(req)
-        answer = self._index.page(project, max_age)
+        result = self._index.page(project, max_age)
         page = self._pages.project(
             project,
-            answer.entry.revision,
-            lambda: self._index.content(answer),
+            result.entry.revision,
+            lambda: self._index.content(result),
             self._files,
             form,
             coding,
@@ -102,12 +102,12 @@ class ProjectResource:
             req,
             resp,
             page,
-            _client_max_age(answer.outcome, answer.fresh_for),
-            answer.entry.last_serial,
+            _client_max_age(result.outcome, result.fresh_for),
+            result.entry.last_serial,
         )
-        resp.set_header("X-Cache", answer.outcome.value)
-        resp.set_header("Age", str(int(answer.age)))
-        req.env[STILL_VALID] = self._index.still_valid(answer, max_age)
+        resp.set_header("X-Cache", result.outcome.value)
+        resp.set_header("Age", str(int(result.age)))
+        req.env[STILL_VALID] = self._index.still_valid(result, max_age)
 
     on_head = on_get
 
