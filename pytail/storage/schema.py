@@ -163,7 +163,7 @@ def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[Fil
     strays = [
         (file.directory, file.filename, project)
         for file in files
-        if not names.tells_project(file.filename, project)
+        if not names.may_belong_to(file.filename, project)
     ]
     database.connection().executemany(_INSERT_STRAY, strays)
 
