@@ -18,11 +18,18 @@ from pytail.errors import (
     UpstreamError,
     UpstreamUnreachable,
 )
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, ProjectPage
+from pytail.model import (
+    METADATA_SUFFIX,
+    SIGNATURE_SUFFIX,
+    File,
+    Outcome,
+    ProjectPage,
+    is_directory,
+)
 from pytail.runtime.threads import off_loop
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import Store, is_directory
+from pytail.storage.store import Store
 from pytail.upstream.client import Upstream
 
 log = logging.getLogger("pytail.cache")

@@ -28,12 +28,11 @@ from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.errors import PytailError
-from pytail.model import File, directory_of
+from pytail.model import File, digest_prefix, directory_in, directory_of, is_directory
 from pytail.simple import names
-from pytail.storage.digests import FileVerifier
-from pytail.storage.store import PartialFile, is_directory
+from pytail.storage.digests import FileVerifier, chunks_of
+from pytail.storage.partial import PartialFile
 
-_PIECE = 1024 * 1024
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -177,7 +176,7 @@ def _copied(found: CacheDirectory, path: Path, file: File) -> bool:
 def _copy(path: Path, partial: PartialFile, file: File) -> None:
     check = FileVerifier(file)
     with path.open("rb", buffering=0) as source:
-        while data := source.read(_PIECE):
+        for data in chunks_of(source.fileno()):
             partial.write(data)
             check.add(data)
     check.verify(file.size)
@@ -185,8 +184,8 @@ def _copy(path: Path, partial: PartialFile, file: File) -> None:
 
 def _shelf_above(path: Path) -> str | None:
     """The shelf that `path` is on where it lies as ours do, and devpi's: the digest it should have."""
-    shelf = "/".join(path.parts[-3:-1])
-    return shelf if is_directory(shelf) and not shelf.startswith("_") else None
+    shelf = directory_in(path)
+    return shelf if is_directory(shelf) and digest_prefix(shelf) else None
 
 
 def _is_held(found: CacheDirectory, shelf: str, path: Path) -> bool:

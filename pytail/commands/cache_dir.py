@@ -7,7 +7,6 @@ more, the filenames do. What any process reads or writes at that moment is left 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import sys
@@ -20,13 +19,13 @@ import click
 from pytail.cache.cache import open_storage
 from pytail.config.load import Configuration
 from pytail.errors import SettingError
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, directory_in, is_directory
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import DiskFile, Store, is_directory
+from pytail.storage.digests import hash_file
+from pytail.storage.store import DiskFile, Store
 from pytail.urls import without_credentials
 
-_PIECE = 1024 * 1024
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -92,7 +91,7 @@ class CacheDirectory:
     def _held(self, kept: DiskFile) -> StoredFile | None:
         if not _is_held(kept.path):
             return None
-        shelf, filename = "/".join(kept.path.parts[-3:-1]), kept.path.name
+        shelf, filename = directory_in(kept.path), kept.path.name
         project = self.catalog.project_of(shelf, distribution_of(filename))
         if project is None:
             project = next(iter(names.projects_of(distribution_of(filename))), "")
@@ -153,16 +152,11 @@ def digest_of(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[
 
     `advance` is called with each number of bytes. Raises OSError.
     """
-    check, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
     descriptor = _opened(path)
     try:
-        while data := os.read(descriptor, _PIECE):
-            size += len(data)
-            check.update(data)
-            advance(len(data))
+        return hash_file(descriptor, kind or None, advance)
     finally:
         os.close(descriptor)
-    return size, check.hexdigest() if kind else ""
 
 
 def distribution_of(filename: str) -> str:
@@ -184,7 +178,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def _is_held(path: Path) -> bool:
-    return is_directory("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
+    return is_directory(directory_in(path)) and names.is_filename(path.name)
 
 
 def _opened(path: Path) -> int:

@@ -23,8 +23,7 @@ from pytail.storage import schema
 from pytail.storage.catalog import Catalog
 from pytail.web import rendered as room
 from pytail.web.rendered import RenderedPages, zstd
-from tests.storage import test_catalog
-from tests.storage.test_catalog import entry, locked
+from tests.support.storage import entry, locked, page
 
 FILES = "../../root/pypi/+f/"
 PAGE = ProjectPage(
@@ -215,7 +214,7 @@ def test_the_limit_is_in_bytes_of_what_is_really_held(form, coding, size):
 
 # Beyond the memory
 
-LARGE = test_catalog.page("demo", 200)
+LARGE = page("demo", 200)
 
 
 @pytest.fixture
@@ -295,7 +294,7 @@ def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
 
 def test_nobody_waits_for_the_writing(catalog, path):
     # Were the lock waited for, it would be so for ever.
-    with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
+    with locked(path), gevent.Timeout(schema.BUSY_TIMEOUT / 2):
         pages = RenderedPages(stock=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()
@@ -316,7 +315,7 @@ def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
 
 
 def test_a_page_of_few_files_is_rather_rendered_again(catalog):
-    few = test_catalog.page("demo", 10)
+    few = page("demo", 10)
     catalog.remember(entry(), few)
     loads = [Load(few), Load(few)]
     for load in loads:
