@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gevent
@@ -40,31 +40,43 @@ def names(store: Store) -> Callable[[], str]:
     return lambda: "".join(sorted(found.path.name for found in store.files()))
 
 
+def evict(
+    evictor: Evictor,
+    limit: float,
+    shortfall: int = 0,
+    excluded: Iterable[Path] = (),
+    *,
+    spare_last: bool = False,
+) -> int:
+    """Evict in a thread, as the quota does."""
+    return off_loop(lambda: evictor.evict(limit, shortfall, {*excluded}, spare_last=spare_last))
+
+
 def test_the_least_recently_used_files_are_evicted_down_to_the_limit(
     evictor: Evictor, names: Callable[[], str]
 ):
-    stays = evictor.evict(2.5 * SIZE, 0, set(), spare_last=False)
+    stays = evict(evictor, 2.5 * SIZE)
     assert names() == "cd"
     assert 2 * SIZE <= stays <= 2.5 * SIZE
     assert (evictor.files, evictor.bytes >= 2 * SIZE) == (2, True)
 
 
 def test_files_are_evicted_until_the_shortfall_is_freed(evictor: Evictor, names: Callable[[], str]):
-    evictor.evict(math.inf, SIZE // 2, set(), spare_last=False)
+    evict(evictor, math.inf, SIZE // 2)
     assert names() == "bcd"
 
 
 def test_a_shortfall_that_all_files_cannot_free_evicts_none(
     evictor: Evictor, names: Callable[[], str]
 ):
-    evictor.evict(math.inf, 10 * SIZE, set(), spare_last=False)
+    evict(evictor, math.inf, 10 * SIZE)
     assert names() == "abcd"
 
 
 def test_the_file_used_last_can_be_spared(evictor: Evictor, names: Callable[[], str]):
-    evictor.evict(0, 0, set(), spare_last=True)
+    evict(evictor, 0, spare_last=True)
     assert names() == "d"
-    evictor.evict(0, 0, set(), spare_last=False)
+    evict(evictor, 0)
     assert names() == ""
 
 
@@ -72,7 +84,7 @@ def test_an_excluded_file_is_neither_counted_nor_evicted(
     evictor: Evictor, store: Store, names: Callable[[], str]
 ):
     excluded = {found.path for found in store.files() if found.path.name == "a"}
-    evictor.evict(2.5 * SIZE, 0, excluded, spare_last=False)
+    evict(evictor, 2.5 * SIZE, excluded=excluded)
     assert names() == "acd"
 
 
@@ -82,16 +94,13 @@ def test_a_file_that_is_read_is_not_evicted(
     opened = store.open(file("b", size=SIZE))
     assert opened is not None
     with opened:
-        evictor.evict(0, 0, set(), spare_last=False)
+        evict(evictor, 0)
     assert names() == "b"
 
 
 def test_one_process_evicts_at_a_time(evictor: Evictor, tmp_path: Path, names: Callable[[], str]):
-    def evict() -> None:
-        off_loop(lambda: evictor.evict(0, 0, set(), spare_last=True))
-
     with another_process_evicting(tmp_path) as other:
-        evicting = gevent.spawn(evict)
+        evicting = gevent.spawn(evict, evictor, 0, spare_last=True)
         evicting.join(0.2)
         assert not evicting.ready()
         assert names() == "abcd"
