@@ -2,8 +2,8 @@
 
 The parsers in `pytail.simple` make these values out of upstream's pages; the renderers make pages
 out of them again. A parser drops each field that no client could read or that cannot be true.
-Therefore every `File` of a page has a filename that is safe in a path, lower-case digests of the
-right length, and an absolute http or https URL.
+Therefore the filename of every listed `File` is safe in a path. Its digests are lower-case and of the
+right length. Its URL is absolute, with the scheme http or https.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def is_directory(text: str) -> bool:
 
 
 def directory_in(path: PurePath) -> str:
-    """Return the two folders above the file at `path`, its directory if it lies below a ``+f``.
+    """Return the directory of the file at `path`, which lies below a ``+f``.
 
-    Any path has two such folders; `is_directory` says whether they are a directory of a file.
+    For other paths the result is not a directory of that form, see `is_directory`.
     """
     return "/".join(path.parts[-3:-1])
 
@@ -92,8 +92,8 @@ def digest_prefix(directory: str) -> str:
 class File:
     """One wheel or sdist of a project page, or the core metadata or the signature of one.
 
-    The fields are those of the Simple API (PEP 503, PEP 691, PEP 700), except for `directory`,
-    `verified_size` and `wheel`, which are pytail's own.
+    Most fields are those of the Simple API (PEP 503, PEP 691, PEP 700). The fields `directory`,
+    `verified_size` and `wheel` are pytail's own.
     """
 
     filename: str

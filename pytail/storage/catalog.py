@@ -1,4 +1,4 @@
-"""The catalog: all that pytail knows of upstream's projects and their files.
+"""The catalog: the projects of upstream and their files, as far as clients asked for them.
 
 `Catalog` has the queries and the changes, with Peewee models or SQL; `pytail.storage.database` runs
 them. A catalog in trouble is never an error for a client: a failed read knows nothing, and a failed
@@ -85,8 +85,8 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Open or create the file at `path`.
 
-        Raises SettingError where a newer pytail wrote the file, and OSError or a PeeweeException where
-        the file or its directory cannot be used.
+        Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException
+        where the file or its directory cannot be used.
         """
         self._database = Database(path)
 
@@ -174,7 +174,10 @@ class Catalog:
         self._database.write(change)
 
     def mark_revalidated(self, name: str, checked_at: float) -> None:
-        """Record that upstream confirmed the page of `name` at `checked_at`, unless it is forgotten."""
+        """Record that the page of `name` was revalidated at `checked_at`, in seconds since the epoch.
+
+        Has no effect on a forgotten project.
+        """
         query = Project.update(checked_at=checked_at).where(Project.name == name)
         self._database.write(query.execute)
 
@@ -259,8 +262,8 @@ class Catalog:
     def trim(self, size: int) -> None:
         """Delete rows until the others take at most `size` bytes, and shrink the file.
 
-        Ready pages go first, because they cost the least to make again: those written the longest ago
-        first. Then go the projects that were checked the longest ago.
+        Begins with the ready pages, because they cost the least to make again, oldest first.
+        Continues with the projects that were checked the longest ago.
         """
 
         def delete_some(database: peewee.SqliteDatabase) -> None:

@@ -104,8 +104,8 @@ class Database:
 
         def transaction() -> Result:
             # The busy timeout outlasts the write of another process. A process that holds the lock
-            # for longer delays one write only: the writes after that one do not wait at all, until
-            # one of them succeeds. A client waits for each of them.
+            # for longer delays one write only. Until a write succeeds, the next ones do not wait,
+            # because a client waits for each of them.
             timeout, self._busy_timeout = self._busy_timeout, 0.0
             self._writer.execute_sql(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
             with self._writer.atomic():

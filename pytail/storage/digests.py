@@ -1,4 +1,4 @@
-"""Verification of a file by its digest and its size, and the one loop that reads a file to hash it."""
+"""Digests: verifies a file by its digest and size, and has the one loop that hashes a file."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class Evictor:
         The paths `excluded` are neither counted nor removed. With `spare_last` the file used last stays
         in any case. Returns the bytes of the files that stay.
 
-        Must run in a thread. It reads the whole store, and on the event loop gevent's ``os.close``
-        would release the lock only some time after it returned (gevent 25.8.1).
+        Must run in a thread, because it reads the whole store. On the event loop, gevent's
+        ``os.close`` would also release the lock late (since gevent 25.8.1).
         """
         with self._exclusive():
             self._store.write_last_uses()

@@ -1,8 +1,8 @@
 """Packs: up to 200 files of a project page in one row of the catalog.
 
-One row for each file would cost more than all other work for a new page. A pack has two columns: the
-fingerprints of its files, by which a query finds the packs that may list a file, and their lines, one
-JSON array for each file. To read one file, only its own line is decoded.
+One row for each file would cost more than all other work for a new page. A pack has two columns, the
+fingerprints and the lines of its files. By a fingerprint, a query finds the packs that may list a file.
+A line is a JSON array with the fields of one file, so that only this line is decoded to read the file.
 """
 
 from __future__ import annotations

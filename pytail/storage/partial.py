@@ -1,7 +1,7 @@
 """A file while it is downloaded: one process writes the partial file, other processes follow it.
 
 The writer holds an exclusive ``flock(2)`` on the partial file. The kernel releases that lock when the
-process ends, so that another process can take the lock and continue the download. `PartialFile.commit`
+process ends. Then another process can take the lock and continue the download. `PartialFile.commit`
 renames the complete file to its final path. Before that rename, no file exists under the final path.
 """
 
@@ -27,7 +27,7 @@ _TRIES = 10
 
 
 class PartialState(enum.Enum):
-    """What became of a partial file."""
+    """The state of a partial file."""
 
     DOWNLOADING = enum.auto()
     COMMITTED = enum.auto()
@@ -38,8 +38,8 @@ class PartialState(enum.Enum):
 class PartialFile:
     """An open partial file, which this process writes or follows.
 
-    A partial file only grows. A writer that starts again creates another file under the same path, so
-    that a follower never joins the bytes of two downloads. `descriptor` is readable until `close`, even
+    A partial file only grows. A writer that starts again creates another file under the same path.
+    So a follower never joins the bytes of two downloads. `descriptor` is readable until `close`, even
     after `commit` and `discard`.
     """
 
@@ -63,7 +63,7 @@ class PartialFile:
         return os.fstat(self.descriptor).st_size
 
     def state(self) -> PartialState:
-        """Return what became of the file that `descriptor` refers to. Raises OSError."""
+        """Return the state of the file that `descriptor` refers to. Raises OSError."""
         ours = os.fstat(self.descriptor)
         for path, state in (
             (self._final, PartialState.COMMITTED),

@@ -1,8 +1,8 @@
 """The limits of the cache directory: ``--cache-max-size`` and the minimum of free disk space.
 
 A download reserves its bytes before it begins, and a background task enforces the limits each second.
-Both evict the least recently used files, down to a low watermark, so that not each new file needs an
-eviction. Where that does not free enough space, the new file passes through without being stored.
+Both evict the least recently used files down to a low watermark, so that few downloads need to evict.
+Where that does not free enough space, the new file passes through without being stored.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ _SELECT_ROWS = (
 def prepare(path: Path) -> None:
     """Make the file at `path` a catalog of this schema, whether it exists or not.
 
-    Raises SettingError where a newer pytail wrote the file, and OSError or a PeeweeException where the
-    file or its directory cannot be used.
+    Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException where
+    the file or its directory cannot be used.
     """
     with _exclusive(path.with_name(f"{path.name}.lock")):
         if path.exists() and (fault := _fault(path)):
@@ -311,7 +311,7 @@ def _fault(path: Path) -> str | None:
                 raise SettingError("cache directory", path.parent, remedy)
             if version < _OLDEST_MIGRATED:
                 return f"its schema version is {version}, not {SCHEMA_VERSION}"
-            # The check ends at the deadline, without an opinion about the rest of the file.
+            # The check ends at the deadline; the rest of the file counts as sound.
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
