@@ -23,8 +23,7 @@ from pytail.storage import schema
 from pytail.storage.catalog import Catalog
 from pytail.web import rendered as rendered_module
 from pytail.web.rendered import RenderedPages, zstd
-from tests.storage import test_catalog
-from tests.storage.test_catalog import entry, locked
+from tests.support.storage import entry, locked, page
 
 FILES = "../../root/pypi/+f/"
 PAGE = ProjectPage(
@@ -215,7 +214,7 @@ def test_the_limit_covers_the_memory_that_pages_really_take(form, coding, size):
 
 # Storage
 
-LARGE = test_catalog.page("demo", 200)
+LARGE = page("demo", 200)
 
 
 @pytest.fixture
@@ -295,7 +294,7 @@ def test_reading_a_stored_page_writes_nothing(catalog, path):
 
 def test_a_response_does_not_wait_for_the_write(catalog, path):
     # A write that waited for the lock would never return.
-    with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
+    with locked(path), gevent.Timeout(schema.BUSY_TIMEOUT / 2):
         pages = RenderedPages(storage=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()
@@ -316,7 +315,7 @@ def test_pages_waiting_to_be_written_are_bounded(catalog, path, monkeypatch):
 
 
 def test_a_page_of_few_files_is_not_stored(catalog):
-    few = test_catalog.page("demo", 10)
+    few = page("demo", 10)
     catalog.remember(entry(), few)
     loads = [Load(few), Load(few)]
     for load in loads:
