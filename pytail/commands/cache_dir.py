@@ -19,7 +19,7 @@ import click
 
 from pytail.cache.cache import open_storage
 from pytail.config.load import Configuration
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
@@ -108,8 +108,7 @@ def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
     settings = configuration.settings
     # What the server made; nothing is made here in a directory named by mistake.
     if not (settings.cache_dir / "+files").is_dir():
-        remedy = "is none of pytail's; name the server's, by --cache-dir or --config"
-        raise SettingError("cache directory", settings.cache_dir, remedy)
+        raise SettingError("cache directory", settings.cache_dir, Remedy.DIRECTORY_NOT_FOUND)
     quieten(configuration, logging.ERROR)
     store, catalog = open_storage(settings)
     with contextlib.closing(catalog):

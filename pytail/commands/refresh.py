@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pytail.cache.cache import policy_of, upstream_of
-from pytail.cache.freshness import Freshness
+from pytail.cache.index import Index
+from pytail.cache.revalidate import Revalidator
 from pytail.commands.cache_dir import CacheDirectory, open_cache_dir, progress, project_name
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
@@ -39,11 +40,11 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
     results = {}
     with (
         open_cache_dir(configuration) as found,
-        _freshness(configuration.settings, found) as freshness,
+        _index(configuration.settings, found) as index,
         progress(len(names), "refreshing") as advance,
     ):
         for name in names:
-            results[name] = _refreshed(freshness, name)
+            results[name] = _refreshed(index, name)
             advance(1)
     if as_json:
         click.echo(json.dumps(results, indent=2))
@@ -54,17 +55,18 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 
 @contextlib.contextmanager
-def _freshness(settings: Settings, found: CacheDirectory) -> Iterator[Freshness]:
+def _index(settings: Settings, found: CacheDirectory) -> Iterator[Index]:
     with contextlib.closing(upstream_of(settings)) as upstream:
         # Nobody waits who would rather have the copy.
         patient = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
-        yield Freshness(found.catalog, upstream, patient, time.time)
+        revalidator = Revalidator(found.catalog, upstream, patient, time.time)
+        yield Index(found.catalog, revalidator, upstream.url, patient)
 
 
-def _refreshed(freshness: Freshness, name: str) -> dict[str, object]:
+def _refreshed(index: Index, name: str) -> dict[str, object]:
     try:
-        answer = freshness.answer(name, max_age=0)
+        answer = index.page(name, max_age=0)
     except (ProjectNotFound, UpstreamError) as error:
         return {"is_fresh": False, "outcome": error.outcome, "reason": masked(str(error))}
-    is_fresh = answer.trouble is None
+    is_fresh = answer.error is None
     return {"is_fresh": is_fresh, "outcome": answer.outcome.value, "reason": masked(answer.reason)}

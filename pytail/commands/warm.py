@@ -24,7 +24,7 @@ from pytail.commands.cache_dir import counted, progress, quieten, sized
 from pytail.commands.options import SETTINGS, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import PUBLIC_INDEX, Settings
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import File
 from pytail.warm.lockfiles import Indexes
 from pytail.warm.selection import Selection
@@ -115,13 +115,13 @@ def warm(  # noqa: PLR0913
     if not (names or files):
         raise click.UsageError("give a NAME or -r FILE")
     if settings.offline:
-        raise SettingError("--offline", "yes", "what is to be fetched needs upstream; give no")
+        raise SettingError("--offline", "yes", Remedy.UPSTREAM_NEEDED)
     targets = [] if all_files else _targets(pythons, platforms)
     wants = _wants(settings, names, files, indexes)
     wants.leave_out(targets)
     quieten(configuration, logging.CRITICAL)
-    with contextlib.closing(Cache.of(settings, patience=_PATIENCE)) as parts, _interruptible():
-        warming = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs)
+    with contextlib.closing(Cache.of(settings, wait=_PATIENCE)) as parts, _interruptible():
+        warming = Warmer(parts.index, parts.files, parts.store, parts.quota, jobs)
         report = _warmed(warming, wants, targets, settings)
         parts.store.write_last_uses()
     _tell(report, as_json=as_json)
@@ -184,10 +184,7 @@ def _warmed(
 def _too_much(settings: Settings, excess: float) -> SettingError:
     limits = {"--cache-max-size": settings.cache_max_size, "--min-free": settings.min_free}
     chosen = {name: sized(size) for name, size in limits.items() if size}
-    remedy = (
-        f"the files that are wanted take {sized(excess)} more than can stay beside each other;"
-        " give the cache directory more room, or want fewer"
-    )
+    remedy = Remedy.NO_ROOM.format(excess=sized(excess))
     return SettingError(" and ".join(chosen), ", ".join(chosen.values()), remedy)
 
 

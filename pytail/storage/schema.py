@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import peewee
 
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import File
 from pytail.simple import names
 from pytail.storage import packing
@@ -278,7 +278,7 @@ def _flaw(path: Path) -> str | None:
             if application != APPLICATION_ID:
                 return "it is another program's"
             if version > SCHEMA_VERSION:
-                remedy = f"a newer pytail keeps its catalog here (schema {version}): run that one"
+                remedy = Remedy.CATALOG_NEWER.format(version=version)
                 raise SettingError("cache directory", path.parent, remedy)
             if version < _OLDEST:
                 return f"its schema version is {version}, not {SCHEMA_VERSION}"

@@ -38,7 +38,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         parts = Cache.of(settings, clock)
         self._parts.callback(parts.close)
         metrics, upstream, index = parts.metrics, parts.upstream, parts.index
-        bounds, downloads = parts.bounds, parts.downloads
+        bounds, downloads = parts.quota, parts.files
         self._watched = AccessRecording(super().__call__, logs.access, metrics.count_response)
         self._parts.callback(gevent.spawn(bounds.run).kill)
         flavour = "promising" if settings.core_metadata_from_wheels else ""
@@ -80,7 +80,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
             )
         self.add_route(
             "/root/pypi/+f/{first}/{rest}/{filename}",
-            FileResource(index, downloads, settings.accel_redirect),
+            FileResource(parts.lookup, downloads, settings.accel_redirect),
         )
         self.add_sink(_no_route, "/")
         for kind in (Exception, falcon.HTTPError):

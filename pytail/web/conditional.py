@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from pytail.model import ByteRange
 
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 #: With room for what clients take for "to the end", but not for numbers that are work to read.
 _RANGE = re.compile(r"\s*(\d{0,99})\s*-\s*(\d{0,99})\s*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A part of a file: bytes from `start` up to but not including `stop`."""
-
-    start: int
-    stop: int
 
 
 class Unsatisfiable(Exception):
@@ -29,7 +22,7 @@ def matches(if_none_match: str | None, etag: str) -> bool:
     return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
 
 
-def span(range_: str | None, if_range: str | None, etag: str, size: int) -> Span | None:
+def span(range_: str | None, if_range: str | None, etag: str, size: int) -> ByteRange | None:
     """The part that a Range header asks of a file of `size` bytes; None: answer with the whole.
 
     Everything but one well-formed range of bytes is ignored, as the RFC allows, and so is a range
@@ -52,4 +45,4 @@ def span(range_: str | None, if_range: str | None, etag: str, size: int) -> Span
         return None
     if start >= size:
         raise Unsatisfiable
-    return Span(start, min(stop, size))
+    return ByteRange(start, min(stop, size), size)

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import falcon
 import gevent
 
-from pytail.cache.files import FileRange, Files
-from pytail.cache.index import Index
+from pytail.cache.files import Files
+from pytail.cache.lookup import FileLookup
 from pytail.errors import DownloadInterrupted
-from pytail.model import File, Outcome
+from pytail.model import ByteRange, File, Outcome
 from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_handed_over
 from pytail.web.conditional import Unsatisfiable, matches, span
 from pytail.web.middleware import STILL_VALID
@@ -30,15 +30,15 @@ _REPEATED = 256 * 1024
 class FileResource:
     """One file; its URL holds a digest, so it never changes."""
 
-    def __init__(self, index: Index, downloads: Files, accel_redirect: str = "") -> None:
+    def __init__(self, lookup: FileLookup, downloads: Files, accel_redirect: str = "") -> None:
         """Held files are sent by the nginx in front from its location `accel_redirect`, if any."""
-        self._index, self._downloads = index, downloads
+        self._lookup, self._downloads = lookup, downloads
         self._accel_redirect = accel_redirect
 
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
-        file = self._index.file(f"{first}/{rest}", filename)
+        file = self._lookup.file(f"{first}/{rest}", filename)
         _describe(resp, file)
         if self._is_unchanged(req, resp, file):
             return
@@ -62,17 +62,17 @@ class FileResource:
         else:
             _send(resp, FileBody(file.filename, stream, length), length)
             if opened.stored_at is not None and length is not None and length <= _REPEATED:
-                req.env[STILL_VALID] = self._index.still_stored(file, opened.stored_at)
-        age = None if opened.stored_at is None else self._index.age(opened.stored_at)
+                req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
+        age = None if opened.stored_at is None else self._lookup.age(opened.stored_at)
         _tell(resp, opened.outcome, age)
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
-        file = self._index.file(f"{first}/{rest}", filename)
+        file = self._lookup.file(f"{first}/{rest}", filename)
         _describe(resp, file)
         if not self._is_unchanged(req, resp, file):
-            age = self._index.stored_age(file)
+            age = self._lookup.stored_age(file)
             _tell(resp, Outcome.MISS if age is None else Outcome.HIT, age)
             resp.content_length = self._downloads.size(file)
             # Given a stream, falcon does not take an unknown length for none.
@@ -82,11 +82,11 @@ class FileResource:
         """Whether the client has it: then a 304 is all, held or not, as the URL says what it is."""
         if not matches(req.get_header("If-None-Match"), etag_of(file)):
             return False
-        _tell(resp, Outcome.HIT, self._index.stored_age(file))
+        _tell(resp, Outcome.HIT, self._lookup.stored_age(file))
         resp.status = falcon.HTTP_304
         return True
 
-    def _is_for_nginx(self, req: falcon.Request, part: FileRange | None) -> bool:
+    def _is_for_nginx(self, req: falcon.Request, part: ByteRange | None) -> bool:
         """Whether nginx is to send what is held: it reads the Range of the request itself.
 
         Not where it would understand something else by it than `part`, nor when it asks again, by
@@ -106,7 +106,7 @@ class FileResource:
             # nginx says it once more.
             resp.delete_header("Accept-Ranges")
 
-    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> FileRange | None:
+    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> ByteRange | None:
         """The part that is asked for, None for the whole; the head is made ready for it."""
         asked = req.get_header("Range"), req.get_header("If-Range")
         size = None if asked[0] is None else self._downloads.size(file)
@@ -124,7 +124,7 @@ class FileResource:
             return None
         resp.status = falcon.HTTP_206
         resp.set_header("Content-Range", f"bytes {found.start}-{found.stop - 1}/{size}")
-        return FileRange(found.start, found.stop, size)
+        return found
 
 
 class FileBody:

@@ -27,13 +27,13 @@ HERE = [Target.of()]
 @pytest.fixture
 def parts(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Cache]:
     settings = Settings(cache_dir=tmp_path / "cache", upstream_base_url=index.url)
-    with contextlib.closing(Cache.of(settings, clock, patience=0.1)) as made:
+    with contextlib.closing(Cache.of(settings, clock, wait=0.1)) as made:
         yield made
 
 
 @pytest.fixture
 def warming(parts: Cache) -> Warmer:
-    return Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=2)
+    return Warmer(parts.index, parts.files, parts.store, parts.quota, jobs=2)
 
 
 def chosen(warming: Warmer, text: str) -> list[str]:
@@ -65,7 +65,7 @@ def test_an_upstream_that_does_not_answer_is_told(warming: Warmer, index: FakeIn
     gated = index.answers["/simple/demo/"] = Gated(b"")
     choice = warming.choose("demo", [required("demo")], HERE)
     ((what, reason),) = choice.missing
-    assert (what, "no answer within 0.1 seconds" in reason) == ("demo", True)
+    assert (what, "no response within 0.1 seconds" in reason) == ("demo", True)
     gated.open()
 
 
@@ -104,7 +104,7 @@ def outcomes(warming: Warmer) -> list[bool]:
 
 @pytest.mark.usefixtures("quick", "answered")
 def test_an_upstream_that_is_left_alone_for_a_while_is_waited_for(parts: Cache, index: FakeIndex):
-    one = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=1)
+    one = Warmer(parts.index, parts.files, parts.store, parts.quota, jobs=1)
     assert one.choose("demo", [required("demo")], HERE).missing == []
     index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
     assert outcomes(one) == [False, False, False, True, True, True]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytail.web.conditional import Span, Unsatisfiable, matches, span
+from pytail.model import ByteRange
+from pytail.web.conditional import Unsatisfiable, matches, span
 
 quickly = settings(max_examples=300, deadline=None)
 
@@ -38,19 +39,19 @@ def test_an_etag_with_a_comma_is_one():
 @pytest.mark.parametrize(
     ("header", "part"),
     [
-        ("bytes=0-0", Span(0, 1)),
-        ("bytes=0-9", Span(0, 10)),
-        ("bytes=3-5", Span(3, 6)),
-        ("bytes=9-9", Span(9, 10)),
-        ("bytes=0-", Span(0, 10)),
-        ("bytes=9-", Span(9, 10)),
-        ("bytes=-1", Span(9, 10)),
-        ("bytes=-10", Span(0, 10)),
-        ("Bytes = 3 - 5 ", Span(3, 6)),
-        ("bytes=003-005", Span(3, 6)),
+        ("bytes=0-0", ByteRange(0, 1, 10)),
+        ("bytes=0-9", ByteRange(0, 10, 10)),
+        ("bytes=3-5", ByteRange(3, 6, 10)),
+        ("bytes=9-9", ByteRange(9, 10, 10)),
+        ("bytes=0-", ByteRange(0, 10, 10)),
+        ("bytes=9-", ByteRange(9, 10, 10)),
+        ("bytes=-1", ByteRange(9, 10, 10)),
+        ("bytes=-10", ByteRange(0, 10, 10)),
+        ("Bytes = 3 - 5 ", ByteRange(3, 6, 10)),
+        ("bytes=003-005", ByteRange(3, 6, 10)),
     ],
 )
-def test_one_range_of_bytes_is_that_part(header: str, part: Span):
+def test_one_range_of_bytes_is_that_part(header: str, part: ByteRange):
     assert span(header, None, ETAG, 10) == part  # items 81, 82, 83
 
 
@@ -58,12 +59,12 @@ def test_one_range_of_bytes_is_that_part(header: str, part: Span):
     "header", ["bytes=4-10", "bytes=4-99", f"bytes=4-{2**63}", "bytes=4-" + "9" * 30]
 )
 def test_a_range_that_ends_behind_the_end_ends_with_the_file(header: str):
-    assert span(header, None, ETAG, 10) == Span(4, 10)  # item 82
+    assert span(header, None, ETAG, 10) == ByteRange(4, 10, 10)  # item 82
 
 
 @pytest.mark.parametrize("count", [11, 10_000, 2**64])
 def test_the_last_bytes_of_a_shorter_file_are_all_of_it(count: int):
-    assert span(f"bytes=-{count}", None, ETAG, 10) == Span(0, 10)  # item 83
+    assert span(f"bytes=-{count}", None, ETAG, 10) == ByteRange(0, 10, 10)  # item 83
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", f"bytes={2**64}-", "bytes=-0"])
@@ -104,7 +105,7 @@ def test_several_ranges_are_answered_with_the_whole(header: str):
 
 @pytest.mark.parametrize("if_range", [None, ETAG, f" {ETAG} "])
 def test_a_range_of_this_version_is_given(if_range: str | None):
-    assert span("bytes=3-5", if_range, ETAG, 10) == Span(3, 6)  # item 87
+    assert span("bytes=3-5", if_range, ETAG, 10) == ByteRange(3, 6, 10)  # item 87
 
 
 @pytest.mark.parametrize(
