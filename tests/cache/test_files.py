@@ -79,6 +79,7 @@ def test_files_are_requested_without_content_coding(downloads):
 
 
 def write_file(downloads, file, data):
+    """Write `data` into the store as another program does."""
     path = downloads.directory / "+files/root/pypi/+f" / file.key
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
@@ -86,7 +87,7 @@ def write_file(downloads, file, data):
 
 
 def unlisted():
-    """The file as its URL means it where no page lists it."""
+    """Return the file that its URL means where no page lists it."""
     digest = hashlib.sha256(DATA).hexdigest()
     return File(filename="demo-1.0.tar.gz", url="", directory=f"{digest[:3]}/{digest[3:16]}")
 
@@ -99,7 +100,7 @@ def test_a_right_file_is_verified_once_and_served(downloads, caplog):
     assert {reader.value for reader in readers} == {DATA}
     assert downloads.get(downloads.file()) == DATA
     assert downloads.index.count(PATH) == 0
-    assert caplog.text.count("written by another program") == 1
+    assert caplog.text.count("verified ") == 1
 
 
 @pytest.mark.parametrize("file", ["listed", "unlisted"])
@@ -127,13 +128,13 @@ def test_one_verification_is_enough_where_chmod_fails(downloads, monkeypatch, ca
     caplog.set_level("INFO")
     write_file(downloads, downloads.file(), DATA)
     assert [downloads.get(downloads.file()) for _ in range(3)] == [DATA] * 3
-    assert caplog.text.count("written by another program") == 1
+    assert caplog.text.count("verified ") == 1
 
 
 def test_a_downloaded_file_is_not_verified_again(downloads, caplog):
     caplog.set_level("INFO")
     assert [downloads.get(downloads.file()) for _ in range(2)] == [DATA] * 2
-    assert "written by another program" not in caplog.text
+    assert "verified " not in caplog.text
 
 
 # One download for many clients

@@ -6,9 +6,7 @@ import gevent
 import pytest
 
 from pytail.cache.passthrough import WITHHELD
-from pytail.errors import (
-    FileGone,
-)
+from pytail.errors import FileGone
 from pytail.model import ByteRange, Outcome
 from pytail.upstream import resume
 from tests.cache.conftest import DATA, PATH, WRONG, exactly, read_all, until_interrupted
