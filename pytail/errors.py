@@ -13,7 +13,7 @@
     ├── PageUnreadable              a response that is not a project page
     ├── DigestMismatch              bytes with another digest or length than the page says
     ├── DownloadInterrupted         a download that failed; also a ConnectionResetError
-    ├── NotStored                   the disk or the quota does not allow to store the file
+    ├── NotStored                   a file that cannot be stored: disk or quota
     │   ├── TooLarge                the file alone is larger than the quota
     │   └── DownloadAbandoned       the process that downloaded the file stopped
     └── UpstreamError               upstream sent no usable response
@@ -52,8 +52,8 @@ class Remedy(str, enum.Enum):
     DIRECTORY_NOT_WRITABLE = (
         "cannot be written ({reason}); choose another directory or change its owner"
     )
-    DIRECTORY_NOT_FOUND = (
-        "is not the cache directory of a server; name that by --cache-dir or --config"
+    DIRECTORY_UNKNOWN = (
+        "is not the cache directory of a server; name the right one by --cache-dir or --config"
     )
     CATALOG_NEWER = (
         "a newer pytail wrote the catalog (schema {version}); run that version"
@@ -233,7 +233,7 @@ class DownloadInterrupted(PytailError, ConnectionResetError):
 
 
 class NotStored(PytailError):
-    """The disk or the quota does not allow to store a file, for the given `reason`."""
+    """A file cannot be stored because of the disk or the quota, for the given `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -293,7 +293,7 @@ class UpstreamBusy(UpstreamUnreachable):
     """No slot became free in time; `limit` names the limit of concurrent fetches."""
 
     def __init__(self, url: str, limit: str) -> None:
-        super().__init__(url, f"too many fetches are in progress ({limit}), try again")
+        super().__init__(url, f"too many fetches are in progress ({limit})")
 
 
 class UpstreamOffline(UpstreamError):

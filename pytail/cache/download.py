@@ -1,10 +1,10 @@
 """One download: a partial file that one process writes, and its readers.
 
-Other processes follow the partial file as it grows, and one of them resumes the download where the
-writing process ends. A reader at the end of the partial file waits for more bytes. The last bytes are
-released only after size and digest were found right, so a wrong file is never a complete response.
-Every reader gets the error of a failed download. Where only the disk failed, each reader passes the
-rest of the file through.
+Other processes follow the partial file as it grows. Where the writing process ends, one of them
+resumes the download. A reader at the end of the partial file waits for more bytes. The last bytes
+are released only after size and digest were found right, so a wrong file is never a complete
+response. Every reader gets the error of a failed download. Where only the disk failed, each reader
+passes the rest of the file through.
 """
 
 from __future__ import annotations

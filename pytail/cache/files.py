@@ -48,7 +48,7 @@ log = logging.getLogger("pytail.cache")
 Result = TypeVar("Result")
 Stream: TypeAlias = "io.FileIO | DownloadReader | PassThrough | io.BytesIO"
 
-#: Seconds that a client waits for the head of the response; the least patient clients time out after 10.
+#: Seconds to wait for the head of the response. The least patient clients time out after 10.
 HEAD_WAIT = 9.0
 #: Bytes ahead of a download for which waiting takes less time than a range request.
 _MAX_AHEAD = 1024 * 1024
@@ -209,11 +209,11 @@ class Files:
             start = for_client(lambda: self._start(file))
             return self._starting.run(file.key, start, wait)
         except StillRunning:
-            reason = f"no response within {HEAD_WAIT:g} seconds; the request continues, try again"
+            reason = f"no response within {HEAD_WAIT:g} seconds; the request continues"
             raise UpstreamUnreachable(masked(file.url), reason) from None
 
     def _start(self, file: File) -> Download | None:
-        """Return a download that has its response head; None where another process stored the file."""
+        """Return a download after its response head; None where another process stored the file."""
 
         def source_at(position: int, etag: str | None) -> Source:
             return self._source(file, position, etag)

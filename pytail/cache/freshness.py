@@ -1,8 +1,7 @@
 """Policy: for how long a page is fresh, and when a stale page is served.
 
-A page has three states. It is fresh while its age is below the TTL. After that it is revalidated:
-upstream is asked with the validator of the page. Where upstream fails, the stale page is served.
-Nothing here does I/O, and the time is an argument.
+A page is fresh while its age is below the TTL. An older page is revalidated with upstream (RFC
+9111). Where that fails, the stale page is served. Nothing here does I/O; the time is an argument.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pytail.errors import UpstreamError, UpstreamOffline
 from pytail.model import Outcome, ProjectPage
 from pytail.storage.catalog import Entry
 
-#: Seconds to wait for a page of which nothing is cached. The least patient clients time out after 10.
+#: Seconds to wait for an uncached page. The least patient clients time out after 10.
 PAGE_WAIT = 9.0
 
 
@@ -56,7 +55,7 @@ class FreshnessPolicy:
         return self.ttl if entry.found else self.missing_ttl
 
     def is_fresh(self, entry: Entry, age: float, max_age: float = math.inf) -> bool:
-        """Return whether `entry` needs no revalidation; a client may set a `max_age` below the TTL."""
+        """Return whether `entry` needs no revalidation; a `max_age` below the TTL replaces it."""
         return age < min(self.ttl_of(entry), max_age)
 
     def may_serve_stale(self, age: float, error: UpstreamError) -> bool:

@@ -141,7 +141,7 @@ class Index:
         return result
 
     def _varied(self, result: PageResult) -> PageResult:
-        """Return `result` after the filters that vary, with a revision for the files that remain."""
+        """Return `result` after the filters that vary, with a revision of the remaining files."""
         page = self.content(result)
         for each in self._varying:
             page = each.apply(page)

@@ -1,7 +1,7 @@
 """The file that a URL means.
 
-A URL below `+f/` has a directory, which starts with the digest of the file, and a filename. Lock files
-record such URLs, so they work with an empty cache too: then the page of the project is fetched.
+A URL below `+f/` has a directory, from the digest of the file, and a filename. Lock files record
+such URLs, so they work with an empty cache too: then the page of the project is fetched.
 """
 
 from __future__ import annotations

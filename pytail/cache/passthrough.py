@@ -1,8 +1,8 @@
 """Pass a file through: send it to one client without storing it.
 
-A file that cannot be stored is passed through, and so is a range far ahead of a download. It takes no
-disk, and memory for one chunk. A whole file is verified: its last bytes are sent only after
-its digest and size were found right.
+A file that cannot be stored is passed through, and so is a range far ahead of a download. This
+takes no disk space, and memory for one chunk. A whole file is verified: its last bytes are sent
+only after its digest and size were found right.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Revalidator:
         except StillRunning:
             if not is_joined and key in self._requests:
                 self._unattended.add(key)
-            reason = f"no response within {wait:g} seconds; the request continues, try again"
+            reason = f"no response within {wait:g} seconds; the request continues"
             error = UpstreamUnreachable(self._page_url(project), reason)
             raise error.shared() if is_joined else error from None
         except UpstreamError as error:
@@ -111,7 +111,7 @@ class Revalidator:
 
     def _ask(self, project: str, known: Entry | None) -> PageResult:
         etag = known.etag if known is not None and known.found else None
-        # The slot ends after the write: so the limit holds for the writes to the catalog too.
+        # The slot lasts until the page is in the catalog, so its limit holds for these writes too.
         with self._upstream.slot(project):
             try:
                 fetched = self._upstream.page(project, etag)

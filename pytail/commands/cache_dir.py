@@ -108,7 +108,7 @@ def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
     settings = configuration.settings
     # What the server made; nothing is made here in a directory named by mistake.
     if not (settings.cache_dir / "+files").is_dir():
-        raise SettingError("cache directory", settings.cache_dir, Remedy.DIRECTORY_NOT_FOUND)
+        raise SettingError("cache directory", settings.cache_dir, Remedy.DIRECTORY_UNKNOWN)
     quieten(configuration, logging.ERROR)
     store, catalog = open_storage(settings)
     with contextlib.closing(catalog):
