@@ -53,25 +53,25 @@ class Remedy(str, enum.Enum):
         "cannot be written ({reason}); choose another directory or change its owner"
     )
     DIRECTORY_UNKNOWN = (
-        "is not the cache directory of a server; name the right one by --cache-dir or --config"
+        "is no cache directory of pytail; give the server's by --cache-dir or --config"
     )
     CATALOG_NEWER = (
-        "a newer pytail wrote the catalog (schema {version}); run that version"
-        " or choose another directory"
+        "a newer pytail wrote its catalog (schema {version});"
+        " run that version, or name another directory"
     )
     # Upstream
     PROXY_NOT_USABLE = (
         "give the http or https URL of a proxy, such as http://proxy.example.org:3128"
     )
-    CA_NOT_USABLE = "{reason}; name a PEM file of certificates, or a directory of such files"
+    CA_NOT_USABLE = "{reason}; name a PEM file of certificates, or a directory of PEM files"
     CLIENT_CERT_NOT_USABLE = (
         "{reason}; name a PEM file with a certificate and its key, not encrypted"
     )
     # pytail warm
-    UPSTREAM_NEEDED = "pytail warm needs upstream; set --offline to no"
+    UPSTREAM_NEEDED = "pytail warm fetches from upstream; give no"
     NO_ROOM = (
-        "the wanted files take {excess} more than the limit allows; raise the limit"
-        " or name fewer files"
+        "the requested files take {excess} more than the cache directory may store;"
+        " change the limit or request fewer files"
     )
 
     def __str__(self) -> str:

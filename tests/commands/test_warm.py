@@ -196,7 +196,7 @@ def test_more_than_may_be_kept_is_refused_before_it_is_begun(alone: Commands, in
     out = alone.run("warm", *projects, "--cache-max-size", "1MB")
     assert (out.returncode, out.stdout) == (2, "")
     (line,) = out.stderr.splitlines()
-    assert line.startswith("pytail: --cache-max-size '976.6 KiB': the wanted files take ")
+    assert line.startswith("pytail: --cache-max-size '976.6 KiB': the requested files take ")
     assert held(alone.cache) == set()
     assert alone.run("warm", *projects[:2], "--cache-max-size", "1MB").returncode == 0
     # What was used longest ago makes room; what is wanted, held before or not, stays.
