@@ -48,7 +48,7 @@ class PageCache:
     ):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
-        self.upstream = Upstream(url, timeout=5, offline=offline)
+        self.upstream = Upstream(url, timeout=5)
         policy = policy_of(Settings(project_cache_ttl_secs=ttl, **more), wait)
         self.revalidator = Revalidator(self.catalog, self.upstream, policy, clock)
         promised = PromisedCoreMetadata() if promises else None
