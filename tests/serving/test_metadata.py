@@ -85,7 +85,7 @@ def test_promise_that_cannot_be_kept_is_taken_back(pytail: Client, index: FakeIn
     assert "core-metadata" in pytail.json("demo")["files"][0]
     answer = pytail.get(path_of(large))
     assert answer.status == 502
-    assert "does not answer ranges" in answer.json()["detail"]
+    assert "does not support range requests" in answer.json()["detail"]
     assert pytail.json("demo")["files"][0]["core-metadata"] is False  # item 57
     assert pytail.get(path_of(large)).status == 404
 

@@ -249,7 +249,7 @@ def test_what_comes_after_the_client_has_its_copy_is_one_line_more(
         pytail.get("/simple/demo/")
         level, word, reason = told_in_log.line()
         assert (level, word) == ("WARNING", "STALE")
-        assert "still waited for" in reason
+        assert "the request continues" in reason
         gate.set()
         lines: Any = []
         while not lines:
@@ -258,5 +258,5 @@ def test_what_comes_after_the_client_has_its_copy_is_one_line_more(
     ((level, line),) = lines
     assert (level, line.partition(", upstream")[0]) == (
         "INFO",
-        "demo: REVALIDATED, at last: unchanged",
+        "demo: REVALIDATED, late: unchanged",
     )
