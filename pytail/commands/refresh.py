@@ -15,6 +15,7 @@ import click
 
 from pytail.cache.cache import policy_of, upstream_of
 from pytail.cache.index import Index
+from pytail.cache.revalidate import Revalidator
 from pytail.commands.cache_dir import CacheDirectory, open_cache_dir
 from pytail.commands.options import EPILOG, configured, project_name
 from pytail.commands.output import progress_bar
