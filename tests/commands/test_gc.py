@@ -11,7 +11,7 @@ import pytest
 from tests.commands.conftest import Beside
 from tests.support.fakeindex import FakeIndex, Gated, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 LONG_AGO = time.time() - 2 * 86400
 

@@ -7,7 +7,7 @@ import pytest
 from tests.commands.conftest import Beside
 from tests.support.fakeindex import FakeIndex, sdist, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_list_names_the_projects_of_which_files_are_held(beside: Beside, index: FakeIndex):

@@ -12,6 +12,8 @@ import pytest
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import clean_environ, free_port, program
 
+pytestmark = pytest.mark.process
+
 PYTAIL = [sys.executable, "-m", "pytail"]
 
 

@@ -14,7 +14,7 @@ from tests.commands.conftest import Beside
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.watching import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_purge_removes_the_files_of_a_project_and_forgets_its_page(

@@ -30,6 +30,8 @@ from tests.support.running import (
     under_gunicorn,
 )
 
+pytestmark = pytest.mark.process
+
 COMMANDS = {
     "module": [sys.executable, "-m", "pytail"],
     "script": [str(Path(sys.executable).with_name("pytail"))],

@@ -14,7 +14,7 @@ from tests.commands.conftest import Beside
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_status_tells_that_the_second_install_came_from_the_cache(beside: Beside, index: FakeIndex):

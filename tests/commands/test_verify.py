@@ -12,7 +12,7 @@ import pytest
 from tests.commands.conftest import Beside
 from tests.support.fakeindex import FakeIndex, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def damage(path) -> None:

@@ -402,6 +402,7 @@ def test_files_over_a_new_limit_go_at_the_next_start(
     assert index.count(dists[-1].path) == 1
 
 
+@pytest.mark.process
 def test_workers_stay_within_one_limit(tmp_path: Path, index: FakeIndex, dists: list[Dist]):
     cache = tmp_path / "cache"
     limit = {"PYTAIL_CACHE_MAX_SIZE": "6MB"}

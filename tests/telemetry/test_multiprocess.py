@@ -16,6 +16,8 @@ import pytest
 from pytail.telemetry import multiprocess
 from tests.support.running import clean_environ
 
+pytestmark = pytest.mark.process
+
 #: A worker as gunicorn has it: it counts what it is told to, and says what all have counted.
 WORKER = """
 import sys
