@@ -25,10 +25,10 @@ from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.upstream import resume
 from pytail.upstream.client import Upstream
-from tests.faults.test_transfers import Breaking
 from tests.storage.test_store import another_process_writing, files_in
 from tests.support.fakeindex import Gated, RawServer, reply
 from tests.support.running import free_port
+from tests.support.sending import Breaking
 from tests.support.watching import open_below, until
 
 DATA = bytes(range(256)) * 40
