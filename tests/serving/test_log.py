@@ -68,6 +68,7 @@ def test_each_line_has_the_milliseconds_that_upstream_took(
     clients = [gevent.spawn(pytail.get, path) for _ in range(2)]
     gated.asked.wait()
     gated.open()
+    # Upstream takes at least these 50 ms.
     gevent.sleep(0.05)
     gated.open()
     gevent.joinall(clients, raise_error=True)
