@@ -78,9 +78,9 @@ def test_a_wrong_response_is_refused_before_the_measurement(tmp_path):
         server = Server("pytail", int(client.url.rpartition(":")[2]), "/simple/", 0, 0.0)
         request = load.page_request(server, "some", 2, load.GZIP)
         assert request.length == len(client.get(request.path, **GZIP).data)
-        with pytest.raises(load.WrongAnswer, match="2 files, not 3"):
+        with pytest.raises(load.WrongResponse, match="2 files, not 3"):
             load.page_request(server, "some", 3)
-        with pytest.raises(load.WrongAnswer, match="is 404"):
+        with pytest.raises(load.WrongResponse, match="is 404"):
             load.page_request(server, "other", 1)
 
 
