@@ -1,7 +1,7 @@
 """pytail under gunicorn: ``gunicorn -c gunicorn.conf.py``.
 
 pytail takes its own settings from the ``PYTAIL_*`` variables and from the file that
-``PYTAIL_CONFIG`` names; see the table in the README.
+``PYTAIL_CONFIG`` names; see docs/configuration.md.
 """
 
 import os
@@ -11,15 +11,15 @@ from pytail.errors import SettingError
 
 wsgi_app = "pytail.wsgi"
 
-#: pytail waits for upstream and for slow clients in greenlets. "gevent" does as well, but takes more
-#: processor time for each request and file, and knows fewer limits; any other class is refused.
+#: pytail waits for upstream and for slow clients in greenlets. The class "gevent" works too, but takes
+#: more processor time for each request and file, and has fewer limits. Any other class is refused.
 worker_class = "pytail.gunicorn.Worker"
 
-#: Workers share one cache directory: what one has fetched, all serve. One for each core will do.
+#: All workers share one cache directory and serve the same pages and files. Use one worker per core.
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 
-#: Connections at the same time, of each worker. Others wait in the backlog; those that only wait for
-#: a next request make room.
+#: The maximum number of connections of each worker. Idle connections are closed to make room; further
+#: ones wait in the backlog.
 worker_connections = 1000
 
 try:
@@ -29,17 +29,19 @@ except SettingError as error:
 bind = str(settings.bind)
 backlog = 1024
 
-#: Each worker opens the cache itself; a connection to it must not be shared by a fork.
+#: Each worker opens the cache itself, because a database connection must not cross a fork.
 preload_app = False
 
-#: A gevent worker that copies a large file is not hung: this is for one that really is.
+#: Seconds after which gunicorn kills a worker whose event loop does not respond. Sending a large file
+#: does not block the event loop.
 timeout = 120
 
-#: Downloads under way get this long to end when gunicorn stops or reloads.
+#: Seconds for responses in progress to end when gunicorn stops or reloads.
 graceful_timeout = max(1, round(settings.grace_secs))
 
-#: Index clients keep their connections open between requests; for pytail's own class it is always so.
+#: Seconds before an idle connection is closed, for the class "gevent". pytail.gunicorn.Worker always
+#: has 75 seconds.
 keepalive = 75
 
-#: pytail is operated by signals and files alone.
+#: pytail needs no control socket: signals and files are enough to operate it.
 control_socket_disable = True

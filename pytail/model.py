@@ -12,7 +12,7 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 #: The hashes that clients can check, best first; the values are the digests' lengths in hex digits.
@@ -164,3 +164,18 @@ class ProjectPage:
     def is_quarantined(self) -> bool:
         """Whether no file of it may be offered (PEP 792)."""
         return self.status == "quarantined"
+
+
+class Source(Protocol):
+    """The bytes of a file, from an offset on."""
+
+    #: Bytes of the whole file; None where the source does not know.
+    size: int | None
+    #: The strong validator of the file; None where there is none.
+    etag: str | None
+
+    def read(self) -> bytes:
+        """Return the bytes that have arrived, waiting for the first; empty at the end."""
+
+    def close(self) -> None:
+        """Free the connection."""

@@ -1,6 +1,6 @@
-"""README and docs say all there is to say, name only what is there, and lead to where they say.
+"""README and docs are complete, name only things that exist, and have no dead links.
 
-That the commands they show work is tested in ``clients/test_documents.py``.
+``clients/test_documents.py`` runs the commands that they show.
 """
 
 from __future__ import annotations
@@ -36,43 +36,62 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OPERATE = Document("docs/operate.md")
+REFERENCE, RUNBOOK = Document("docs/reference.md"), Document("docs/runbook.md")
+RULES = yaml.safe_load((ROOT / "conf" / "prometheus-rules.yml").read_text())
+ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 BLOCKS = [(document, block) for document in documents() for block in document.blocks]
-#: Documents that tell of options of other programs too.
+#: Documents that also name options of other programs.
 OF_OTHERS = {"docs/clients.md", "docs/deploy.md", "docs/migrating.md", "docs/performance.md"}
 LEVELS = {"debug", "info", "warning", "error"}
-#: What a line of the log has in place of its arguments.
+#: Placeholders of the arguments of a log line.
 _ARGUMENT = re.compile(r"%[.\d]*[sdf]")
 
 
 def cells(heading: str, *columns: int) -> list[tuple[str, ...]]:
-    """Those `columns` of the tables below a heading of operate.md, without their marks."""
-    rows = OPERATE.rows(heading)
+    """Return the `columns` of the tables below a heading of reference.md, without backticks."""
+    rows = REFERENCE.rows(heading)
     return [tuple(row[column].strip("`") for column in columns) for row in rows]
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
-    """By the name of its folder below ``pytail`` each module, parsed."""
+    """Yield each module of ``pytail``, parsed, with the name of its folder."""
     for path in (ROOT / "pytail").rglob("*.py"):
         folder = path.relative_to(ROOT / "pytail").with_suffix("").parts[0]
         yield folder, ast.parse(path.read_text("utf-8"))
 
 
+def loggers(tree: ast.Module) -> set[str]:
+    """Return the names of the loggers of a module, without "pytail."; not the parent of all."""
+    return {
+        node.args[0].value.removeprefix("pytail.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("getLogger")
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value.startswith("pytail.")
+    }
+
+
 def log_lines() -> set[tuple[str, str, str]]:
-    """Logger, level and words of each line that the code writes, but those of decisions."""
+    """Return logger, level and message of each log line in the code.
+
+    The lines of requests and of decisions have no literal level: other sections explain them.
+    """
     found = set()
-    for module, tree in trees():
-        for node in ast.walk(tree):
+    for folder, tree in trees():
+        names = loggers(tree)
+        for node in ast.walk(tree) if names else ():
             match node:
                 case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="log"), attr=level),
-                    args=[ast.Constant(value=str(words)), *_],
+                    func=ast.Attribute(attr=level), args=[ast.Constant(value=str(message)), *_]
                 ) if level in LEVELS:
-                    found.add((module, level, _ARGUMENT.sub("…", words)))
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=method)):
-                    # What is not read here would go unexplained.
-                    assert method not in {*LEVELS, "exception", "critical"}, module
-                    assert method != "log" or module == "cache"
+                    # Which logger a call uses is plain only where a module has one.
+                    (name,) = names
+                    found.add((name, level, _ARGUMENT.sub("…", message)))
+                case ast.Call(func=ast.Attribute(attr=method)):
+                    # This function could not read such a line.
+                    assert method not in {*LEVELS, "exception", "critical"}, folder
+                    assert method != "log" or folder == "cache"
     return found
 
 
@@ -103,15 +122,15 @@ def words(value: ast.expr) -> set[str]:
     return set()
 
 
-def test_every_line_of_the_log_is_explained():
-    told = cells("All others", 0, 1, 2)
-    assert len(set(told)) == len(told)
-    assert set(told) == log_lines()
+def test_the_table_of_log_lines_is_that_of_the_code():
+    rows = cells("All others", 0, 1, 2)
+    assert len(set(rows)) == len(rows)
+    assert set(rows) == log_lines()
 
 
 def test_every_error_at_the_start_is_explained():
-    told = {line for (line,) in cells("Starting and stopping", 0)}
-    assert told - {"without --preload"} == remedies()
+    rows = {line for (line,) in cells("Errors at the start", 0)}
+    assert rows - {"without --preload"} == remedies()
     assert "without --preload" in (ROOT / "pytail" / "wsgi.py").read_text()
 
 
@@ -121,18 +140,18 @@ def test_every_error_is_explained_with_its_status():
         for _, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, errors.PytailError)
     }
-    told = dict(cells("Errors that clients see", 0, 1))
-    assert told == {name: known[name] for name in told}
-    silent = OPERATE.text.partition("\nNot for clients:")[2].partition("\n\n")[0]
-    assert told.keys() | set(re.findall(r"`([A-Z]\w+)`", silent)) == known.keys()
+    rows = dict(row for row in cells("Errors that clients see", 0, 1) if row[0].isidentifier())
+    assert rows == {name: known[name] for name in rows}
+    others = REFERENCE.text.partition("\nNot for clients:")[2].partition("\n\n")[0]
+    assert rows.keys() | set(re.findall(r"`([A-Z]\w+)`", others)) == known.keys()
 
 
 def test_every_series_is_explained(pytail: Client):
     series = re.findall(
         r"^# TYPE (pytail_\w+) (\w+)", pytail.get("/+metrics").data.decode(), re.MULTILINE
     )
-    told = [name for (names,) in cells("Metrics", 0) for name in re.findall(r"pytail_\w+", names)]
-    assert sorted(told) == sorted(name for name, _ in series)
+    rows = [name for (names,) in cells("Metrics", 0) for name in re.findall(r"pytail_\w+", names)]
+    assert sorted(rows) == sorted(name for name, _ in series)
 
 
 def test_every_field_of_the_status_is_explained(pytail: Client):
@@ -141,18 +160,24 @@ def test_every_field_of_the_status_is_explained(pytail: Client):
     fields = set(status)
     for name in ("upstream", "held", "hit_ratio"):
         fields |= {f"{name}.{field}" for field in status[name]}
-    told = {name for (names,) in cells("Health and status", 0) for name in names.split("`, `")}
-    assert told == fields - {"upstream", "hit_ratio"}
+    rows = {name for (names,) in cells("Health and status", 0) for name in names.split("`, `")}
+    assert rows == fields - {"upstream", "hit_ratio"}
     assert pytail.get("/+health").json().keys() == {"status", "version"}
 
 
-def test_every_alert_leads_to_what_to_do():
-    rules = (ROOT / "conf" / "prometheus-rules.yml").read_text()
-    assert set(re.findall(r"- alert: (\w+)", rules)) == set(re.findall(r"`(Pytail\w+)`", OPERATE.prose)) - {"PytailError"}  # fmt: skip
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_links_a_section_of_the_runbook_that_names_it(name: str):
+    page, _, anchor = ALERTS[name]["annotations"]["runbook"].partition("#")
+    assert page == RUNBOOK.name
+    assert f"`{name}`" in RUNBOOK.section(anchor)
+
+
+def test_the_runbook_names_no_other_alert():
+    assert set(re.findall(r"`(Pytail\w+)`", RUNBOOK.prose)) == ALERTS.keys()
 
 
 @pytest.mark.parametrize("document", documents(), ids=str)
-def test_every_link_leads_somewhere(document: Document):
+def test_no_link_is_dead(document: Document):
     for link in document.links:
         path, _, anchor = link.partition("#")
         if not re.match(r"https?:", link):
@@ -163,7 +188,7 @@ def test_every_link_leads_somewhere(document: Document):
                 assert anchor in Document(str(target.relative_to(ROOT))).anchors, link
 
 
-def test_readme_leads_to_every_document():
+def test_readme_links_every_document():
     linked = set(Document("README.md").links)
     assert {document.name for document in documents()[1:]} <= linked
 
@@ -175,7 +200,7 @@ def test_every_block_is_run_or_says_why_not(document: Document, block: Block):
     if block.language in COMMANDS and document.name not in ELSEWHERE:
         assert block.note in {"", "serves", *NOT_RUN}
     elif block.language not in COMMANDS | FILES:
-        # Answers and drawings: no commands that nobody runs.
+        # Output and drawings: such a block has no commands, since no test runs it.
         assert block.language == ""
         assert not re.search(r"^(\$|#|sudo |curl |pip |uv |pytail [a-z])", block.text, re.MULTILINE)
 
@@ -190,20 +215,20 @@ def test_few_blocks_are_not_run():
     [pair for pair in BLOCKS if pair[1].language in FILES],
     ids=lambda part: str(getattr(part, "line", part)),
 )
-def test_every_file_that_is_shown_can_be_read(document: Document, block: Block):
+def test_every_file_that_is_shown_can_be_parsed(document: Document, block: Block):
     if block.language == "toml":
         assert tomllib.loads(block.text)
     elif block.language == "yaml":
         assert yaml.safe_load(block.text)
     elif block.language == "ini":
-        # As in systemd's files, a key may stand there twice.
+        # systemd's files may have a key twice.
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.read_string(block.text)
         assert parser.sections()
 
 
 @pytest.mark.parametrize("document", documents(), ids=str)
-def test_every_command_in_the_text_is_there_with_its_options(document: Document):
+def test_every_command_in_the_text_exists_with_its_options(document: Document):
     for span in document.spans:
         if re.match(r"pytail [a-z]", span):
             command = command_line.commands[span.split()[1]]
@@ -214,7 +239,7 @@ def test_every_command_in_the_text_is_there_with_its_options(document: Document)
 @pytest.mark.parametrize(
     "document", [each for each in documents() if each.name not in OF_OTHERS], ids=str
 )
-def test_every_option_in_the_text_is_there(document: Document):
+def test_every_option_in_the_text_exists(document: Document):
     commands = [command_line, *command_line.commands.values()]
     options = {option for command in commands for each in command.params for option in each.opts}
     named = {span.split()[0] for span in document.spans if span.startswith("--")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -19,7 +20,24 @@ from pytail.storage.catalog import Catalog
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.telemetry.metrics import Metrics
-from pytail.upstream.client import Upstream
+from pytail.upstream.client import Client
+from pytail.upstream.files import FileClient
+from pytail.upstream.pages import PageClient
+from pytail.upstream.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The clients of one upstream index; `close` frees them."""
+
+    client: Client
+    pages: PageClient
+    files: FileClient
+
+    def close(self) -> None:
+        """Close the idle connections, and wait for the page that is being parsed."""
+        self.client.close()
+        self.pages.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +67,15 @@ class Cache:
         index = Index(
             catalog,
             store,
-            upstream,
+            upstream.pages,
             policy_of(settings, patience),
             clock,
             offline=settings.offline,
             promises_metadata=settings.core_metadata_from_wheels,
         )
         bounds = quota_of(settings, store, catalog)
-        metadata = CoreMetadata(catalog, store, upstream)
-        downloads = Files(catalog, store, upstream, metadata, bounds)
+        metadata = CoreMetadata(catalog, store, upstream.files)
+        downloads = Files(catalog, store, upstream.files, metadata, bounds)
         return cls(metrics, upstream, store, catalog, index, bounds, downloads)
 
     def close(self) -> None:
@@ -78,18 +96,23 @@ def policy_of(settings: Settings, wait: float = PATIENCE) -> FreshnessPolicy:
 
 
 def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
-    """Return the upstream that `settings` name. Raises SettingError."""
-    return Upstream(
+    """Return the clients of the upstream of `settings`. Raises SettingError."""
+    transport = Transport(
         settings.upstream_base_url,
         settings.request_timeout_secs,
-        max_page_bytes=settings.max_page_bytes,
+        os.environ,
+        ca=settings.upstream_ca,
+        client_cert=settings.upstream_client_cert,
+    )
+    client = Client(
+        transport,
+        Metrics() if metrics is None else metrics,
         max_page_fetches=settings.max_page_fetches,
         max_file_fetches=settings.max_file_fetches,
         offline=settings.offline,
-        ca=settings.upstream_ca,
-        client_cert=settings.upstream_client_cert,
-        metrics=metrics,
     )
+    pages = PageClient(client, settings.upstream_base_url, settings.max_page_bytes)
+    return Upstream(client, pages, FileClient(client, settings.max_page_bytes))
 
 
 def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:

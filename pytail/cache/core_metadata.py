@@ -22,7 +22,7 @@ from pytail.model import File
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store
-from pytail.upstream.client import Upstream
+from pytail.upstream.files import FileClient
 
 log = logging.getLogger("pytail.cache")
 
@@ -50,7 +50,7 @@ class MetadataSource:
 class CoreMetadata:
     """Reads metadata out of wheels."""
 
-    def __init__(self, catalog: Catalog, store: Store, upstream: Upstream) -> None:
+    def __init__(self, catalog: Catalog, store: Store, upstream: FileClient) -> None:
         self._catalog, self._store, self._upstream = catalog, store, upstream
 
     def source_of(self, wheel: File) -> MetadataSource:
@@ -79,7 +79,7 @@ class CoreMetadata:
         size = wheel.size
         try:
             if size is None:
-                size = self._upstream.file_size(wheel.url)
+                size = self._upstream.size(wheel.url)
             if size is None:
                 raise UpstreamGarbled(wheel.url, "does not say how large the wheel is")
             return self._read(wheel, lazy_wheel.WheelRanges(size))

@@ -19,6 +19,7 @@ from functools import partial
 import gevent
 from gevent.event import Event
 
+from pytail.cache.fetch import read_ahead
 from pytail.cache.passthrough import WITHHELD, PassThrough
 from pytail.errors import (
     DigestMismatch,
@@ -28,12 +29,11 @@ from pytail.errors import (
     PytailError,
     UpstreamError,
 )
-from pytail.model import File
+from pytail.model import File, Source
 from pytail.runtime.threads import off_loop
 from pytail.storage.digests import FileVerifier
 from pytail.storage.quota import Quota
 from pytail.storage.store import PartialFile, PartialState
-from pytail.upstream.resume import Source, read_ahead
 
 log = logging.getLogger("pytail.cache")
 

@@ -31,7 +31,7 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
-from pytail.model import File, Outcome
+from pytail.model import File, Outcome, Source
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
@@ -39,8 +39,8 @@ from pytail.storage.digests import FileVerifier
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.telemetry.access import for_client
-from pytail.upstream.client import Upstream
-from pytail.upstream.resume import ResumingSource, Source
+from pytail.upstream.files import FileClient
+from pytail.upstream.resume import ResumingSource
 from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
@@ -87,7 +87,7 @@ class Files:
         self,
         catalog: Catalog,
         store: Store,
-        upstream: Upstream,
+        upstream: FileClient,
         metadata: CoreMetadata,
         bounds: Quota,
     ) -> None:
@@ -173,7 +173,7 @@ class Files:
             return opened.size
         if file.size is not None:
             return file.size
-        return _or_gone(file, lambda: self._upstream.file_size(file.url))
+        return _or_gone(file, lambda: self._upstream.size(file.url))
 
     def _is_right(self, file: File) -> bool:
         held, check = self._store.open(file), FileVerifier(file)
@@ -250,7 +250,7 @@ class Files:
     def _size_elsewhere(self, file: File) -> int | None:
         """The size of a file that another process is fetching."""
         try:
-            return _or_gone(file, lambda: self._upstream.file_size(file.url)) if file.url else None
+            return _or_gone(file, lambda: self._upstream.size(file.url)) if file.url else None
         except (UpstreamError, FileGone):
             return None
 
@@ -258,7 +258,7 @@ class Files:
         try:
             if file.url:
                 return _or_gone(
-                    file, lambda: ResumingSource.whole(self._upstream, file, start, etag)
+                    file, lambda: ResumingSource.open(self._upstream, file, start, etag)
                 )
         except (FileGone, UpstreamOffline):
             if file.wheel is None:
@@ -278,7 +278,7 @@ class Files:
             return None
 
         def ask() -> Source:
-            return ResumingSource.part(self._upstream, file, part.start, part.stop, part.size)
+            return ResumingSource.open_range(self._upstream, file, part.start, part.stop, part.size)
 
         try:
             source = _or_gone(file, ask)

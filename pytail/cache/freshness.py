@@ -26,7 +26,7 @@ from pytail.model import Outcome, ProjectPage
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, Entry
 from pytail.telemetry.access import UpstreamWait, for_client
-from pytail.upstream.client import FetchedPage, Upstream
+from pytail.upstream.pages import FetchedPage, PageClient, PageState
 
 log = logging.getLogger("pytail.cache")
 
@@ -78,7 +78,7 @@ class Freshness:
     def __init__(
         self,
         catalog: Catalog,
-        upstream: Upstream,
+        upstream: PageClient,
         policy: FreshnessPolicy,
         clock: Callable[[], float],
     ) -> None:
@@ -200,7 +200,7 @@ class Freshness:
             if not is_joined and flight in self._flights:
                 self._abandoned.add(flight)
             reason = f"no answer within {patience:g} seconds; it is still waited for"
-            error = UpstreamUnreachable(f"{self._upstream.url}/simple/{project}/", reason)
+            error = UpstreamUnreachable(self._upstream.page_url(project), reason)
             raise error.shared() if is_joined else error from None
         except UpstreamError as error:
             if is_joined:
@@ -227,11 +227,10 @@ class Freshness:
     def _ask(self, project: str, known: Entry | None) -> PageAnswer:
         etag = known.etag if known is not None and known.found else None
         # Until it is put away: the catalog writes no more at the same time than that.
-        with self._upstream.slot(project):
-            try:
-                reply = self._upstream.page(project, etag)
-            except ProjectNotFound:
+        with self._upstream.fetch(project, etag) as fetched:
+            if fetched is PageState.MISSING:
                 return self._missing(project)
+            reply = fetched if isinstance(fetched, FetchedPage) else None
             # Another process may have learnt more in the meantime.
             latest = self._known(project)
             known = latest if latest is not None and latest.found else known
@@ -239,7 +238,7 @@ class Freshness:
                 return self._confirmed(known, reply)
             assert reply is not None, "only a conditional request is answered by none"
             if reply.is_blank and known is not None and self._lists_files(known):
-                url = f"{self._upstream.url}/simple/{project}/"
+                url = self._upstream.page_url(project)
                 raise UpstreamGarbled(url, "sends a blank page in the place of one with files")
             return self._new(project, reply)
 

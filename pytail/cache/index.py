@@ -23,7 +23,7 @@ from pytail.runtime.threads import off_loop
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store, is_directory
-from pytail.upstream.client import Upstream
+from pytail.upstream.pages import PageClient
 
 log = logging.getLogger("pytail.cache")
 
@@ -38,7 +38,7 @@ class Index:
         self,
         catalog: Catalog,
         store: Store,
-        upstream: Upstream,
+        upstream: PageClient,
         policy: FreshnessPolicy,
         clock: Callable[[], float] = time.time,
         *,

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 
 from pytail.errors import DigestMismatch, DownloadInterrupted, PytailError
-from pytail.model import File
+from pytail.model import File, Source
 from pytail.storage.digests import FileVerifier
-from pytail.upstream.resume import Source
 
 log = logging.getLogger("pytail.cache")
 

@@ -1,7 +1,7 @@
-"""What ``pytail`` can do beside serving, one module each.
+"""The command line: one module for each command of ``pytail``.
 
-A command is a function under ``@click.command()`` and ``@configured``, which hands it the
-`Configuration` before its own options; what it returns is the exit code (None: 0). It stands in the
-list of `pytail.cli`, and raises SettingError or click.ClickException for what the operator got
-wrong.
+A command is a function under ``@click.command()`` and ``@configured``. The decorator passes the
+`Configuration` as the first argument. The return value is the exit code; None means 0. A command
+raises SettingError or click.ClickException for a mistake of the operator. The group in
+`pytail.commands.main` lists all commands.
 """

@@ -1,8 +1,8 @@
-"""``pytail adopt``: the files that another program keeps, verified and held.
+"""``pytail adopt``: copy wheels and sdists from other directories into the store, verified.
 
-Where a file stands among ours follows from its content, so any tree of wheels and sdists will do,
-however it is laid out; and whatever is no file of upstream's stands where no page leads. Each is
-hashed, and hashed again while it is copied: what changed in between is not held.
+The key of a file follows from its content, so the layout of the other directory does not matter. A
+file that upstream does not list is stored too, but no page leads to it. Each file is hashed twice:
+before it is copied and while it is copied. A file that changed in between is not stored.
 """
 
 from __future__ import annotations
@@ -11,20 +11,15 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pytail.commands.cache_dir import (
-    CacheDirectory,
-    counted,
-    digest_of,
-    open_cache_dir,
-    progress,
-    sized,
-)
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.cache_dir import CacheDirectory, digest_of, open_cache_dir
+from pytail.commands.options import EPILOG, configured
+from pytail.commands.output import format_count, format_size, progress_bar
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.errors import PytailError
@@ -33,91 +28,102 @@ from pytail.simple import names
 from pytail.storage.digests import FileVerifier
 from pytail.storage.store import PartialFile, is_directory
 
-_PIECE = 1024 * 1024
+_CHUNK_SIZE = 1024 * 1024
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @dataclass(slots=True)
-class Adoption:
-    """What became of the files."""
+class AdoptResult:
+    """The result of the command."""
 
     adopted: int = 0
-    bytes: int = 0
-    #: Files that were held before, or are arriving.
-    held: int = 0
-    #: Files that are no wheel or sdist by their name.
-    others: int = 0
-    #: Why not, by path.
-    left: dict[str, str] = field(default_factory=dict)
+    adopted_bytes: int = 0
+    #: Files that were stored before, or that another process is downloading.
+    already_stored: int = 0
+    #: Files whose name is not that of a wheel or sdist.
+    other_files: int = 0
+    #: By path, the reason why a file was not adopted.
+    failed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{counted(self.adopted, 'file')} adopted, {sized(self.bytes)}"]
-        parts.append(f"{self.held} held already")
-        if self.others:
-            parts.append(f"{self.others} no wheel or sdist")
-        if self.left:
-            parts.append(f"{len(self.left)} not taken")
+        parts = [f"{format_count(self.adopted, 'file')} adopted, {format_size(self.adopted_bytes)}"]
+        parts.append(f"{self.already_stored} already stored")
+        if self.other_files:
+            parts.append(f"{self.other_files} not a wheel or sdist")
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed")
         return ", ".join(parts)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the result under the keys that scripts know."""
+        return {
+            "adopted": self.adopted,
+            "bytes": self.adopted_bytes,
+            "held": self.already_stored,
+            "others": self.other_files,
+            "left": self.failed,
+        }
 
-class Room:
-    """The bytes that may still be taken: adopted files evict none."""
 
-    def __init__(self, found: CacheDirectory, settings: Settings) -> None:
-        self._directory, self._min_free = found.directory, settings.min_free
-        taken = sum(kept.size for kept in found.store.files()) + found.catalog.size()
-        self._left = settings.cache_max_size - taken if settings.cache_max_size else None
+class SpaceLimit:
+    """The bytes that adopted files may take: adopting a file evicts no other."""
+
+    def __init__(self, cache_dir: CacheDirectory, settings: Settings) -> None:
+        self._directory, self._min_free = cache_dir.directory, settings.min_free
+        used = sum(on_disk.size for on_disk in cache_dir.store.files()) + cache_dir.catalog.size()
+        #: Bytes, None without --cache-max-size.
+        self._free = settings.cache_max_size - used if settings.cache_max_size else None
 
     def require(self, size: int) -> None:
-        """Raise OSError where there is none for `size` bytes."""
-        if self._left is not None and size > self._left:
-            raise OSError("--cache-max-size leaves no room for it")
+        """Raise OSError where `size` more bytes do not fit."""
+        if self._free is not None and size > self._free:
+            raise OSError("the file does not fit into --cache-max-size")
         disk = os.statvfs(self._directory)
         if disk.f_blocks and disk.f_bavail * disk.f_frsize - size < self._min_free:
-            raise OSError("the disk has no room for it")
+            raise OSError("the file does not fit on the disk")
 
     def take(self, size: int) -> None:
-        """So many less."""
-        if self._left is not None:
-            self._left -= size
+        """Count `size` bytes as used."""
+        if self._free is not None:
+            self._free -= size
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
 @click.argument("directories", nargs=-1, required=True, type=_DIRECTORY, metavar="DIRECTORY...")
-@click.option("--json", "as_json", is_flag=True, help="for scripts; sizes in bytes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON; sizes in bytes")
 def adopt(configuration: Configuration, *, directories: tuple[Path, ...], as_json: bool) -> int:
     """Copy the wheels and sdists below each DIRECTORY into the cache directory, verified.
 
-    They may be another program's cache, such as devpi's or proxpi's, or files of your own; nothing
-    in DIRECTORY is changed. The exit code is 1 where one could not be taken.
+    A DIRECTORY may be the cache of another program, such as devpi or proxpi, or hold files of your
+    own. Nothing in a DIRECTORY is changed. The exit code is 1 where a file could not be copied.
     """
-    adoption = Adoption()
-    with open_cache_dir(configuration) as found:
-        room = Room(found, configuration.settings)
-        paths = list(_distributions(directories, adoption))
-        total = sum(_length(path) for path in paths)
-        with progress(total, "adopting") as advance:
+    result = AdoptResult()
+    with open_cache_dir(configuration) as cache_dir:
+        limit = SpaceLimit(cache_dir, configuration.settings)
+        paths = list(_distributions(directories, result))
+        total = sum(_size(path) for path in paths)
+        with progress_bar(total, "adopting") as advance:
             for path in paths:
-                with _leaving(adoption, path):
-                    _adopt(found, room, path, adoption, advance)
-    click.echo(json.dumps(asdict(adoption), indent=2) if as_json else str(adoption))
-    return 1 if adoption.left else 0
+                with _failures_noted(result, path):
+                    _adopt(cache_dir, limit, path, result, advance)
+    click.echo(json.dumps(result.as_json(), indent=2) if as_json else str(result))
+    return 1 if result.failed else 0
 
 
-def _distributions(directories: Iterable[Path], adoption: Adoption) -> Iterator[Path]:
-    """The files that may be wheels or sdists; the others are counted."""
+def _distributions(directories: Iterable[Path], result: AdoptResult) -> Iterator[Path]:
+    """Yield the files named like a wheel or sdist, and count the others in `result`."""
     for directory in directories:
-        failed: list[OSError] = []
-        for root, below, filenames in os.walk(directory, onerror=failed.append):
+        errors: list[OSError] = []
+        for root, below, filenames in os.walk(directory, onerror=errors.append):
             below.sort()
             for path in (Path(root, name) for name in sorted(filenames)):
                 if _is_distribution(path.name) and path.is_file():
                     yield path
                 else:
-                    adoption.others += 1
-        for error in failed:
-            _leave(adoption, Path(error.filename), error)
+                    result.other_files += 1
+        for error in errors:
+            _note_failure(result, Path(error.filename), error)
 
 
 def _is_distribution(name: str) -> bool:
@@ -125,42 +131,45 @@ def _is_distribution(name: str) -> bool:
 
 
 def _adopt(
-    found: CacheDirectory,
-    room: Room,
+    cache_dir: CacheDirectory,
+    limit: SpaceLimit,
     path: Path,
-    adoption: Adoption,
+    result: AdoptResult,
     advance: Callable[[int], object],
 ) -> None:
-    """Have the file at `path` held. Raises OSError or a PytailError."""
-    claimed = _shelf_above(path)
-    if claimed and _is_held(found, claimed, path):
-        advance(_length(path))
-        adoption.held += 1
+    """Store a copy of the file at `path`. Raises OSError or a PytailError."""
+    claimed = _claimed_directory(path)
+    if claimed and _is_stored(cache_dir, claimed, path):
+        advance(_size(path))
+        result.already_stored += 1
         return
     size, sha256 = digest_of(path, "sha256", advance)
     hashes = {"sha256": sha256}
-    shelf = directory_of(hashes, "")
-    if claimed not in (None, shelf) or size == 0:
-        raise OSError(f"it is damaged: its digest begins with {sha256[:16]}")
-    file = File(filename=path.name, url="", directory=shelf, hashes=hashes, size=size)
-    if found.store.has(file):
-        adoption.held += 1
+    directory = directory_of(hashes, "")
+    if claimed not in (None, directory) or size == 0:
+        raise OSError(f"the file is damaged: its sha256 begins with {sha256[:16]}")
+    file = File(filename=path.name, url="", directory=directory, hashes=hashes, size=size)
+    if cache_dir.store.has(file):
+        result.already_stored += 1
         return
-    room.require(size)
-    if not _copied(found, path, file):
-        adoption.held += 1
+    limit.require(size)
+    if not _copied(cache_dir, path, file):
+        result.already_stored += 1
         return
-    room.take(size)
-    adoption.adopted += 1
-    adoption.bytes += size
+    limit.take(size)
+    result.adopted += 1
+    result.adopted_bytes += size
 
 
-def _copied(found: CacheDirectory, path: Path, file: File) -> bool:
-    """Copy the file at `path`, False where another process is bringing it in. Raises as `_adopt`."""
-    partial = found.store.partial(file)
+def _copied(cache_dir: CacheDirectory, path: Path, file: File) -> bool:
+    """Copy the file at `path`; return False where another process is writing it.
+
+    Raises OSError or a PytailError.
+    """
+    partial = cache_dir.store.partial(file)
     try:
         if partial.is_writer and partial.size:
-            # Of a process that is gone, in the middle of it.
+            # A process that wrote the first bytes has ended.
             partial.restart()
         if not partial.is_writer:
             return False
@@ -175,42 +184,46 @@ def _copied(found: CacheDirectory, path: Path, file: File) -> bool:
 
 
 def _copy(path: Path, partial: PartialFile, file: File) -> None:
-    check = FileVerifier(file)
+    verifier = FileVerifier(file)
     with path.open("rb", buffering=0) as source:
-        while data := source.read(_PIECE):
+        while data := source.read(_CHUNK_SIZE):
             partial.write(data)
-            check.add(data)
-    check.verify(file.size)
+            verifier.add(data)
+    verifier.verify(file.size)
 
 
-def _shelf_above(path: Path) -> str | None:
-    """The shelf that `path` is on where it lies as ours do, and devpi's: the digest it should have."""
-    shelf = "/".join(path.parts[-3:-1])
-    return shelf if is_directory(shelf) and not shelf.startswith("_") else None
+def _claimed_directory(path: Path) -> str | None:
+    """Return the directory of a key that `path` ends in, as in the trees of pytail and devpi.
+
+    The sha256 of the file must begin with its digits. None means that the path has no such part.
+    """
+    directory = "/".join(path.parts[-3:-1])
+    return directory if is_directory(directory) and not directory.startswith("_") else None
 
 
-def _is_held(found: CacheDirectory, shelf: str, path: Path) -> bool:
-    return found.store.has(File(filename=path.name, url="", directory=shelf, size=_length(path)))
+def _is_stored(cache_dir: CacheDirectory, directory: str, path: Path) -> bool:
+    file = File(filename=path.name, url="", directory=directory, size=_size(path))
+    return cache_dir.store.has(file)
 
 
-def _length(path: Path) -> int:
+def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        # It will be told of when it is read.
+        # Reading the file fails too, and that error is reported.
         return 0
 
 
 @contextlib.contextmanager
-def _leaving(adoption: Adoption, path: Path) -> Iterator[None]:
-    """The file at `path` is left where the block fails; another may do."""
+def _failures_noted(result: AdoptResult, path: Path) -> Iterator[None]:
+    """Note an error of the block as the failure of `path`, so that other files are still tried."""
     try:
         yield
     except (OSError, PytailError) as error:
-        _leave(adoption, path, error)
+        _note_failure(result, path, error)
 
 
-def _leave(adoption: Adoption, path: Path, error: Exception) -> None:
+def _note_failure(result: AdoptResult, path: Path, error: Exception) -> None:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    adoption.left[str(path)] = reason
+    result.failed[str(path)] = reason
     click.echo(f"{path}: {reason}", err=True)

@@ -1,7 +1,8 @@
-"""What a cache directory holds, as the commands see it, whether a server runs on it or not.
+"""The cache directory as the commands see it, with or without a running server.
 
-The disk tells which files are held; the catalog tells their projects, and where no page is known any
-more, the filenames do. What any process reads or writes at that moment is left in place.
+The store says which files are stored. The catalog says to which project a file belongs; the filename
+says so where the catalog knows no page that lists the file. Files that any process reads or writes
+are never removed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import contextlib
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from pytail.cache.cache import open_storage
+from pytail.commands.output import format_count, format_size, limit_log
 from pytail.config.load import Configuration
 from pytail.errors import SettingError
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
@@ -26,43 +25,48 @@ from pytail.storage.catalog import Catalog
 from pytail.storage.store import DiskFile, Store, is_directory
 from pytail.urls import without_credentials
 
-_PIECE = 1024 * 1024
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_CHUNK_SIZE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One held file."""
+    """A file in the store."""
 
     on_disk: DiskFile
-    #: The directory below ``+f``, as in URLs.
+    #: The directory part of the key.
     directory: str
     filename: str
-    #: Normalized; the likeliest where no page lists the file; "" where nothing tells.
+    #: Normalized. The likeliest project by the filename where no page lists the file; "" where the
+    #: filename names no project.
     project: str
 
     @property
-    def main(self) -> str:
-        """The name of the file that it lies beside, or its own."""
+    def key(self) -> str:
+        """The path below ``+f/``."""
+        return f"{self.directory}/{self.filename}"
+
+    @property
+    def distribution(self) -> str:
+        """The filename of the wheel or sdist that this file is, or belongs to."""
         return distribution_of(self.filename)
 
 
 @dataclass(slots=True)
 class Removal:
-    """What became of files that were to be removed."""
+    """The result of removing files."""
 
     files: int = 0
     bytes: int = 0
-    #: Files in use, or that the file system does not let go.
-    left: int = 0
+    #: Files that are in use, or that the file system does not let pytail remove.
+    in_use: int = 0
 
     def __str__(self) -> str:
-        left = f"; {self.left} in use or protected stay" if self.left else ""
-        return f"{counted(self.files, 'file')} removed, {sized(self.bytes)}{left}"
+        in_use = f"; {self.in_use} in use or protected, not removed" if self.in_use else ""
+        return f"{format_count(self.files, 'file')} removed, {format_size(self.bytes)}{in_use}"
 
 
 class CacheDirectory:
-    """The files of one cache directory and what is known of them."""
+    """The store and the catalog of one cache directory."""
 
     def __init__(self, directory: Path, store: Store, catalog: Catalog, upstream: str) -> None:
         """`upstream` is the URL above ``/simple/`` without credentials."""
@@ -70,125 +74,91 @@ class CacheDirectory:
         self.upstream = upstream
 
     def files(self) -> list[StoredFile]:
-        """All held files, by project and filename."""
-        found = [held for kept in self.store.files() if (held := self._held(kept)) is not None]
-        return sorted(found, key=lambda held: (held.project, held.filename, held.directory))
+        """Return all stored files, ordered by project, filename and directory."""
+        found = [
+            self._stored_file(on_disk) for on_disk in self.store.files() if _has_key(on_disk.path)
+        ]
+        return sorted(found, key=lambda stored: (stored.project, stored.filename, stored.directory))
 
-    def others(self) -> list[DiskFile]:
-        """What is kept and no held file: partial ones, and what no URL can mean."""
-        return [kept for kept in self.store.files() if not _is_held(kept.path)]
+    def other_files(self) -> list[DiskFile]:
+        """Return partial files, and files whose path is not a key."""
+        return [on_disk for on_disk in self.store.files() if not _has_key(on_disk.path)]
 
-    def remove(self, every: Iterable[DiskFile]) -> Removal:
-        """Remove files that nobody uses."""
+    def remove(self, files: Iterable[DiskFile]) -> Removal:
+        """Remove those of `files` that no process uses."""
         removal = Removal()
-        for kept in every:
-            if self.store.remove(kept.path):
+        for on_disk in files:
+            if self.store.remove(on_disk.path):
                 removal.files += 1
-                removal.bytes += kept.size
-            elif kept.path.exists():
-                removal.left += 1
+                removal.bytes += on_disk.size
+            elif on_disk.path.exists():
+                removal.in_use += 1
         return removal
 
-    def _held(self, kept: DiskFile) -> StoredFile | None:
-        if not _is_held(kept.path):
-            return None
-        shelf, filename = "/".join(kept.path.parts[-3:-1]), kept.path.name
-        project = self.catalog.project_of(shelf, distribution_of(filename))
+    def _stored_file(self, on_disk: DiskFile) -> StoredFile:
+        directory, filename = "/".join(on_disk.path.parts[-3:-1]), on_disk.path.name
+        project = self.catalog.project_of(directory, distribution_of(filename))
         if project is None:
             project = next(iter(names.projects_of(distribution_of(filename))), "")
-        return StoredFile(kept, shelf, filename, project)
+        return StoredFile(on_disk, directory, filename, project)
 
 
 @contextlib.contextmanager
 def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
-    """The holdings of the cache directory in force, until the block ends.
+    """Open the cache directory of `configuration` until the block ends.
 
-    Raises SettingError where no server ever used that directory, or it cannot be used now.
+    Raises SettingError where no server has used that directory, or where it cannot be opened.
     """
     settings = configuration.settings
-    # What the server made; nothing is made here in a directory named by mistake.
+    # The store makes this directory where it is missing. Opening a directory that was named by
+    # mistake would leave files there.
     if not (settings.cache_dir / "+files").is_dir():
-        remedy = "is none of pytail's; name the server's, by --cache-dir or --config"
+        remedy = "is no cache directory of pytail; give the server's by --cache-dir or --config"
         raise SettingError("cache directory", settings.cache_dir, remedy)
-    quieten(configuration, logging.ERROR)
+    limit_log(configuration, logging.ERROR)
     store, catalog = open_storage(settings)
     with contextlib.closing(catalog):
         upstream = without_credentials(settings.upstream_base_url)
         yield CacheDirectory(settings.cache_dir, store, catalog, upstream)
 
 
-def quieten(configuration: Configuration, level: int) -> None:
-    """Log from `level` on, where the operator chose none: a command says by itself what it does."""
-    if configuration.choices["log_level"].origin == "default":
-        logging.getLogger("pytail").setLevel(level)
-
-
-@contextlib.contextmanager
-def progress(length: int, label: str) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, nothing elsewhere; called with how much more of `length` is done."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield bar.update
-
-
-def project_name(name: str) -> str:
-    """`name` normalized; click.BadParameter where no project can have it."""
-    if not names.is_project_name(name):
-        raise click.BadParameter(f"{name!r} is no name of a project")
-    return names.normalized(name)
-
-
-def length(kept: DiskFile) -> int | None:
-    """The bytes in a file, None where it went in the meantime."""
+def current_size(on_disk: DiskFile) -> int | None:
+    """Return the bytes in a file, None where the file was removed in the meantime."""
     try:
-        return kept.path.stat().st_size
+        return on_disk.path.stat().st_size
     except OSError:
         return None
 
 
 def digest_of(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[int, str]:
-    """The bytes in the file at `path` and its digest, "" where no `kind` is given.
+    """Return the bytes in the file at `path` and its digest, "" where no `kind` is given.
 
-    `advance` is called with each number of bytes. Raises OSError.
+    `advance` is called with the size of each chunk. Raises OSError.
     """
-    check, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
+    digest, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
     descriptor = _opened(path)
     try:
-        while data := os.read(descriptor, _PIECE):
+        while data := os.read(descriptor, _CHUNK_SIZE):
             size += len(data)
-            check.update(data)
+            digest.update(data)
             advance(len(data))
     finally:
         os.close(descriptor)
-    return size, check.hexdigest() if kind else ""
+    return size, digest.hexdigest() if kind else ""
 
 
 def distribution_of(filename: str) -> str:
-    """The name of the wheel or sdist that `filename` lies beside, or `filename` itself."""
+    """Return `filename` without the suffix of core metadata or of a signature."""
     return filename.removesuffix(METADATA_SUFFIX).removesuffix(SIGNATURE_SUFFIX)
 
 
-def sized(number: float) -> str:
-    """`number` bytes, for people."""
-    power = 0
-    while number >= 1024 and power < len(_UNITS) - 1:
-        number, power = number / 1024, power + 1
-    return f"{number:.{1 if power else 0}f} {_UNITS[power]}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _is_held(path: Path) -> bool:
+def _has_key(path: Path) -> bool:
+    """Whether the end of `path` is a key."""
     return is_directory("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
 
 
 def _opened(path: Path) -> int:
-    # To be verified is not to be used: what was used least recently must stay so.
+    # Eviction goes by the time of last access, which verifying a file must not change.
     with contextlib.suppress(PermissionError):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""``pytail config``: what is in force, and where it came from."""
+"""``pytail config``: show the settings in force and the origin of each."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 
 import click
 
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.options import EPILOG, configured
 from pytail.config.load import Configuration
 from pytail.urls import masked
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
-@click.option("--json", "as_json", is_flag=True, help="for scripts; durations in s, sizes in bytes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON; durations in s, sizes in bytes")
 def config(configuration: Configuration, *, as_json: bool) -> None:
     """Show the settings in force and the origin of each; secrets are masked."""
     if as_json:

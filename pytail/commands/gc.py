@@ -1,4 +1,4 @@
-"""``pytail gc``: what nobody will ask for goes, and the limits are kept to, now."""
+"""``pytail gc``: remove files that are no longer needed, and evict files down to the limits."""
 
 from __future__ import annotations
 
@@ -7,37 +7,41 @@ import json
 import click
 
 from pytail.cache.cache import quota_of
-from pytail.commands.cache_dir import counted, open_cache_dir, sized
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.cache_dir import open_cache_dir
+from pytail.commands.options import EPILOG, configured
+from pytail.commands.output import format_count, format_size
 from pytail.config.load import Configuration
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
-@click.option("--json", "as_json", is_flag=True, help="for scripts; sizes in bytes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON; sizes in bytes")
 def gc(configuration: Configuration, *, as_json: bool) -> None:
-    """Remove old partial files and what no URL can mean, and keep to the limits.
+    """Remove old partial files and files that have no URL, then evict files down to the limits.
 
-    The limits are --cache-max-size and --min-free; a running server keeps to its own by itself.
+    The limits are --cache-max-size and --min-free. A running server keeps to its own limits without
+    this command.
     """
     settings = configuration.settings
     partials = settings.cache_dir / "+partial"
     before = set(partials.iterdir()) if partials.is_dir() else set()
-    with open_cache_dir(configuration) as found:
-        # Those nobody will go on with are cleared wherever the store is opened.
-        cleared = sum(not path.exists() for path in before)
-        orphans = found.remove(kept for kept in found.others() if kept.path.parent != partials)
-        bounds = quota_of(settings, found.store, found.catalog)
-        bounds.enforce()
-    counts = {
-        "partials": cleared,
-        "orphans": orphans.files,
-        "evicted": bounds.evicted,
-        "evicted_bytes": bounds.evicted_bytes,
-    }
+    with open_cache_dir(configuration) as cache_dir:
+        # Opening the store removes partial files that are older than a day.
+        removed = sum(not path.exists() for path in before)
+        orphans = cache_dir.remove(
+            on_disk for on_disk in cache_dir.other_files() if on_disk.path.parent != partials
+        )
+        quota = quota_of(settings, cache_dir.store, cache_dir.catalog)
+        quota.enforce()
     if as_json:
+        counts = {
+            "partials": removed,
+            "orphans": orphans.files,
+            "evicted": quota.evicted,
+            "evicted_bytes": quota.evicted_bytes,
+        }
         click.echo(json.dumps(counts))
         return
-    old = f"{counted(cleared, 'old partial file')} and {counted(orphans.files, 'orphan')} removed"
-    evicted = counted(bounds.evicted, "file")
-    click.echo(f"{old}; {evicted} removed for the limits, {sized(bounds.evicted_bytes)}")
+    old = format_count(removed, "old partial file")
+    evicted = f"{format_count(quota.evicted, 'file')} evicted, {format_size(quota.evicted_bytes)}"
+    click.echo(f"{old} and {format_count(orphans.files, 'orphan')} removed; {evicted}")

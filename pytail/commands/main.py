@@ -1,6 +1,6 @@
-"""The command line: ``pytail`` serves, and has commands beside it.
+"""The group of all commands. ``pytail`` without a command serves.
 
-Whatever the operator got wrong is one line on standard error and exit code 2.
+Every mistake of the operator is one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from pytail.urls import masked
 @click.version_option(__version__, prog_name="pytail", message="%(prog)s %(version)s")
 @click.pass_context
 def pytail(context: click.Context, /, **flags: Any) -> Any:
-    """Serve an incremental cache of a Python package index."""
+    """Serve a pull-through cache of a Python package index."""
     context.obj = flags
     return context.invoke(serve) if context.invoked_subcommand is None else None
 
 
 def main() -> NoReturn:
-    """Run the command and exit."""
+    """Run the command that `sys.argv` names and exit with its code."""
     try:
         sys.exit(pytail.main(prog_name="pytail", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        _refuse(error.format_message())
+        _exit_with(error.format_message())
     except SettingError as error:
-        _refuse(str(error))
+        _exit_with(str(error))
 
 
-def _refuse(message: str) -> NoReturn:
+def _exit_with(message: str) -> NoReturn:
     click.echo(f"pytail: {masked(' '.join(message.split()))}", err=True)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""An option for each setting, for every command, given before its name or after it."""
+"""The options for settings, which stand before or after a command, and the argument PROJECT."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import click
 
 from pytail.config.load import CONFIG, VERBOSE, load
 from pytail.config.settings import Settings, flag, variable
+from pytail.simple import names
 from pytail.telemetry import logs
 
 log = logging.getLogger("pytail.commands")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: For the help of a command.
-SETTINGS = "Settings are given as to pytail itself, before or after the command: see pytail --help."
+#: The last line of each command's help.
+EPILOG = "Options for settings may stand before or after the command: see pytail --help."
 
 
 def setting_options(function: Function, *, hidden: bool = False) -> Function:
-    """Give `function` an option for each setting, as raw strings, and those that stand for some."""
+    """Add an option for each setting, ``--config`` and ``--verbose`` to a command.
+
+    The command gets the values as strings, not parsed.
+    """
     options = [
         (flag(field.name), field.name.rpartition("_")[2].upper(), _help(field))
         for field in dataclasses.fields(Settings)
@@ -48,18 +52,33 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 
 def configured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, called with the `Configuration` in force, its log set up."""
+    """Decorate a command: configure the log, and pass the `Configuration` in force to `function`.
+
+    An option after the command takes precedence over the same option before it.
+    """
 
     @click.pass_context
     @functools.wraps(function)
     def call(context: click.Context, /, **given: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(Settings)] + [CONFIG, VERBOSE]
-        after = {name: given.pop(name) for name in names}
+        options = [field.name for field in dataclasses.fields(Settings)] + [CONFIG, VERBOSE]
+        after = {name: given.pop(name) for name in options}
         before = context.obj or {}
-        configuration = load(os.environ, {name: after[name] or before.get(name) for name in names})
+        configuration = load(
+            os.environ, {name: after[name] or before.get(name) for name in options}
+        )
         logs.configure(configuration.settings.log_level, configuration.settings.log_format)
         for warning in configuration.warnings:
             log.warning("%s", warning)
         return function(configuration, **given)
 
     return setting_options(call, hidden=True)
+
+
+def project_name(text: str) -> str:
+    """Return the normalized name in the argument `text`.
+
+    Raises click.BadParameter where `text` is not a valid name of a project.
+    """
+    if not names.is_project_name(text):
+        raise click.BadParameter(f"{text!r} is not a valid project name")
+    return names.normalized(text)

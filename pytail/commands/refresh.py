@@ -1,6 +1,6 @@
-"""``pytail refresh``: ask upstream now, however young the copy is.
+"""``pytail refresh``: revalidate project pages, also fresh ones.
 
-A running server answers from the new page at once: it has the same catalog.
+A running server uses the same catalog, so that it answers with the new page from then on.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import click
 
 from pytail.cache.cache import policy_of, upstream_of
 from pytail.cache.freshness import Freshness
-from pytail.commands.cache_dir import CacheDirectory, open_cache_dir, progress, project_name
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.cache_dir import CacheDirectory, open_cache_dir
+from pytail.commands.options import EPILOG, configured, project_name
+from pytail.commands.output import progress_bar
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.errors import ProjectNotFound, UpstreamError
 from pytail.urls import masked
 
-#: Seconds; the upstream timeout ends it earlier.
+#: Seconds to wait for upstream; --request-timeout-secs ends the wait earlier.
 _PATIENCE = 3600.0
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
 @click.argument("projects", nargs=-1, required=True, metavar="PROJECT...")
-@click.option("--json", "as_json", is_flag=True, help="for scripts")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
 def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: bool) -> int:
     """Revalidate the page of each PROJECT with upstream now.
 
@@ -38,9 +39,9 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
     names = list(dict.fromkeys(map(project_name, projects)))
     results = {}
     with (
-        open_cache_dir(configuration) as found,
-        _freshness(configuration.settings, found) as freshness,
-        progress(len(names), "refreshing") as advance,
+        open_cache_dir(configuration) as cache_dir,
+        _freshness(configuration.settings, cache_dir) as freshness,
+        progress_bar(len(names), "refreshing") as advance,
     ):
         for name in names:
             results[name] = _refreshed(freshness, name)
@@ -54,14 +55,15 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 
 @contextlib.contextmanager
-def _freshness(settings: Settings, found: CacheDirectory) -> Iterator[Freshness]:
+def _freshness(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Freshness]:
     with contextlib.closing(upstream_of(settings)) as upstream:
-        # Nobody waits who would rather have the copy.
-        patient = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
-        yield Freshness(found.catalog, upstream, patient, time.time)
+        # No client waits: a stale page is the answer only where upstream fails.
+        policy = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
+        yield Freshness(cache_dir.catalog, upstream.pages, policy, time.time)
 
 
 def _refreshed(freshness: Freshness, name: str) -> dict[str, object]:
+    """Revalidate one page and return its entry in the JSON result."""
     try:
         answer = freshness.answer(name, max_age=0)
     except (ProjectNotFound, UpstreamError) as error:

@@ -1,6 +1,7 @@
-"""``pytail serve``, which is what ``pytail`` without a command does: bind, serve, drain on SIGTERM.
+"""``pytail serve``: bind, serve, and stop on SIGTERM or SIGINT.
 
-The first signal stops accepting and lets the responses under way end; a second one stops at once.
+The first signal stops accepting connections and lets responses in progress end, for --grace-secs at
+most. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 import gevent
 from gevent.event import Event
 
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.options import EPILOG, configured
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.config.values import Bind
@@ -30,62 +31,80 @@ from pytail.web.app import create_app
 log = logging.getLogger("pytail.commands")
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
 def serve(configuration: Configuration) -> None:
-    """Serve the index, as pytail does without a command."""
+    """Serve the index. pytail without a command does the same."""
     run(configuration.settings, announce=click.echo)
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until a signal. Raises SettingError where the address or the cache cannot be used."""
-    with listening(settings.bind) as listener:
-        application = create_app(settings)
-        with contextlib.closing(application):
-            server = Server(listener, application, settings.max_connections)
-            server.start()
-            # What is there now stays, and is not to be looked through again and again.
-            gc.collect()
-            gc.freeze()
-            _announce(settings, listener, announce)
-            _notify("READY=1")
-            _serve(server, settings.grace_secs)
+    """Serve until a signal comes; `announce` is called with each line for the operator.
+
+    Raises SettingError where the address or the cache directory cannot be used.
+    """
+    with (
+        listening(settings.bind) as listener,
+        contextlib.closing(create_app(settings)) as application,
+    ):
+        server = Server(listener, application, settings.max_connections)
+        server.start()
+        _freeze_heap()
+        for line in _announcement(settings, listener):
+            announce(line)
+        _notify("READY=1")
+        with _stop_signals() as stop:
+            stop.wait()
+            _notify("STOPPING=1")
+            log.info("stopping, connections to end: %d", len(server.connections))
+            server.stop(settings.grace_secs)
 
 
-def _serve(server: Server, grace: float) -> None:
+def _freeze_heap() -> None:
+    """Exclude the objects that exist now from later garbage collections (gc.freeze)."""
+    gc.collect()
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Event]:
+    """Yield an event that the first SIGTERM or SIGINT sets; a second one ends the process."""
     stop = Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            log.warning("stopping at once")
+            log.warning("stopping at once after a second signal")
             os._exit(1)
         stop.set()
 
-    signals = [
+    watchers = [
         gevent.signal_handler(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
     ]
-    stop.wait()
-    _notify("STOPPING=1")
-    log.info("stopping: letting %d connections end", len(server.connections))
-    server.stop(grace)
-    for watcher in signals:
+    yield stop
+    for watcher in watchers:
         watcher.cancel()
 
 
-def _announce(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
+def _announcement(settings: Settings, listener: socket.socket) -> list[str]:
+    """Return the lines that say where pytail listens and how clients use that address."""
     bind = settings.bind
     if bind.path is None:
+        # Port 0 lets the system choose a port.
         bind = Bind(bind.host, listener.getsockname()[1])
-    url = f"--index-url http://{bind}/simple/" if bind.path is None else "through its proxy"
     upstream = masked(settings.upstream_base_url)
-    announce(f"pytail listens on {bind}, caches {upstream} in {settings.cache_dir}")
-    announce(f"use it with: {url}")
+    use = "use it through the proxy in front of the socket"
+    if bind.path is None:
+        use = f"use it with: --index-url http://{bind}/simple/"
+    return [f"pytail listens on {bind}, caches {upstream} in {settings.cache_dir}", use]
 
 
 def _notify(state: str) -> None:
-    """Tell `state` to the service manager that waits for it, if any (sd_notify(3))."""
+    """Send `state` to the service manager in NOTIFY_SOCKET, if any (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address.startswith(("/", "@")):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-            # One that begins with "@" is in no directory.
-            told.sendto(state.encode(), re.sub("^@", "\0", address))
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ):
+            # "@" stands for the null byte of an abstract socket address (unix(7)).
+            manager.sendto(state.encode(), re.sub("^@", "\0", address))

@@ -1,7 +1,7 @@
-"""``pytail warm``: have pages and files before anybody asks for them.
+"""``pytail warm``: fetch pages and files ahead of any request.
 
-A server on the same directory answers from them at once. Each file that is held stays so whatever
-happens to the rest, and half of one is gone on with, so that it can be interrupted and run again.
+A server on the same cache directory answers with them at once. Each file that was fetched stays
+stored when the command is interrupted, and the next run resumes partial files.
 """
 
 from __future__ import annotations
@@ -20,54 +20,55 @@ import click
 import gevent
 
 from pytail.cache.cache import Cache
-from pytail.commands.cache_dir import counted, progress, quieten, sized
-from pytail.commands.options import SETTINGS, configured
+from pytail.commands.options import EPILOG, configured
+from pytail.commands.output import format_count, format_size, limit_log, progress_bar
 from pytail.config.load import Configuration
 from pytail.config.settings import PUBLIC_INDEX, Settings
 from pytail.errors import SettingError
 from pytail.model import File
-from pytail.warm.lockfiles import Indexes
+from pytail.warm.lockfiles import IndexUrls
 from pytail.warm.selection import Selection
 from pytail.warm.targets import Target
 from pytail.warm.wanted import Wanted
 from pytail.warm.warmer import Warmer
 
-#: Seconds; the upstream timeout ends it earlier.
+#: Seconds to wait for upstream; --request-timeout-secs ends the wait earlier.
 _PATIENCE = 3600.0
 
 
 @dataclass(slots=True)
-class Report:
-    """What came of it."""
+class WarmResult:
+    """The result of the command."""
 
     projects: int = 0
     fetched: int = 0
     fetched_bytes: int = 0
-    held: int = 0
-    #: What is wanted and not held, and why.
+    already_stored: int = 0
+    #: Projects and files that could not be fetched, each with the reason.
     failed: list[tuple[str, str]] = field(default_factory=list)
-    #: What was left out, and why.
+    #: Lines and packages that were left out, each with the reason.
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        fetched = f"{counted(self.fetched, 'file')} fetched, {sized(self.fetched_bytes)}"
-        parts = [f"{counted(self.projects, 'project')}, {fetched}", f"{self.held} already held"]
+        projects = format_count(self.projects, "project")
+        fetched = f"{format_count(self.fetched, 'file')} fetched, {format_size(self.fetched_bytes)}"
+        parts = [f"{projects}, {fetched}", f"{self.already_stored} already stored"]
         for number, word in ((len(self.skipped), "skipped"), (len(self.failed), "failed")):
             parts += [f"{number} {word}"] if number else []
         return "; ".join(parts)
 
-    def shown(self) -> dict[str, Any]:
-        """For scripts."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the result under the keys that scripts know."""
         return {
             "projects": self.projects,
             "fetched": {"files": self.fetched, "bytes": self.fetched_bytes},
-            "held": self.held,
+            "held": self.already_stored,
             "failed": [{"what": what, "reason": reason} for what, reason in self.failed],
             "skipped": [{"what": what, "reason": reason} for what, reason in self.skipped],
         }
 
 
-@click.command(epilog=SETTINGS)
+@click.command(epilog=EPILOG)
 @configured
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @click.option(
@@ -76,22 +77,25 @@ class Report:
 )  # fmt: skip
 @click.option(
     "--python", "pythons", multiple=True, metavar="VERSION",
-    help="for that version of CPython, such as 3.12 or 3.14t; may be repeated; default: this one",
+    help="fetch for this version of CPython, such as 3.12 or 3.14t; may be repeated;"
+    " default: the one that runs pytail",
 )  # fmt: skip
 @click.option(
     "--platform", "platforms", multiple=True, metavar="TAG",
-    help="for that platform and what it takes of older ones, such as manylinux_2_28_x86_64,"
-    " macosx_14_0_arm64 or win_amd64; may be repeated; default: this one",
+    help="fetch for this platform and the older ones whose wheels it runs, such as"
+    " manylinux_2_28_x86_64, macosx_14_0_arm64 or win_amd64; may be repeated;"
+    " default: the one that runs pytail",
 )  # fmt: skip
-@click.option("--all-files", is_flag=True, help="for any Python and platform, sdists too")
+@click.option("--all-files", is_flag=True, help="fetch for all Pythons and platforms, sdists too")
 @click.option(
     "--index", "indexes", multiple=True, metavar="URL",
-    help="URL by which lock files know this index, beside upstream's and --bind's",
+    help="another URL by which lock files name this index; may be repeated;"
+    " the URLs of upstream and of --bind are known",
 )  # fmt: skip
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="fetches at a time"
+    "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="concurrent fetches"
 )
-@click.option("--json", "as_json", is_flag=True, help="for scripts; sizes in bytes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON; sizes in bytes")
 def warm(  # noqa: PLR0913
     configuration: Configuration,
     *,
@@ -104,32 +108,32 @@ def warm(  # noqa: PLR0913
     jobs: int,
     as_json: bool,
 ) -> int:
-    """Fetch pages and files ahead, of each NAME and of what each FILE lists.
+    """Fetch the page and files of each NAME, and of the projects that each FILE lists.
 
-    A NAME is a requirement, such as 'demo>=2,<3': of the newest version that it allows, the wheels
-    that fit and their core metadata, or the sdist where no wheel fits. Nothing is resolved, so
-    neither dependencies nor extras come along: lock files list them all. The exit code is 1 where
-    anything could not be had; what is held is not fetched again.
+    A NAME is a requirement, such as 'demo>=2,<3'. pytail fetches the newest version that the
+    requirement allows: the matching wheels and their core metadata, or the sdist where no wheel
+    matches. Dependencies and extras are not resolved; lock files list them all. Stored files are
+    not fetched again. The exit code is 1 where a project or file could not be fetched.
     """
     settings = configuration.settings
     if not (names or files):
         raise click.UsageError("give a NAME or -r FILE")
     if settings.offline:
-        raise SettingError("--offline", "yes", "what is to be fetched needs upstream; give no")
+        raise SettingError("--offline", "yes", "pytail warm fetches from upstream; give no")
     targets = [] if all_files else _targets(pythons, platforms)
-    wants = _wants(settings, names, files, indexes)
-    wants.leave_out(targets)
-    quieten(configuration, logging.CRITICAL)
-    with contextlib.closing(Cache.of(settings, patience=_PATIENCE)) as parts, _interruptible():
-        warming = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs)
-        report = _warmed(warming, wants, targets, settings)
-        parts.store.write_last_uses()
-    _tell(report, as_json=as_json)
-    return 1 if report.failed else 0
+    wanted = _wanted(settings, names, files, indexes)
+    wanted.limit_to(targets)
+    limit_log(configuration, logging.CRITICAL)
+    with contextlib.closing(Cache.of(settings, patience=_PATIENCE)) as cache, _interruptible():
+        warmer = Warmer(cache.index, cache.downloads, cache.store, cache.bounds, jobs)
+        result = _warm(warmer, wanted, targets, settings)
+        cache.store.write_last_uses()
+    _print_result(result, as_json=as_json)
+    return 1 if result.failed else 0
 
 
 def _targets(pythons: Sequence[str], platforms: Sequence[str]) -> list[Target]:
-    """One for each pair."""
+    """Return a target for each pair of a Python and a platform. Raises SettingError."""
     for python in pythons:
         _check("--python", python, Target.of)
     for platform in platforms:
@@ -145,78 +149,91 @@ def _check(name: str, value: str, parse: Callable[[str], object]) -> None:
         raise SettingError(name, value, str(error)) from None
 
 
-def _wants(
+def _wanted(
     settings: Settings, names: Sequence[str], files: Sequence[Path], indexes: Sequence[str]
 ) -> Wanted:
-    wants = Wanted()
-    ours = Indexes.of(
+    """Return all that the command line asks for. Raises SettingError."""
+    wanted = Wanted()
+    urls = IndexUrls.of(
         [settings.upstream_base_url, PUBLIC_INDEX, f"http://{settings.bind}", *indexes]
     )
     for name in names:
-        wants.name(name)
+        wanted.add_requirement(name)
     for file in files:
-        wants.read(file, ours)
-    return wants
+        wanted.add_file(file, urls)
+    return wanted
 
 
-def _warmed(
-    warming: Warmer, wants: Wanted, targets: Sequence[Target], settings: Settings
-) -> Report:
-    projects = list(wants.by_project)
-    report, choice = Report(len(projects), skipped=wants.skipped), Selection()
-    with progress(len(projects), "asking for pages") as advance:
-
-        def choose(project: str) -> Selection:
-            return warming.choose(project, wants.by_project[project], targets)
-
-        for _, found in warming.each(projects, choose):
-            choice.add(found.files.values())
-            report.failed += found.missing
-            advance(1)
-    files = list(choice.files.values())
-    files += [file.metadata for file in files if file.is_wheel and file.metadata is not None]
-    if excess := warming.excess(files):
+def _warm(
+    warmer: Warmer, wanted: Wanted, targets: Sequence[Target], settings: Settings
+) -> WarmResult:
+    """Fetch the pages, select their files and fetch these."""
+    result = WarmResult(len(wanted.by_project), skipped=wanted.skipped)
+    files = _select(warmer, wanted, targets, result)
+    if excess := warmer.excess(files):
         raise _too_much(settings, excess)
-    _fetch(warming, files, report)
-    return report
+    _fetch(warmer, files, result)
+    return result
+
+
+def _select(
+    warmer: Warmer, wanted: Wanted, targets: Sequence[Target], result: WarmResult
+) -> list[File]:
+    """Fetch the pages; return the selected files and their core metadata."""
+    projects, selection = list(wanted.by_project), Selection()
+    with progress_bar(len(projects), "fetching pages") as advance:
+
+        def select(project: str) -> Selection:
+            return warmer.select(project, wanted.by_project[project], targets)
+
+        for _, found in warmer.each(projects, select):
+            selection.add(found.files.values())
+            result.failed += found.missing
+            advance(1)
+    files = list(selection.files.values())
+    return files + [file.metadata for file in files if file.is_wheel and file.metadata is not None]
 
 
 def _too_much(settings: Settings, excess: float) -> SettingError:
+    """Return the error for files that take `excess` bytes more than the limits allow."""
     limits = {"--cache-max-size": settings.cache_max_size, "--min-free": settings.min_free}
-    chosen = {name: sized(size) for name, size in limits.items() if size}
+    set_limits = {name: format_size(size) for name, size in limits.items() if size}
     remedy = (
-        f"the files that are wanted take {sized(excess)} more than can stay beside each other;"
-        " give the cache directory more room, or want fewer"
+        f"the requested files take {format_size(excess)} more than the cache directory may store;"
+        " change the limit or request fewer files"
     )
-    return SettingError(" and ".join(chosen), ", ".join(chosen.values()), remedy)
+    return SettingError(" and ".join(set_limits), ", ".join(set_limits.values()), remedy)
 
 
-def _fetch(warming: Warmer, files: Sequence[File], report: Report) -> None:
-    missing = [file for file in files if warming.stored_size(file) is None]
-    report.held = len(files) - len(missing)
+def _fetch(warmer: Warmer, files: Sequence[File], result: WarmResult) -> None:
+    missing = [file for file in files if warmer.stored_size(file) is None]
+    result.already_stored = len(files) - len(missing)
     if not missing:
         return
-    # Core metadata are small, and seldom is their size known.
-    with progress(sum(file.size or 1 for file in missing), "fetching") as advance:
-        for file, reason in warming.each(missing, lambda file: warming.fetch(file, advance)):
-            size = warming.stored_size(file)
+    # Pages seldom give the size of core metadata, which are small.
+    with progress_bar(sum(file.size or 1 for file in missing), "fetching files") as advance:
+        for file, reason in warmer.each(missing, lambda file: warmer.fetch(file, advance)):
+            size = warmer.stored_size(file)
             if reason is not None:
-                report.failed.append((file.filename, reason))
+                result.failed.append((file.filename, reason))
             elif size is not None:
-                report.fetched += 1
-                report.fetched_bytes += size
+                result.fetched += 1
+                result.fetched_bytes += size
 
 
-def _tell(report: Report, *, as_json: bool) -> None:
-    for title, lines in (("skipped", report.skipped), ("failed", report.failed)):
+def _print_result(result: WarmResult, *, as_json: bool) -> None:
+    for title, lines in (("skipped", result.skipped), ("failed", result.failed)):
         for what, reason in lines:
             click.echo(f"{title} {what}: {' '.join(reason.split())}", err=True)
-    click.echo(json.dumps(report.shown(), indent=2) if as_json else str(report))
+    click.echo(json.dumps(result.as_json(), indent=2) if as_json else str(result))
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """While it lasts, an interrupt ends the command, and not whatever greenlet just runs."""
+    """Raise KeyboardInterrupt in the current greenlet on SIGINT.
+
+    Without the handler, Python raises the exception in the greenlet that runs at that moment.
+    """
     handler = gevent.signal_handler(
         signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt
     )

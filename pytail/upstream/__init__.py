@@ -1,1 +1,1 @@
-"""Asks the upstream index: connections, limits, pages and files."""
+"""Requests pages and files of the upstream index, within limits."""

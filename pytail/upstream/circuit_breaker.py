@@ -1,7 +1,7 @@
-"""A breaker for each host: one that failed a few times in a row is left alone for a while.
+"""Stops requests to a host that failed three times in a row.
 
-While it is open, nobody waits for that host; after the interval one request at a time probes it, and
-the first that succeeds closes it again.
+Each host has a circuit breaker. While it is open, a request raises `CircuitOpen` without waiting.
+After an interval it is half-open: one request at a time probes the host, and a success closes it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: Failures in a row that open it, and seconds until a probe.
+#: Failures in a row that open a circuit breaker, and seconds until it is half-open.
 FAILURES, INTERVAL = 3, 10.0
-#: Seconds that a host can ask for at most, by Retry-After.
+#: Most seconds that the Retry-After of a host keeps its circuit breaker open.
 LONGEST = 120.0
-#: Hosts remembered; pages can name any number.
+#: Most hosts with a state: pages may name any number of hosts.
 _MOST_HOSTS = 1000
 
 
 class CircuitOpen(Exception):
-    """The host is left alone for another `seconds`."""
+    """The circuit breaker is open for another `seconds`, after `failures` in a row."""
 
     def __init__(self, failures: int, seconds: float) -> None:
         super().__init__(failures, seconds)
@@ -30,43 +30,46 @@ class CircuitOpen(Exception):
 @dataclass(slots=True)
 class _State:
     failures: int = 0
-    #: When it may be probed, by the clock; before its first failures, always.
+    #: When the circuit breaker is half-open, by the clock; 0: closed.
     probe_at: float = 0.0
     is_probed: bool = False
 
 
 class Attempt:
-    """A request under way; it counts as a failure unless told otherwise, or if told so."""
+    """The outcome of one request, set while it runs."""
 
     def __init__(self) -> None:
+        #: None: a failure only where the block raises.
         self.is_failure: bool | None = None
-        #: Seconds for which the host asked to be left alone; None when it named no time.
+        #: Seconds of the Retry-After of the host; None where it sent none.
         self.retry_after: float | None = None
 
 
 class CircuitBreakers:
-    """The breakers of all hosts."""
+    """The circuit breakers of all hosts."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds."""
         self._clock = clock
         self._states: dict[Hashable, _State] = {}
 
     def is_open(self, host: Hashable) -> bool:
-        """Whether a request to `host` would be refused now."""
+        """Return whether a request to `host` would raise CircuitOpen."""
         state = self._states.get(host)
-        return state is not None and self._rest(state) > 0
+        return state is not None and self._seconds_open(state) > 0
 
     def require(self, host: Hashable) -> None:
-        """Raise Open where a request to `host` would be refused now."""
+        """Raise CircuitOpen where the circuit breaker of `host` is open."""
         state = self._states.get(host)
-        if state is not None and (rest := self._rest(state)) > 0:
-            raise CircuitOpen(state.failures, rest)
+        if state is not None and (seconds := self._seconds_open(state)) > 0:
+            raise CircuitOpen(state.failures, seconds)
 
     @contextmanager
     def attempt(self, host: Hashable) -> Iterator[Attempt]:
-        """A request to `host` in the block, which says by `is_failure` how it went.
+        """Count the block as a request to `host`.
 
-        An exception out of the block is a failure, unless `is_failure` says it is not. Raises CircuitOpen.
+        An exception from the block is a failure, unless the block set `is_failure` to False. Raises
+        CircuitOpen.
         """
         self.require(host)
         state = self._state(host)
@@ -80,17 +83,17 @@ class CircuitBreakers:
             if attempt.is_failure is False:
                 self._states.pop(host, None)
             else:
-                self._failed(state, attempt.retry_after)
+                self._count_failure(state, attempt.retry_after)
 
-    def _rest(self, state: _State) -> float:
+    def _seconds_open(self, state: _State) -> float:
         if state.is_probed:
             return 1.0
         return state.probe_at - self._clock()
 
-    def _failed(self, state: _State, retry_after: float | None) -> None:
+    def _count_failure(self, state: _State, retry_after: float | None) -> None:
         state.failures += 1
         if retry_after is not None:
-            # It said so itself, once is enough.
+            # The host asks for a pause itself, so one failure is enough.
             state.failures = max(state.failures, FAILURES)
         if state.failures >= FAILURES:
             state.probe_at = self._clock() + min(max(INTERVAL, retry_after or 0.0), LONGEST)

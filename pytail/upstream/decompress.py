@@ -1,4 +1,4 @@
-"""Content codings of a page that comes in, undone (RFC 9110, section 8.4.1)."""
+"""Decodes gzip bodies (RFC 1952), bounded in size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import zlib
 
 from pytail.errors import PageUnreadable
 
-#: Both names say the same (RFC 9110, section 8.4.1.3).
+#: The two names of the content coding (RFC 9110, section 8.4.1.3).
 GZIP = frozenset({"gzip", "x-gzip"})
-#: The largest window, with a header before and a trailer behind it.
+#: zlib's number for the largest window, with gzip header and trailer.
 _GZIP_FORMAT = zlib.MAX_WBITS | 16
-_BEGINNING = b"\x1f\x8b"
-#: Members that one body has at most: with each, what is left of it is copied.
+#: The first bytes of a member.
+_MAGIC = b"\x1f\x8b"
+#: Most members of one body: zlib copies the rest of the body after each.
 _MOST_MEMBERS = 100
 
 
 def gunzip(data: bytes, most: int) -> bytes | None:
-    """The bytes that `data` was made of, None where they are more than `most`.
+    """Return the decoded bytes of `data`, None where they are more than `most`.
 
-    It may be of several members (RFC 1952, section 2.2); what follows and is none is ignored, as
-    clients do. Raises PageUnreadable where it is not whole.
+    `data` has one or more members (RFC 1952, section 2.2); bytes after the last one are ignored, as
+    HTTP clients do. Raises PageUnreadable where a member is damaged or incomplete.
     """
     whole, rest = b"", data
     for _ in range(_MOST_MEMBERS):
@@ -27,12 +28,12 @@ def gunzip(data: bytes, most: int) -> bytes | None:
         try:
             whole += member.decompress(rest, most + 1 - len(whole))
         except zlib.error as error:
-            raise PageUnreadable(f"its gzip cannot be decoded: {error}") from None
+            raise PageUnreadable(f"cannot decode the gzip of the page: {error}") from None
         if len(whole) > most:
             return None
         if not member.eof:
-            raise PageUnreadable("its gzip cannot be decoded: it ends too early")
+            raise PageUnreadable("cannot decode the gzip of the page: it ends too early")
         rest = member.unused_data
-        if not rest.startswith(_BEGINNING):
+        if not rest.startswith(_MAGIC):
             return whole
-    raise PageUnreadable(f"its gzip cannot be decoded: it has over {_MOST_MEMBERS} members")
+    raise PageUnreadable(f"cannot decode the gzip of the page: it has over {_MOST_MEMBERS} members")

@@ -1,15 +1,15 @@
-"""How much is fetched from upstream at the same time; what is beyond that waits for its turn.
+"""Bounds the concurrent fetches of each kind; a further one waits for a slot.
 
-Turns go to the client that has the fewest, and among its fetches to the newest: who floods pytail
-waits for himself, everyone else for one fetch to end, and what has waited longest is about to be given
-up anyway. Nothing waits longer than clients do, and where much waits, the oldest of the client that
-waits for most is turned away.
+A free slot goes to the client with the fewest slots, and among its fetches to the newest: the
+oldest is the next to time out anyway. So a client with many requests delays its own, and another
+client waits for one fetch to end. A fetch waits for 8 seconds at most. Where 1000 fetches wait, the
+oldest of the client with the most waiting fetches gets no slot.
 
-It cannot deadlock: a turn is taken for one request, right before it, and ends with its body, that of a
-page when what came is in the catalog, so that a flood of pages does not wait there instead. Whoever
-has one never asks for another. A page that tells where a file is has come before that file is asked
-for; metadata is read out of a wheel by requests that each take a turn, for a file that has none
-itself; and a broken transfer has given its turn back before it asks for the rest.
+Slots cannot deadlock, because no holder of a slot waits for another one. A slot is taken right
+before its one request, and given back at the end of the body. The slot of a page is given back
+after the page is in the catalog, so that a flood of pages does not pile up there. The page that
+lists a file is complete before the file is requested. Core metadata read from a wheel takes a slot
+for each range, and none itself. A broken transfer gives its slot back before the rest is requested.
 """
 
 from __future__ import annotations
@@ -22,97 +22,97 @@ from gevent.event import AsyncResult
 
 log = logging.getLogger("pytail.upstream")
 
-#: Seconds to wait for a turn: less than the nine that clients are kept waiting in all.
+#: Seconds to wait for a slot: less than the 9 seconds that a client waits in all.
 PATIENCE = 8.0
-#: How much may wait at the same time; each takes some 20 KB.
+#: Most waiting fetches of one kind; each takes some 20 KB of memory.
 MOST_WAITING = 1000
 
 
 class LimiterFull(Exception):
-    """There was no turn in time."""
+    """No slot was free in time."""
 
 
 class Limiter:
-    """The turns of one kind of fetch: long ones of one kind do not hold up short ones of another."""
+    """The slots of one kind of fetch; long fetches do not delay short ones of another kind."""
 
-    def __init__(self, kind: str, most: int, turned_away: Callable[[str], None]) -> None:
-        """`most` go on at the same time; `turned_away` is told of each that got no turn."""
-        self._kind, self._most, self._turned_away = kind, most, turned_away
-        #: The setting that is the reason.
+    def __init__(self, kind: str, most: int, count_refused: Callable[[str], None]) -> None:
+        """`most` slots exist; `count_refused(kind)` is called for each fetch without a slot."""
+        self._kind, self._most, self._count_refused = kind, most, count_refused
+        #: The option that sets `most`.
         self.limit = "--max-page-fetches" if kind == "page" else "--max-file-fetches"
-        #: Turns, by client.
+        #: Slots in use, by client.
         self._taken: Counter[str] = Counter()
-        #: What waits, by client and age; a result says whether it has its turn, None so far.
-        self._lines: dict[str, dict[AsyncResult, None]] = {}
-        self._is_spell = False
+        #: Waiting fetches by client, oldest first; the result is whether the fetch gets a slot.
+        self._queues: dict[str, dict[AsyncResult, None]] = {}
+        self._is_full = False
 
     @property
     def in_progress(self) -> int:
-        """How much has its turn."""
+        """The number of slots in use."""
         return sum(self._taken.values())
 
     @property
     def waiting(self) -> int:
-        """How much waits for its turn."""
-        return sum(map(len, self._lines.values()))
+        """The number of fetches that wait for a slot."""
+        return sum(map(len, self._queues.values()))
 
     def acquire(self, client: str = "") -> None:
-        """Take a turn for `client`, to be given back by `end`. Raises LimiterFull."""
+        """Take a slot for `client`, to be given back by `release`. Raises LimiterFull."""
         if self.in_progress < self._most:
             self._taken[client] += 1
-        elif not self._is_granted(client):
-            self._tell()
-            self._turned_away(self._kind)
+        elif not self._wait(client):
+            self._log_full()
+            self._count_refused(self._kind)
             raise LimiterFull
 
     def release(self, client: str = "") -> None:
-        """Give a turn of `client` back, to what is next."""
+        """Give a slot of `client` back, to the next waiting fetch."""
         self._taken[client] -= 1
         if not self._taken[client]:
             del self._taken[client]
-        if self._lines:
-            following = min(self._lines, key=lambda name: self._taken[name])
+        if self._queues:
+            following = min(self._queues, key=lambda name: self._taken[name])
             self._taken[following] += 1
-            turn = next(reversed(self._lines[following]))
-            self._leave(following, turn)
-            turn.set(True)
-        elif self._is_spell:
-            self._is_spell = False
-            log.info("fetches of a %s do not wait any more", self._kind)
+            slot = next(reversed(self._queues[following]))
+            self._remove(following, slot)
+            slot.set(True)
+        elif self._is_full:
+            self._is_full = False
+            log.info("no fetch of a %s waits for a slot any more", self._kind)
 
-    def _is_granted(self, client: str) -> bool:
+    def _wait(self, client: str) -> bool:
         if self.waiting >= MOST_WAITING:
-            longest = max(self._lines, key=lambda name: len(self._lines[name]))
-            oldest = next(iter(self._lines[longest]))
-            self._leave(longest, oldest)
+            longest = max(self._queues, key=lambda name: len(self._queues[name]))
+            oldest = next(iter(self._queues[longest]))
+            self._remove(longest, oldest)
             oldest.set(False)
-        turn = AsyncResult()
-        self._lines.setdefault(client, {})[turn] = None
+        slot = AsyncResult()
+        self._queues.setdefault(client, {})[slot] = None
         try:
-            turn.wait(PATIENCE)
+            slot.wait(PATIENCE)
         except BaseException:
-            # Given up at the very moment when it was granted.
-            if turn.value:
+            # The greenlet was killed after it got the slot and before it ran again.
+            if slot.value:
                 self.release(client)
             raise
         finally:
-            if not turn.ready():
-                self._leave(client, turn)
-        return bool(turn.value)
+            if not slot.ready():
+                self._remove(client, slot)
+        return bool(slot.value)
 
-    def _leave(self, client: str, turn: AsyncResult) -> None:
-        line = self._lines[client]
-        del line[turn]
-        if not line:
-            del self._lines[client]
+    def _remove(self, client: str, slot: AsyncResult) -> None:
+        queue = self._queues[client]
+        del queue[slot]
+        if not queue:
+            del self._queues[client]
 
-    def _tell(self) -> None:
-        if not self._is_spell:
-            self._is_spell = True
+    def _log_full(self) -> None:
+        if not self._is_full:
+            self._is_full = True
             log.warning(
-                "some clients are turned away: %d fetches of a %s are under way and %d wait (%s)",
-                self._most,
+                "refusing fetches of a %s: all %d slots are in use and %d fetches wait (%s)",
                 self._kind,
+                self._most,
                 self.waiting,
                 self.limit,
             )

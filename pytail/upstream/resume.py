@@ -1,195 +1,149 @@
-"""A file's bytes from upstream, taken up again where the connection broke.
+"""Reads a file from upstream, and requests the rest where the connection breaks.
 
-What was passed on stays passed on: the rest is asked for from where it broke off, and where upstream
-can only begin anew, what came before is skipped. Whether the whole is right its digest tells in the
-end; a file without one is only continued where upstream vouches, by its ETag, that it is the same.
+The rest is requested from the last byte read on. Where upstream starts at 0 again, the bytes
+already read are skipped. The caller verifies a file with a digest at its end. A file without one is
+continued only where its strong ETag (RFC 9110, section 8.8.3) is still the same.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
-from typing import Protocol
+from collections.abc import Callable
 
 import gevent
-from gevent.queue import Queue
 
 from pytail.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
 from pytail.model import File
-from pytail.upstream.client import Upstream, UpstreamFile
+from pytail.runtime.threads import give_way
+from pytail.upstream.files import FileClient, UpstreamFile
 
 log = logging.getLogger("pytail.upstream")
 
-#: Seconds before each further attempt; bytes that come in between begin the count anew.
+#: Seconds before each further request; the count starts again with each byte read.
 PAUSES = (0.1, 0.5, 1.0, 2.0)
-#: Pieces that are read before those that came before them were worked on.
-_AHEAD = 1
-#: Statuses below 500 that may be others in a moment.
-_PASSING = frozenset({408, 425, 429})
-
-
-class Source(Protocol):
-    """Where the bytes of a file come from."""
-
-    #: Bytes of the whole file, None when nobody says.
-    size: int | None
-    #: The strong validator of the file, None when there is none.
-    etag: str | None
-
-    def read(self) -> bytes:
-        """The bytes that have arrived, waiting for the first; empty at the end."""
-
-    def close(self) -> None:
-        """Drop the connection."""
+#: Statuses below 500 after which the same request may succeed: timeout, too early, too many.
+_TRANSIENT = frozenset({408, 425, 429})
 
 
 class ResumingSource:
-    """A source that survives its connection."""
+    """A `Source` of bytes from upstream that continues after its connection breaks."""
 
     def __init__(
         self,
         file: File,
-        ask: Callable[[int, str | None], UpstreamFile],
+        request: Callable[[int, str | None], UpstreamFile],
         start: int,
         stop: int | None,
         etag: str | None = None,
     ) -> None:
-        """`ask` gives a transfer from an offset on, or from before it, of the file with an ETag.
+        """The source reads `file` from `start` to before `stop`; None: to the end.
 
-        `start` and `stop` are the bytes wanted of the file, `stop` None to the end. Raises what
-        `ask` raises.
+        `request` opens the file with a strong ETag (None: any) at an offset or before it. Raises
+        what `request` raises.
         """
-        self._file, self._ask = file, ask
+        self._file, self._request = file, request
         self._position, self._stop, self._attempts = start, stop, 0
-        self._transfer = ask(start, etag)
-        self.size, self.etag = self._transfer.size, self._transfer.etag
-        # Where in the file the transfer stands; before the position where it had to begin anew.
-        self._offset = self._transfer.start
+        self._opened = request(start, etag)
+        self.size, self.etag = self._opened.size, self._opened.etag
+        # Offset of the next byte of the response; below `_position` where upstream started at 0.
+        self._offset = self._opened.start
 
     @classmethod
-    def whole(
-        cls, upstream: Upstream, file: File, start: int = 0, etag: str | None = None
+    def open(
+        cls, files: FileClient, file: File, start: int = 0, etag: str | None = None
     ) -> ResumingSource:
-        """The file from `start` on, of that strong `etag` (None: any). Raises an UpstreamError."""
+        """Open `file` from `start` on, with the strong `etag` (None: any).
 
-        def ask(position: int, etag: str | None) -> UpstreamFile:
-            # What is small takes its turn among what is.
+        Raises an UpstreamError.
+        """
+
+        def request(position: int, etag: str | None) -> UpstreamFile:
+            # Small files share the slots of pages, so that large ones do not delay them.
             kind = "page" if file.is_sidecar else "file"
-            return upstream.file(file.url, position, etag=etag, size=file.size, kind=kind)
+            return files.open(file.url, position, etag=etag, size=file.size, kind=kind)
 
-        return cls(file, ask, start, None, etag)
+        return cls(file, request, start, None, etag)
 
     @classmethod
-    def part(
-        cls, upstream: Upstream, file: File, start: int, stop: int, size: int
+    def open_range(
+        cls, files: FileClient, file: File, start: int, stop: int, size: int
     ) -> ResumingSource:
-        """The bytes from `start` to before `stop` of the file, of `size` in all.
+        """Open the bytes from `start` to before `stop` of `file`, of `size` bytes in all.
 
         Raises UpstreamWithoutRanges or another UpstreamError.
         """
 
-        def ask(position: int, _: str | None) -> UpstreamFile:
-            return upstream.range(file.url, position, stop, size)
+        def request(position: int, _: str | None) -> UpstreamFile:
+            return files.open_range(file.url, position, stop, size)
 
-        return cls(file, ask, start, stop)
+        return cls(file, request, start, stop)
 
     def read(self) -> bytes:
-        """The bytes that have arrived, waiting for the first; empty at the end.
+        """Return the bytes that have arrived, waiting for the first; empty at the end.
 
-        Raises UpstreamUnreachable when it broke too often.
+        Raises UpstreamUnreachable where the connection broke and no further request succeeded.
         """
         while True:
             try:
                 data = self._next()
             except UpstreamUnreachable as error:
-                self._take_up(error)
+                self._continue(error)
                 continue
             self._position += len(data)
             self._attempts = 0 if data else self._attempts
             return data
 
     def close(self) -> None:
-        """Drop the connection."""
-        self._transfer.close()
+        """Close the connection."""
+        self._opened.close()
 
     def _next(self) -> bytes:
         ends = (self._stop, self.size, self._position)
         end = next(end for end in ends if end is not None)
         while True:
-            data = self._transfer.read()
+            data = self._opened.read()
             if not data and self._offset < end:
                 reason = f"ended after {self._offset} of {end} bytes"
                 raise UpstreamUnreachable(self._file.url, reason)
             self._offset += len(data)
             if not data or self._offset > self._position:
                 return data[-(self._offset - self._position) :]
-            # Skipping what a fast upstream sends never waits; others want their turn.
-            gevent.sleep(0)
+            # Skipping the bytes of a fast upstream never waits, so other greenlets would not run.
+            give_way()
 
-    def _take_up(self, trouble: UpstreamUnreachable) -> None:
-        """Go on where it broke, or raise `trouble`."""
-        self._transfer.close()
+    def _continue(self, trouble: UpstreamUnreachable) -> None:
+        """Open the rest of the file. Raises `trouble` where that fails."""
+        self._opened.close()
         while self._attempts < len(PAUSES):
             gevent.sleep(PAUSES[self._attempts])
             self._attempts += 1
-            where = self._position
-            log.warning("%s: asking again from %d: %s", self._file.key, where, trouble)
+            log.warning(
+                "%s broke off, requesting the rest from byte %d on: %s",
+                self._file.key,
+                self._position,
+                trouble,
+            )
             try:
-                if self._resume():
+                if self._is_reopened():
                     return
             except UpstreamError as error:
-                log.debug("%s: %s", self._file.key, error)
+                log.debug("cannot request the rest of %s: %s", self._file.key, error)
                 if _is_final(error):
                     break
         raise trouble
 
-    def _resume(self) -> bool:
-        rest = self._ask(self._position, self.etag)
+    def _is_reopened(self) -> bool:
+        """Open the rest, and return whether it is of the same file."""
+        rest = self._request(self._position, self.etag)
         is_same = self._file.hashes or (self.etag and rest.etag == self.etag)
         if not is_same or (self.size is not None and rest.size not in (None, self.size)):
             rest.close()
             return False
-        self._transfer, self._offset = rest, rest.start
+        self._opened, self._offset = rest, rest.start
         return True
-
-
-def read_ahead(source: Source) -> Generator[list[bytes], None, None]:
-    """What `source` gives, read on while what came before is worked on: all that came meanwhile.
-
-    Raises what its `read` raises. To be closed before the source is.
-    """
-    pieces: Queue[bytes | BaseException] = Queue(_AHEAD)
-
-    def read() -> None:
-        last: bytes | BaseException = b""
-        try:
-            while data := source.read():
-                pieces.put(data)
-        except gevent.GreenletExit:
-            return
-        except BaseException as error:  # noqa: BLE001
-            # Whoever waits for the next piece learns of it.
-            last = error
-        pieces.put(last)
-
-    reading = gevent.spawn(read)
-    try:
-        while True:
-            some = [pieces.get()]
-            while not pieces.empty():
-                some.append(pieces.get())
-            found = [piece for piece in some if piece and isinstance(piece, bytes)]
-            if found:
-                yield found
-            if isinstance(some[-1], BaseException):
-                raise some[-1]
-            if not some[-1]:
-                return
-    finally:
-        reading.kill()
 
 
 def _is_final(error: UpstreamError) -> bool:
     if not isinstance(error, UpstreamRefused):
         return False
-    return error.status < 500 and error.status not in _PASSING
+    return error.status < 500 and error.status not in _TRANSIENT

@@ -1,7 +1,7 @@
-"""How another host is reached: through which proxy, trusting whom, and who we say we are.
+"""Connections to upstream and other hosts: pools, proxies, TLS and credentials.
 
-What proves us to upstream, credentials and a client certificate, goes to upstream's own origin only;
-the credentials of a proxy go to that proxy only; and none of them stands in a message.
+Credentials and client certificate of upstream are sent to its origin only (RFC 6454), those of a
+proxy to that proxy only. No message shows credentials.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from pytail.urls import Origin, origin
 
 log = logging.getLogger("pytail.upstream")
 
-#: A proxy's URL without credentials, and the headers that are for it alone.
+#: The URL of a proxy without credentials, and the headers for the proxy.
 Proxy = tuple[str, dict[str, str]]
 
 
 class Transport:
-    """The connections to upstream and to wherever it leads."""
+    """Sends requests over pooled connections."""
 
     def __init__(
         self,
@@ -46,20 +46,22 @@ class Transport:
         ca: Path | None = None,
         client_cert: Path | None = None,
     ) -> None:
-        """`base_url` is upstream's, with credentials; `timeout` is for connecting and each read.
+        """`base_url` is that of upstream, with credentials; `timeout` bounds connects and reads.
 
-        `ca` is a PEM file or directory trusted beside the system's, `client_cert` a PEM file with
-        certificate and key. `environ` tells of proxies, SSL_CERT_FILE and netrc; it is read here and
-        never again. Raises SettingError for what cannot be used.
+        `ca` is a PEM file or directory, trusted in addition to the system. `client_cert` is a PEM
+        file with certificate and key. `environ` names proxies, SSL_CERT_FILE and netrc; it is read
+        here only. Raises SettingError where one of them cannot be used.
         """
         use_resolver_threads()
         parts = urlsplit(base_url)
-        self._own, self._timeout = origin(base_url), timeout
+        self._own = origin(base_url)
+        #: Seconds for a connect and for each read.
+        self.timeout = timeout
         self._credentials = _credentials(parts) or _from_netrc(environ, parts.hostname or "")
         self._proxies, self._no_proxy = _proxies(environ), _variable(environ, "no")[1]
         trust = _trust(environ, ca)
         own = trust if client_cert is None else _certified(_trust(environ, ca), client_cert)
-        #: By whether it is for upstream's own origin, and the scheme whose proxy it goes through.
+        #: By whether the origin is that of upstream, and by scheme of the proxy (None: no proxy).
         self._pools: dict[tuple[bool, str | None], urllib3.PoolManager] = {}
         for is_own, context in ((False, trust), (True, own)):
             options: dict[str, Any] = {
@@ -76,27 +78,29 @@ class Transport:
                 )
 
     def request(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
-        """The answer, its body unread, redirects not followed. Raises HTTPError or OSError."""
+        """Return the response, its body unread; redirects are not followed.
+
+        Raises HTTPError or OSError.
+        """
         where = origin(url)
-        pool = self._pools[where == self._own, self._proxied(where)]
+        pool = self._pools[where == self._own, self._proxy_scheme(where)]
         all_headers = {"User-Agent": f"pytail/{__version__}", **headers}
         if where == self._own:
             all_headers |= self._credentials
 
-        def ask() -> BaseHTTPResponse:
+        def send() -> BaseHTTPResponse:
             return pool.request(
                 method, url, headers=all_headers, redirect=False, preload_content=False
             )
 
-        with self._patience():
+        with self._deadline():
             try:
-                return ask()
+                return send()
             except (ProtocolError, ProxyError) as error:
-                if not _is_cut(error):
+                if not _is_closed_connection(error):
                     raise
-            # A pooled connection that was closed at its other end in the meantime: ask on a new one,
-            # which is what urllib3 makes of the one that broke.
-            return ask()
+            # The host may have closed the pooled connection. urllib3 replaces it by a new one.
+            return send()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -104,9 +108,9 @@ class Transport:
             pool.clear()
 
     @contextlib.contextmanager
-    def _patience(self) -> Iterator[None]:
-        """Bound what is not one connect or one read: names, many addresses, a head in drops."""
-        longest = 2 * self._timeout
+    def _deadline(self) -> Iterator[None]:
+        """Bound a request to two timeouts: DNS, many addresses and slow headers exceed one."""
+        longest = 2 * self.timeout
         limit = gevent.Timeout(longest)
         try:
             with limit:
@@ -114,27 +118,27 @@ class Transport:
         except gevent.Timeout as reached:
             if reached is not limit:
                 raise
-            raise TimeoutError(f"no answer within {longest:g} seconds") from None
+            raise TimeoutError(f"no response within {longest:g} seconds") from None
 
-    def _proxied(self, where: Origin) -> str | None:
-        """The scheme whose proxy `where` is reached through; None: directly."""
+    def _proxy_scheme(self, where: Origin) -> str | None:
+        """Return the scheme of the proxy for `where`; None: no proxy."""
         scheme, host, port = where
-        # With the port, which NO_PROXY may name or not.
+        # NO_PROXY may name the host with or without its port.
         if proxy_bypass_environment(f"{host}:{port}", {"no": self._no_proxy}):
             return None
         return scheme if scheme in self._proxies else None
 
 
-def _is_cut(error: HTTPError) -> bool:
+def _is_closed_connection(error: HTTPError) -> bool:
     if isinstance(error, ProxyError):
-        # Also what urllib3 says of a connection that had been through the proxy.
+        # urllib3 raises ProxyError also where a connection through the proxy was closed.
         return isinstance(error.original_error, ConnectionError)
     return True
 
 
 def _basic(user: str | None, password: str | None) -> str:
     pair = f"{user or ''}:{password or ''}"
-    # Not urllib3's make_headers, which knows latin-1 only.
+    # urllib3.util.make_headers encodes latin-1 only.
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
@@ -154,15 +158,15 @@ def _from_netrc(environ: Mapping[str, str], host: str) -> dict[str, str]:
         found = netrc.netrc(path).authenticators(host)
     except (netrc.NetrcParseError, OSError, ValueError) as error:
         if named or not isinstance(error, FileNotFoundError):
-            # What a parse error says may be a password.
-            line = f"line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else error
-            log.warning("%s cannot be read as netrc, and is ignored: %s", path, line)
+            # The message of a parse error may contain a password.
+            reason = f"line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else error
+            log.warning("cannot read %s as netrc, using no credentials of it: %s", path, reason)
         return {}
     return {"Authorization": _basic(found[0], found[2])} if found else {}
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that tells of the proxy `name`, and its value; "" when there is none."""
+    """Return the variable of the proxy `name`, and its value; "" where it is not set."""
     variable = f"{name}_proxy"
     if variable not in environ:
         variable = variable.upper()
@@ -170,7 +174,7 @@ def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, Proxy]:
-    """The proxies by the scheme of what is reached through them."""
+    """Return the proxies by the scheme of the URLs that they are for."""
     if _variable(environ, "no")[1] == "*":
         return {}
     found = {}
@@ -178,7 +182,7 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, Proxy]:
         for variable, value in (_variable(environ, scheme), _variable(environ, "all")):
             if value:
                 found[scheme] = _proxy(variable, value)
-                log.info("%s goes through the proxy %s of %s", scheme, found[scheme][0], variable)
+                log.info("using the proxy %s of %s for %s", found[scheme][0], variable, scheme)
                 break
     return found
 
@@ -189,7 +193,7 @@ def _proxy(variable: str, value: str) -> Proxy:
         parts = urlsplit(url)
         where = parts._replace(netloc=parts.netloc.rpartition("@")[2], path="").geturl()
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        # What follows the host is nothing to a proxy, but may be the rest of a password.
+        # A path, query or fragment may be the rest of a password with "/", "?" or "#" in it.
         is_usable = is_usable and parts.path in ("", "/") and not parts.query + parts.fragment
         urllib3.ProxyManager(where)
     except (HTTPError, ValueError):
@@ -202,9 +206,9 @@ def _proxy(variable: str, value: str) -> Proxy:
 
 
 def _trust(environ: Mapping[str, str], ca: Path | None) -> ssl.SSLContext:
-    """Trust in what the system trusts, in SSL_CERT_FILE and in `ca`."""
+    """Return a context that trusts the authorities of the system, SSL_CERT_FILE and `ca`."""
     context = create_urllib3_context()
-    # OpenSSL reads SSL_CERT_FILE in its defaults too, but does not tell when it cannot.
+    # The defaults of OpenSSL include SSL_CERT_FILE, but hide an error in reading it.
     context.load_default_certs()
     file = environ.get("SSL_CERT_FILE")
     for name, path in (("SSL_CERT_FILE", Path(file) if file else None), ("upstream CA", ca)):
@@ -219,24 +223,24 @@ def _add(context: ssl.SSLContext, name: str, path: Path) -> None:
         for tried in _pem_files(path):
             context.load_verify_locations(tried)
     except (OSError, ValueError) as error:
-        remedy = f"{_reason(error)}; name a PEM file of certificates, or a directory of such"
+        remedy = f"{_reason(error)}; name a PEM file of certificates, or a directory of PEM files"
         raise SettingError(name, tried, remedy) from error
 
 
 def _pem_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    # OpenSSL by itself would read only what has a name of its c_rehash.
+    # OpenSSL itself would read only files with a name given by `c_rehash`.
     files = [file for file in sorted(path.iterdir()) if file.is_file()]
     found = [file for file in files if b"CERTIFICATE-----" in file.read_bytes()]
     if not found:
-        raise ValueError("holds no PEM file")
+        raise ValueError("no PEM file in this directory")
     return found
 
 
 def _certified(context: ssl.SSLContext, path: Path) -> ssl.SSLContext:
     try:
-        # With a passphrase given, wrong as it is, OpenSSL does not ask for one on the terminal.
+        # Without a passphrase, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(path, password=lambda: "")
     except (OSError, ValueError) as error:
         remedy = f"{_reason(error)}; name a PEM file with a certificate and its key, not encrypted"

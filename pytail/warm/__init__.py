@@ -1,1 +1,1 @@
-"""Decides which pages and files to fetch ahead of any request."""
+"""Decides which pages and files to fetch ahead of any request, and fetches them."""

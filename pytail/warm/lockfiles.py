@@ -1,7 +1,7 @@
-"""The files that lock files list: ``pylock.toml`` (PEP 751), ``uv.lock`` and ``poetry.lock``.
+"""Reads lock files: ``pylock.toml`` (PEP 751), ``uv.lock`` and ``poetry.lock``.
 
-Only what comes from the index that pytail follows is wanted; projects of another one are not asked
-for here, as their names are nobody else's business. What is left out is told.
+Packages of other indexes are skipped with a reason: asking upstream for them would disclose the
+names of private projects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from packaging.pylock import (
 from pytail.config.values import upstream_base_url
 from pytail.simple import names
 from pytail.urls import masked
-from pytail.warm.selection import Locked, LockedFile
+from pytail.warm.selection import LockedFile, LockedPackage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,32 +32,33 @@ else:
     import tomli as tomllib
 
 _KINDS = "give a requirements.txt, pylock.toml, uv.lock or poetry.lock"
-#: Where pytail has files; a lock that was made through it says so.
-_OURS = "/root/pypi/+f/"
+#: The path of pytail's files; lock files that were made through pytail have such URLs.
+_FILES_PATH = "/root/pypi/+f/"
 
 
 @dataclass(frozen=True, slots=True)
-class Indexes:
-    """The URLs under which lock files know the index that pytail follows."""
+class IndexUrls:
+    """The URLs by which lock files name the index that pytail follows."""
 
+    #: Host and path, see `_bare`.
     urls: frozenset[str]
 
     @classmethod
-    def of(cls, urls: Iterable[str]) -> Indexes:
-        """Those of `urls`, each with or without ``/simple``."""
+    def of(cls, urls: Iterable[str]) -> IndexUrls:
+        """Return those of `urls`, each with or without ``/simple``."""
         return cls(frozenset(map(_bare, urls)))
 
-    def has(self, url: str, files: Iterable[str] = ()) -> bool:
-        """Whether `url` is one, or pytail by the URLs of its `files`."""
-        return _bare(url) in self.urls or any(_OURS in file for file in files)
+    def include(self, url: str, files: Iterable[str] = ()) -> bool:
+        """Whether `url` names the index, or one of the URLs `files` is that of a file of pytail."""
+        return _bare(url) in self.urls or any(_FILES_PATH in file for file in files)
 
 
 @dataclass(slots=True)
-class Locks:
-    """What a lock file wants."""
+class Lockfile:
+    """The packages of a lock file that come from the index."""
 
-    locked: list[Locked] = field(default_factory=list)
-    #: What is left out, and why.
+    packages: list[LockedPackage] = field(default_factory=list)
+    #: Packages that are left out, each with the reason.
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def skip(self, package: str, reason: str) -> None:
@@ -65,48 +66,49 @@ class Locks:
         self.skipped.append((package, reason))
 
 
-def locks(text: str, indexes: Indexes) -> Locks:
-    """What the lock file of that `text` wants. Raises ValueError with the reason."""
+def read_lockfile(text: str, indexes: IndexUrls) -> Lockfile:
+    """Return the content of a lock file. Raises ValueError with the reason."""
     try:
-        found = tomllib.loads(text)
+        content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot be read as TOML ({error}); {_KINDS}") from None
-    result = Locks()
+    lockfile = Lockfile()
     try:
-        _kind(found)(found, indexes, result)
+        _reader(content)(content, indexes, lockfile)
     except (PylockValidationError, InvalidMarker) as error:
-        raise ValueError(f"cannot be understood: {' '.join(str(error).split())}") from None
+        raise ValueError(f"is not a valid lock file: {' '.join(str(error).split())}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot be understood: {error!r}; lock again") from None
-    return result
+        raise ValueError(f"is not a valid lock file: {error!r}; lock again") from None
+    return lockfile
 
 
-def _kind(found: Mapping[str, Any]) -> Callable[[dict[str, Any], Indexes, Locks], None]:
-    if "lock-version" in found and "packages" in found:
-        return _pylock
-    metadata = found.get("metadata")
+def _reader(content: Mapping[str, Any]) -> Callable[[dict[str, Any], IndexUrls, Lockfile], None]:
+    """Return the function that reads this kind of lock file. Raises ValueError."""
+    if "lock-version" in content and "packages" in content:
+        return _read_pylock
+    metadata = content.get("metadata")
     if isinstance(metadata, dict) and "content-hash" in metadata:
-        return _poetry
-    if metadata is None and found.get("version") == 1 and "project" not in found:
-        return _uv
-    raise ValueError(f"is no lock file that pytail knows; {_KINDS}")
+        return _read_poetry
+    if metadata is None and content.get("version") == 1 and "project" not in content:
+        return _read_uv
+    raise ValueError(f"is not a lock file that pytail can read; {_KINDS}")
 
 
-def _pylock(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
-    lock = Pylock.from_dict(found)
+def _read_pylock(content: dict[str, Any], indexes: IndexUrls, lockfile: Lockfile) -> None:
+    pylock = Pylock.from_dict(content)
     groups = frozenset(
-        [*(lock.extras or ()), *(lock.dependency_groups or ()), *(lock.default_groups or ())]
+        [*(pylock.extras or ()), *(pylock.dependency_groups or ()), *(pylock.default_groups or ())]
     )
-    for package in lock.packages:
+    for package in pylock.packages:
         version = str(package.version or "")
-        files = _files(package)
+        files = _pylock_files(package)
         urls = [file.url or "" for file in files]
-        reason = _not_from_index(package, urls) or _of_another(package.index, urls, indexes)
+        reason = _not_from_index(package, urls) or _other_index(package.index, urls, indexes)
         if reason is not None:
-            result.skip(f"{package.name} {version}".strip(), reason)
+            lockfile.skip(f"{package.name} {version}".strip(), reason)
             continue
-        result.locked.append(
-            Locked(
+        lockfile.packages.append(
+            LockedPackage(
                 package.name,
                 version,
                 tuple(LockedFile(file.filename, file.hashes) for file in files),
@@ -117,41 +119,43 @@ def _pylock(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
         )
 
 
-def _files(package: Package) -> list[PackageWheel | PackageSdist]:
+def _pylock_files(package: Package) -> list[PackageWheel | PackageSdist]:
     return [*(package.wheels or ()), *([package.sdist] if package.sdist else ())]
 
 
 def _not_from_index(package: Package, urls: list[str]) -> str | None:
+    """Return the reason to skip `package`, None where it comes from an index."""
     for kind in ("vcs", "directory", "archive"):
         if getattr(package, kind):
             return f"from a {kind}, not from an index"
     return None if any(urls) else "from a path, not from an index"
 
 
-def _uv(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
-    for package in found.get("package", []):
+def _read_uv(content: dict[str, Any], indexes: IndexUrls, lockfile: Lockfile) -> None:
+    for package in content.get("package", []):
         title = f"{package['name']} {package.get('version', '')}".strip()
-        kind, where = next(iter(package["source"].items()), ("source unknown", ""))
+        kind, source = next(iter(package["source"].items()), ("unknown source", ""))
         entries = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
-        if kind in ("editable", "virtual", "directory") and where == ".":
-            # What was locked itself.
+        if kind in ("editable", "virtual", "directory") and source == ".":
+            # The project that was locked.
             continue
         reason = f"from a {kind}, not from an index"
         if kind == "registry":
-            reason = _of_another(where, [entry.get("url", "") for entry in entries], indexes) or ""
+            urls = [entry.get("url", "") for entry in entries]
+            reason = _other_index(source, urls, indexes) or ""
         if reason:
-            result.skip(title, reason)
+            lockfile.skip(title, reason)
             continue
         files = (
             LockedFile(
-                entry.get("filename") or _last(entry.get("url") or entry["path"]),
+                entry.get("filename") or _last_component(entry.get("url") or entry["path"]),
                 _hashes(entry.get("hash")),
             )
             for entry in entries
         )
         markers = [Marker(text) for text in package.get("resolution-markers", [])]
-        result.locked.append(
-            Locked(
+        lockfile.packages.append(
+            LockedPackage(
                 names.normalized(package["name"]),
                 package.get("version", ""),
                 tuple(files),
@@ -160,45 +164,45 @@ def _uv(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
         )
 
 
-def _poetry(found: dict[str, Any], indexes: Indexes, result: Locks) -> None:
-    extras = frozenset(found.get("extras", {}))
-    # Where it stood up to poetry 1.4.
-    elsewhere = found["metadata"].get("files", {})
-    for package in found.get("package", []):
+def _read_poetry(content: dict[str, Any], indexes: IndexUrls, lockfile: Lockfile) -> None:
+    extras = frozenset(content.get("extras", {}))
+    # poetry up to 1.4 lists all files here, by package.
+    all_files = content["metadata"].get("files", {})
+    for package in content.get("package", []):
         title, source = f"{package['name']} {package['version']}", package.get("source", {})
         kind = source.get("type", "legacy")
         reason = None if kind == "legacy" else f"from a {kind}, not from an index"
         if kind == "legacy" and source:
-            reason = _of_another(source["url"], [], indexes)
+            reason = _other_index(source["url"], [], indexes)
         if reason is not None:
-            result.skip(title, reason)
+            lockfile.skip(title, reason)
             continue
-        entries = package.get("files") or elsewhere.get(package["name"], [])
-        result.locked.append(
-            Locked(
+        entries = package.get("files") or all_files.get(package["name"], [])
+        lockfile.packages.append(
+            LockedPackage(
                 names.normalized(package["name"]),
                 package["version"],
                 tuple(LockedFile(entry["file"], _hashes(entry.get("hash"))) for entry in entries),
-                tuple(map(Marker, _texts(package.get("markers")))),
+                tuple(map(Marker, _marker_texts(package.get("markers")))),
                 extras,
             )
         )
 
 
-def _of_another(index: str | None, files: Iterable[str], indexes: Indexes) -> str | None:
-    """Why what a lock has of that `index` is left out; None where it is not."""
-    if index is None or indexes.has(index, files):
+def _other_index(index: str | None, files: Iterable[str], indexes: IndexUrls) -> str | None:
+    """Return the reason to skip a package of `index`, None where that is our index."""
+    if index is None or indexes.include(index, files):
         return None
-    return f"from another index; if {masked(index)} is this one: --index {masked(index)}"
+    return f"from another index; if {masked(index)} is this index, give --index {masked(index)}"
 
 
-def _texts(markers: str | Mapping[str, str] | None) -> Iterator[str]:
-    """One marker for all groups, or one for each."""
+def _marker_texts(markers: str | Mapping[str, str] | None) -> Iterator[str]:
+    """Yield the one marker for all groups, or the marker of each group."""
     yield from [markers] if isinstance(markers, str) else (markers or {}).values()
 
 
 def _without_extras(markers: list[Marker]) -> tuple[Marker, ...]:
-    # Those of uv's conflicts are names of its own; what they choose among is all wanted.
+    # uv invents extras for conflicting forks, which no target can match. All forks are fetched.
     return () if any("extra" in str(marker) for marker in markers) else tuple(markers)
 
 
@@ -207,12 +211,12 @@ def _hashes(text: str | None) -> dict[str, str]:
     return {name: value} if value else {}
 
 
-def _last(url: str) -> str:
+def _last_component(url: str) -> str:
     return unquote(urlsplit(url).path.rpartition("/")[2])
 
 
 def _bare(url: str) -> str:
-    """Host and path above ``/simple`` of an index, as it is compared."""
+    """Return host and path of an index URL without ``/simple`` and credentials, for comparison."""
     try:
         parts = urlsplit(upstream_base_url(url))
     except ValueError:

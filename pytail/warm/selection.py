@@ -1,7 +1,7 @@
-"""Which files of a project's page are wanted.
+"""Selects the files of a project page that a requirement or a lock file asks for.
 
-A requirement wants those that an installer on each machine would choose among; a lock wants the very
-files that it lists, known by name and digest, and never another one.
+For a requirement, these are the files among which an installer on each target would choose. For a
+lock file, these are the listed files, matched by filename and digest.
 """
 
 from __future__ import annotations
@@ -22,130 +22,130 @@ from pytail.warm.targets import Target
 
 @dataclass(slots=True)
 class Selection:
-    """What was chosen of one page, or of several."""
+    """The files selected from one page, or from several."""
 
-    #: By location.
+    #: By key.
     files: dict[str, File] = field(default_factory=dict)
-    #: What is wanted and not there: what it is, and why not.
+    #: The requirements and filenames without a file on the page, each with the reason.
     missing: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, files: Iterable[File]) -> None:
-        """Take `files`, each once."""
+        """Add `files`; a file that was added before is not added again."""
         self.files.update((file.key, file) for file in files)
 
 
 @dataclass(frozen=True, slots=True)
-class Clause:
-    """One line about a project."""
+class RequirementLine:
+    """A requirement (PEP 508) with the options of its line in a requirements file."""
 
     text: str
     specifier: SpecifierSet
     marker: Marker | None = None
-    #: ``sha256:…`` and the like, one of which a file must have; empty for any file.
+    #: Such as ``sha256:...``; a file must have one of them. Empty: any file.
     hashes: frozenset[str] = frozenset()
-    #: Whether versions before a release are as good as others.
-    takes_pre: bool = False
-    #: Whether it only limits what other lines want.
+    #: Whether pre-releases are allowed.
+    allows_prereleases: bool = False
+    #: Whether the line comes from a constraints file: it limits versions and requires nothing.
     is_constraint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Required:
-    """A project of which the newest version is wanted that all `clauses` allow."""
+class RequiredProject:
+    """A project of which the newest version is required that all `lines` allow."""
 
     #: Normalized.
     project: str
-    clauses: tuple[Clause, ...]
+    lines: tuple[RequirementLine, ...]
 
     def __str__(self) -> str:
-        return ", ".join(each.text for each in self.clauses)
+        return ", ".join(line.text for line in self.lines)
 
     def is_for(self, targets: Sequence[Target]) -> bool:
-        """Whether anything is wanted for one of `targets`; without any, it is."""
-        wishes = [each for each in self.clauses if not each.is_constraint]
+        """Whether one of `targets` needs the project; True without targets."""
+        lines = [line for line in self.lines if not line.is_constraint]
         return not targets or any(
-            target.is_meant(each.marker) for target in targets for each in wishes
+            target.matches(line.marker) for target in targets for line in lines
         )
 
-    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
-        """The files for all `targets`; without any, all files of the version."""
-        choice, versions = Selection(), _by_version(page)
+    def select(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
+        """Return the files for all `targets`; without targets, all files of the version."""
+        selection, versions = Selection(), _by_version(page)
         for target in targets or (None,):
-            clauses = [
-                each for each in self.clauses if target is None or target.is_meant(each.marker)
-            ]
-            if all(each.is_constraint for each in clauses):
+            lines = [line for line in self.lines if target is None or target.matches(line.marker)]
+            if all(line.is_constraint for line in lines):
                 continue
-            files = _newest(versions, clauses, target)
-            choice.add(files)
+            files = _newest(versions, lines, target)
+            selection.add(files)
             if not files:
-                wanted = ", ".join(each.text for each in clauses)
-                choice.missing.append((wanted, _why_none(page, clauses, target)))
-        choice.missing = list(dict.fromkeys(choice.missing))
-        return choice
+                text = ", ".join(line.text for line in lines)
+                selection.missing.append((text, _why_none(page, lines, target)))
+        selection.missing = list(dict.fromkeys(selection.missing))
+        return selection
 
 
 @dataclass(frozen=True, slots=True)
 class LockedFile:
-    """A file as a lock lists it."""
+    """A file as a lock file lists it."""
 
     filename: str
-    #: As those of a `File`; empty where the lock has none.
+    #: As in `File`; empty where the lock file gives none.
     hashes: Mapping[str, str]
 
     def find(self, page: ProjectPage) -> File | str:
-        """The same file on `page`, or why there is none."""
+        """Return the same file on `page`, or the reason why the page does not have it."""
         listed = next((file for file in page.files if file.filename == self.filename), None)
         if listed is None:
-            return f"the page of {page.name} does not list it; it may have been removed: lock again"
+            return f"the page of {page.name} does not list the file; lock again if it was removed"
         common = self.hashes.keys() & listed.hashes.keys()
         if any(self.hashes[name].lower() != listed.hashes[name] for name in common):
-            return "the file that its page lists has another digest than the lock"
+            return "the project page gives another digest than the lock file"
         if self.hashes and not common:
-            return "its page gives no digest to compare with that of the lock"
+            return "the project page gives no digest to compare with the lock file"
         return listed
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
-    """A version of a project, with its files, as a lock lists it."""
+class LockedPackage:
+    """A version of a project, with its files, as a lock file lists it."""
 
     #: Normalized.
     project: str
     version: str
     files: tuple[LockedFile, ...]
-    #: One of them must hold; empty: for any machine.
+    #: One of them must match the target; empty: any target.
     markers: tuple[Marker, ...] = ()
-    #: The extras and dependency groups that its markers may ask for.
+    #: The extras and dependency groups that the markers may name.
     groups: frozenset[str] = frozenset()
+    #: A specifier; None: any Python.
     requires_python: str | None = None
 
     def __str__(self) -> str:
         return f"{self.project} {self.version}".strip()
 
     def is_for(self, targets: Sequence[Target]) -> bool:
-        """Whether any file is wanted for one of `targets`; without any, it is."""
-        return not targets or any(self._for(target) for target in targets)
+        """Whether one of `targets` needs any of the files; True without targets."""
+        return not targets or any(self._files_for(target) for target in targets)
 
-    def choose(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
-        """The files for all `targets`; without any, all of them."""
-        choice = Selection()
-        wanted = {file.filename: file for target in targets for file in self._for(target)}
-        for file in wanted.values() if targets else self.files:
+    def select(self, page: ProjectPage, targets: Sequence[Target]) -> Selection:
+        """Return the files for all `targets`; without targets, all files of the package."""
+        selection = Selection()
+        needed = {file.filename: file for target in targets for file in self._files_for(target)}
+        for file in needed.values() if targets else self.files:
             found = file.find(page)
             if isinstance(found, File):
-                choice.add([found])
+                selection.add([found])
             else:
-                choice.missing.append((file.filename, found))
-        return choice
+                selection.missing.append((file.filename, found))
+        return selection
 
-    def _for(self, target: Target) -> list[LockedFile]:
-        is_meant = not self.markers or any(
-            target.is_meant(marker, self.groups) for marker in self.markers
+    def _files_for(self, target: Target) -> list[LockedFile]:
+        """Return the wheels that `target` supports, or the sdists where it supports none."""
+        is_needed = not self.markers or any(
+            target.matches(marker, self.groups) for marker in self.markers
         )
-        if not is_meant or not target.has_python(self.requires_python):
+        if not is_needed or not target.satisfies(self.requires_python):
             return []
-        wheels = [file for file in self.files if target.takes(_tags(file.filename))]
+        wheels = [file for file in self.files if target.supports(_tags(file.filename))]
         return wheels or [file for file in self.files if _is_sdist(file.filename)]
 
 
@@ -156,45 +156,51 @@ def _by_version(page: ProjectPage) -> dict[Version, list[File]]:
         try:
             found.setdefault(Version(text or ""), []).append(file)
         except InvalidVersion:
-            # No installer looks at it.
+            # Installers ignore such files (PEP 440).
             continue
     return found
 
 
 def _newest(
-    versions: Mapping[Version, list[File]], clauses: Sequence[Clause], target: Target | None
+    versions: Mapping[Version, list[File]],
+    lines: Sequence[RequirementLine],
+    target: Target | None,
 ) -> list[File]:
-    """The files of the newest version that has some for `target`."""
+    """Return the files of the newest allowed version that has files for `target`."""
     specifier = SpecifierSet()
-    for clause in clauses:
-        specifier &= clause.specifier
-    takes_pre = specifier.prereleases or any(clause.takes_pre for clause in clauses)
+    for line in lines:
+        specifier &= line.specifier
+    allows_prereleases = specifier.prereleases or any(line.allows_prereleases for line in lines)
     allowed = specifier.filter(versions, prereleases=True)
-    # As installers do (PEP 440): a version before a release only where there is nothing else.
-    order = sorted(allowed, key=lambda each: (takes_pre or not each.is_prerelease, each))
+    # PEP 440: a pre-release is chosen only where no other version is allowed.
+    order = sorted(
+        allowed, key=lambda version: (allows_prereleases or not version.is_prerelease, version)
+    )
     for version in reversed(order):
-        if files := _fitting(versions[version], clauses, target):
+        if files := _matching(versions[version], lines, target):
             return files
     return []
 
 
-def _fitting(files: Iterable[File], clauses: Sequence[Clause], target: Target | None) -> list[File]:
-    is_pinned = any(_is_pinned(clause.specifier) for clause in clauses)
+def _matching(
+    files: Iterable[File], lines: Sequence[RequirementLine], target: Target | None
+) -> list[File]:
+    is_pinned = any(_is_pinned(line.specifier) for line in lines)
     usable = [
         file
         for file in files
         if (is_pinned or not file.yanked)
-        and all(_has_digest(file, clause.hashes) for clause in clauses)
-        and (target is None or target.has_python(file.requires_python))
+        and all(_has_digest(file, line.hashes) for line in lines)
+        and (target is None or target.satisfies(file.requires_python))
     ]
     if target is None:
         return usable
-    wheels = [file for file in usable if target.takes(_tags(file.filename))]
+    wheels = [file for file in usable if target.supports(_tags(file.filename))]
     return wheels or [file for file in usable if _is_sdist(file.filename)]
 
 
 def _is_pinned(specifier: SpecifierSet) -> bool:
-    """Whether it names one version, for which a yanked one is taken too (PEP 592)."""
+    """Whether `specifier` allows one version only, which may then be a yanked one (PEP 592)."""
     return any(
         each.operator in ("==", "===") and not each.version.endswith(".*") for each in specifier
     )
@@ -204,19 +210,19 @@ def _has_digest(file: File, hashes: frozenset[str]) -> bool:
     return not hashes or any(f"{name}:{value}" in hashes for name, value in file.hashes.items())
 
 
-def _why_none(page: ProjectPage, clauses: Sequence[Clause], target: Target | None) -> str:
+def _why_none(page: ProjectPage, lines: Sequence[RequirementLine], target: Target | None) -> str:
     if page.is_quarantined:
-        return "upstream has the project in quarantine"
-    digests = " and has one of the digests" if any(each.hashes for each in clauses) else ""
+        return "upstream has put the project in quarantine"
+    digests = " and has one of the digests" if any(line.hashes for line in lines) else ""
     machine = ""
     if target is not None:
-        told = target.environment
-        machine = f" for Python {told['python_version']} on {told['sys_platform']}"
+        environment = target.environment
+        machine = f" for Python {environment['python_version']} on {environment['sys_platform']}"
     return f"no version of {page.name} has a file that matches{digests}{machine}"
 
 
 def _tags(filename: str) -> frozenset[Tag]:
-    """Those of a wheel; none for anything else."""
+    """Return the tags of a wheel, none for another file."""
     try:
         return parse_wheel_filename(filename)[3] if filename.endswith(".whl") else frozenset()
     except InvalidWheelFilename:

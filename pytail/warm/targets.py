@@ -1,8 +1,8 @@
-"""The machines that files are wanted for: which wheels they take, and which markers hold on them.
+"""Describes the machines to fetch for: the wheels that they support and the markers that match.
 
-A machine that is not at hand is told by its Python and one platform tag, which stands for the older
-ones that it takes too. Where it cannot be known whether a marker holds, it does: a file too many
-costs less than one that is missing.
+A machine other than this one is given by its Python and one platform tag. A machine with that tag
+also supports the tags of older platforms. A marker that cannot be evaluated counts as a match: a
+superfluous file costs less than a missing one.
 """
 
 from __future__ import annotations
@@ -35,35 +35,37 @@ _LINUX = re.compile(
 )
 _MACOS = re.compile(r"macosx_([0-9]{2})_([0-9]{1,2})_(x86_64|arm64)")
 _WINDOWS = {"win32": "x86", "win_amd64": "AMD64", "win_arm64": "ARM64"}
-#: The minor versions of glibc that have a name of their own.
+#: By minor version of glibc, the platform name from before PEP 600.
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-#: No glibc is as new; and no patch of a Python, where none is told: the newest is meant.
+#: Above every minor version of glibc, and above every patch number of a Python. The latter stands
+#: for the newest patch, where the operator gives none.
 _NEWEST = 99
-#: The oldest glibc of any wheel, by architecture.
+#: By architecture, the minor version of the oldest glibc of any wheel. Others have 17 (PEP 599).
 _OLDEST = {"x86_64": 5, "i686": 5}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One machine, as an installer on it sees itself."""
+    """A machine as an installer that runs on it sees it."""
 
-    #: Of all wheels that it takes.
+    #: The tags of all wheels that the machine supports.
     tags: frozenset[Tag]
-    #: By the names that markers know (PEP 508).
+    #: The values of environment markers by name (PEP 508).
     environment: Mapping[str, str]
 
     @classmethod
     def of(cls, python: str | None = None, platform_tag: str | None = None) -> Target:
-        """The machine with that version of CPython and that platform; None means those of this one.
+        """Return the machine with this version of CPython and this platform.
 
-        Raises ValueError with the remedy.
+        None means the Python or the platform of this machine. Raises ValueError.
         """
         if python is None and platform_tag is None:
-            return cls(frozenset(sys_tags()), _plain(default_environment()))
-        minor, patch, suffix = _python(_running() if python is None else python)
-        platforms, environment = _platform(platform_tag)
+            return cls(frozenset(sys_tags()), _as_strings(default_environment()))
+        minor, patch, suffix = _parse_python(_running_python() if python is None else python)
+        platforms, environment = _parse_platform(platform_tag)
         name, tags = f"cp3{minor}", set[Tag]()
-        # Also for another implementation that runs this, whose wheels few projects have.
+        # Tags of CPython also where another implementation runs pytail: few projects have wheels
+        # for others.
         tags.update(cpython_tags((3, minor), [name + suffix], platforms))
         tags.update(compatible_tags((3, minor), name, platforms))
         full = f"3.{minor}.{patch}"
@@ -79,21 +81,24 @@ class Target:
             },
         )
 
-    def takes(self, tags: Iterable[Tag]) -> bool:
-        """Whether it takes a wheel of these `tags`."""
+    def supports(self, tags: Iterable[Tag]) -> bool:
+        """Whether the machine supports a wheel with these `tags`."""
         return not self.tags.isdisjoint(tags)
 
-    def has_python(self, specifier: str | None) -> bool:
-        """Whether its Python is one of `specifier`; what cannot be read is no hindrance."""
+    def satisfies(self, requires_python: str | None) -> bool:
+        """Whether the Python is one of `requires_python`; True where that is no valid specifier."""
         try:
-            return SpecifierSet(specifier or "").contains(
+            return SpecifierSet(requires_python or "").contains(
                 self.environment["python_full_version"], prereleases=True
             )
         except InvalidSpecifier:
             return True
 
-    def is_meant(self, marker: Marker | None, groups: frozenset[str] = frozenset()) -> bool:
-        """Whether `marker` holds on it, with any of the `groups`, extras or dependency groups."""
+    def matches(self, marker: Marker | None, groups: frozenset[str] = frozenset()) -> bool:
+        """Whether `marker` is true on the machine, with any of `groups` installed.
+
+        These are extras and dependency groups. True where the marker cannot be evaluated.
+        """
         if marker is None:
             return True
         chosen = {"extras": groups, "dependency_groups": groups}
@@ -106,38 +111,44 @@ class Target:
             return True
 
 
-def _running() -> str:
+def _running_python() -> str:
     suffix = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     return f"{'.'.join(map(str, sys.version_info[:3]))}{suffix}"
 
 
-def _python(text: str) -> tuple[int, int, str]:
-    """The minor version, the patch and the suffix of its ABI."""
+def _parse_python(text: str) -> tuple[int, int, str]:
+    """Return the minor version, the patch number and the suffix of the ABI. Raises ValueError."""
     match = _PYTHON.fullmatch(text)
     if match is None:
         raise ValueError("give a version of Python 3, such as 3.12, 3.12.4 or 3.14t")
     return int(match[1]), _NEWEST if match[2] is None else int(match[2]), match[3]
 
 
-def _platform(tag: str | None) -> tuple[list[str], dict[str, str]]:
-    """The platform tags that a machine of `tag` takes, and what markers say of it."""
+def _parse_platform(tag: str | None) -> tuple[list[str], dict[str, str]]:
+    """Return the platform tags that a machine of `tag` supports, and its environment markers.
+
+    None means this machine. Raises ValueError.
+    """
     if tag is None:
-        return list(platform_tags()), _plain(default_environment())
+        return list(platform_tags()), _as_strings(default_environment())
     if match := _LINUX.fullmatch(tag):
-        return list(_linux(tag, match)), _system("posix", "linux", "Linux", match[3])
+        return list(_linux_tags(tag, match)), _markers("posix", "linux", "Linux", match[3])
     if match := _MACOS.fullmatch(tag):
         platforms = mac_platforms((int(match[1]), int(match[2])), match[3])
-        return list(platforms), _system("posix", "darwin", "Darwin", match[3])
+        return list(platforms), _markers("posix", "darwin", "Darwin", match[3])
     if tag in _WINDOWS:
-        return [tag], _system("nt", "win32", "Windows", _WINDOWS[tag])
+        return [tag], _markers("nt", "win32", "Windows", _WINDOWS[tag])
     raise ValueError(
         "give a platform tag, such as manylinux_2_28_x86_64, musllinux_1_2_aarch64,"
         " macosx_14_0_arm64 or win_amd64"
     )
 
 
-def _linux(tag: str, match: re.Match[str]) -> Iterator[str]:
-    """As installers on Linux have them (PEP 600, PEP 656); ``linux_x86_64`` is any with glibc."""
+def _linux_tags(tag: str, match: re.Match[str]) -> Iterator[str]:
+    """Yield the platform tags that `tag` includes, newest first (PEP 600, PEP 656).
+
+    ``linux_x86_64`` and the like include every version of glibc.
+    """
     glibc, musl, machine = match.groups()
     if musl is not None:
         yield from (f"musllinux_1_{minor}_{machine}" for minor in range(int(musl), -1, -1))
@@ -151,7 +162,7 @@ def _linux(tag: str, match: re.Match[str]) -> Iterator[str]:
     yield f"linux_{machine}"
 
 
-def _system(os_name: str, sys_platform: str, system: str, machine: str) -> dict[str, str]:
+def _markers(os_name: str, sys_platform: str, system: str, machine: str) -> dict[str, str]:
     return {
         "os_name": os_name,
         "sys_platform": sys_platform,
@@ -162,5 +173,5 @@ def _system(os_name: str, sys_platform: str, system: str, machine: str) -> dict[
     }
 
 
-def _plain(environment: Mapping[str, object]) -> dict[str, str]:
+def _as_strings(environment: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in environment.items()}

@@ -1,4 +1,4 @@
-"""What is wanted in all: by requirements, and by files whose name or content tells their kind."""
+"""Gathers the projects and versions to fetch, from requirements and from files that list them."""
 
 from __future__ import annotations
 
@@ -8,59 +8,64 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pytail.errors import SettingError
-from pytail.warm.lockfiles import Indexes, locks
-from pytail.warm.requirements import Requirements, required
-from pytail.warm.selection import Locked, Required
+from pytail.warm.lockfiles import IndexUrls, read_lockfile
+from pytail.warm.requirements import RequirementsFile, parse_requirement
+from pytail.warm.selection import LockedPackage, RequiredProject
 from pytail.warm.targets import Target
 
-Want: TypeAlias = Required | Locked
+#: A project to fetch, or a version of one.
+Want: TypeAlias = RequiredProject | LockedPackage
 
 
 @dataclass(slots=True)
 class Wanted:
-    """What is wanted, by project."""
+    """The projects and versions to fetch."""
 
+    #: By normalized name; a project may be required and locked, or locked in several versions.
     by_project: dict[str, list[Want]] = field(default_factory=dict)
-    #: What is left out, and why.
+    #: Lines and packages that are left out, each with the reason.
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, wants: Iterable[Want]) -> None:
-        """Want these too."""
-        for want in wants:
-            self.by_project.setdefault(want.project, []).append(want)
+    def add(self, projects: Iterable[Want]) -> None:
+        """Add `projects`."""
+        for wanted in projects:
+            self.by_project.setdefault(wanted.project, []).append(wanted)
 
-    def leave_out(self, targets: Sequence[Target]) -> None:
-        """Leave out what is for none of `targets`: no page is asked for it."""
-        for project, wants in list(self.by_project.items()):
-            self.by_project[project] = [want for want in wants if want.is_for(targets)]
-            self.skipped += [
-                (str(want), "not for any machine that was chosen")
-                for want in wants
-                if not want.is_for(targets)
-            ]
-            if not self.by_project[project]:
-                del self.by_project[project]
-
-    def name(self, text: str) -> None:
-        """Want what a requirement names. Raises SettingError."""
+    def add_requirement(self, text: str) -> None:
+        """Add the project of a requirement. Raises SettingError."""
         try:
-            self.add([required(text)])
+            self.add([parse_requirement(text)])
         except ValueError as error:
             raise SettingError("NAME", text, str(error)) from None
 
-    def read(self, path: Path, indexes: Indexes) -> None:
-        """Want what a file names or lists. Raises SettingError."""
+    def add_file(self, path: Path, indexes: IndexUrls) -> None:
+        """Add the projects of a requirements or lock file. Raises SettingError.
+
+        Files named ``*.toml`` and ``*.lock`` are lock files.
+        """
         try:
             if path.suffix in (".toml", ".lock"):
-                found = locks(path.read_text("utf-8"), indexes)
-                self.add(found.locked)
-                self.skipped += found.skipped
+                lockfile = read_lockfile(path.read_text("utf-8"), indexes)
+                self.add(lockfile.packages)
+                self.skipped += lockfile.skipped
                 return
-            requirements = Requirements()
-            requirements.add(path)
-            self.add(requirements.required())
+            requirements = RequirementsFile()
+            requirements.read(path)
+            self.add(requirements.projects())
             self.skipped += requirements.skipped
         except OSError as error:
             raise SettingError("-r", path, f"cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise SettingError("-r", path, str(error)) from None
+
+    def limit_to(self, targets: Sequence[Target]) -> None:
+        """Skip projects that none of `targets` needs, so that their pages are not fetched."""
+        for project, wanted in list(self.by_project.items()):
+            self.by_project[project] = [each for each in wanted if each.is_for(targets)]
+            self.skipped += [
+                (str(each), "no chosen Python and platform needs this")
+                for each in wanted
+                if not each.is_for(targets)
+            ]
+            if not self.by_project[project]:
+                del self.by_project[project]

@@ -1,8 +1,9 @@
-"""Pages and files fetched ahead, several at a time, until all that is wanted is held.
+"""Fetches pages and files ahead of any request, several at a time.
 
-Pages come first, so that what is to come is known before any of it comes; what the limits of the
-cache directory do not let stay is not begun. What is held is not fetched, and counts as used. An
-upstream that is left alone, or asks for that, is waited for, unless it never answered.
+All pages come before any file, so that the total size is known before the first fetch of a file. A
+stored file is not fetched again, but counts as used. Where the circuit breaker is open, or upstream
+answers with Retry-After, the fetch waits. It fails where upstream gave no page and no file within
+the last minute.
 """
 
 from __future__ import annotations
@@ -30,64 +31,68 @@ from pytail.warm.wanted import Want
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Seconds since upstream last gave something, beyond which it is no longer waited for.
-_LONGEST = 60.0
-#: How often upstream may refuse one thing.
-_TRIES = 3
-#: Bytes by which a file takes the disk.
+#: Seconds since the last page or file from upstream after which a failed fetch is not tried again.
+_MAX_SILENCE = 60.0
+#: Refusals of one page or file after which the fetch fails.
+_MAX_REFUSALS = 3
+#: Bytes of a disk block; a file takes whole blocks.
 _BLOCK = 4096
 
 
 class Warmer:
-    """Fetches what is wanted."""
+    """Fetches pages and files, up to `jobs` at a time."""
 
-    def __init__(
-        self, index: Index, downloads: Files, store: Store, bounds: Quota, jobs: int
-    ) -> None:
-        """`jobs` is how many pages or files are asked for at a time."""
-        self._index, self._downloads = index, downloads
-        self._store, self._bounds, self._jobs = store, bounds, jobs
-        self._answered = -math.inf
+    def __init__(self, index: Index, files: Files, store: Store, quota: Quota, jobs: int) -> None:
+        self._index, self._files = index, files
+        self._store, self._quota, self._jobs = store, quota, jobs
+        #: Monotonic seconds of the last page or chunk from upstream.
+        self._answered_at = -math.inf
 
-    def choose(self, project: str, wants: Sequence[Want], targets: Sequence[Target]) -> Selection:
-        """What is wanted of the page of `project`; what is not on a copy is looked for anew."""
+    def select(self, project: str, wanted: Sequence[Want], targets: Sequence[Target]) -> Selection:
+        """Return the files of `wanted` from the page of `project`.
+
+        A cached page that lacks a file is revalidated. An error makes the whole project missing.
+        """
         try:
-            choice = self._choose(project, wants, targets, math.inf)
-            if choice.missing:
-                choice = self._choose(project, wants, targets, REFRESH_INTERVAL)
+            selection = self._select(project, wanted, targets, math.inf)
+            if selection.missing:
+                selection = self._select(project, wanted, targets, REFRESH_INTERVAL)
         except PytailError as error:
             return Selection(missing=[(project, masked(str(error)))])
-        return choice
+        return selection
 
     def fetch(self, file: File, advance: Callable[[int], object]) -> str | None:
-        """Have `file` held; why it is not, None where it is. `advance` is told of bytes that come."""
+        """Store `file`; return the reason where that fails, None where it succeeds.
 
-        def advanced(size: int) -> None:
-            self._answered = time.monotonic()
+        `advance` is called with the size of each chunk that arrives.
+        """
+
+        def on_chunk(size: int) -> None:
+            self._answered_at = time.monotonic()
             advance(size)
 
         try:
-            self._patiently(lambda: self._downloads.fetch(file, advanced))
+            self._patiently(lambda: self._files.fetch(file, on_chunk))
         except WheelUnreadable:
-            # Its page promises it no longer.
+            # The catalog now says that the wheel has no core metadata: nothing to fetch.
             return None
         except PytailError as error:
             return masked(str(error))
         if not self._store.has(file):
-            return "it was removed again to keep to the limits of the cache directory"
+            return "evicted again: the cache directory is at its limit"
         return None
 
     def stored_size(self, file: File) -> int | None:
-        """The bytes of `file` where it is held, which so is used; else None."""
-        opened = self._downloads.open_stored(file)
+        """Return the bytes of `file` and mark the file as used; None where it is not stored."""
+        opened = self._files.open_stored(file)
         if opened is None:
             return None
         with opened:
             return opened.seek(0, 2)
 
     def excess(self, files: Sequence[File]) -> float:
-        """The bytes of `files` that the limits would not let stay beside each other."""
-        room = self._bounds.room()
+        """Return the bytes by which `files` together exceed the limits of the cache directory."""
+        room = self._quota.room()
         if math.isinf(room):
             return 0
         sizes = self.each(files, self._size)
@@ -96,43 +101,55 @@ class Warmer:
     def each(
         self, items: Sequence[Item], work: Callable[[Item], Result]
     ) -> Iterator[tuple[Item, Result]]:
-        """The outcome of `work` for each of `items`, as they come."""
+        """Call `work` for each of `items`, several at a time; yield results as they come.
+
+        Closing the iterator ends the calls that are still running.
+        """
         pool = Pool(self._jobs)
         try:
             yield from pool.imap_unordered(lambda item: (item, work(item)), items)
         finally:
             pool.kill()
 
-    def _choose(
-        self, project: str, wants: Sequence[Want], targets: Sequence[Target], max_age: float
+    def _select(
+        self,
+        project: str,
+        wanted: Sequence[Want],
+        targets: Sequence[Target],
+        max_age: float,
     ) -> Selection:
         answer = self._patiently(lambda: self._index.page(project, max_age))
-        page, choice = self._index.content(answer), Selection()
-        for want in wants:
-            found = want.choose(page, targets)
-            choice.add(found.files.values())
-            choice.missing += found.missing
-        return choice
+        page, selection = self._index.content(answer), Selection()
+        for each in wanted:
+            found = each.select(page, targets)
+            selection.add(found.files.values())
+            selection.missing += found.missing
+        return selection
 
     def _size(self, file: File) -> int:
-        """The bytes that `file` has, 0 where nobody says or it is small."""
+        """Return the bytes of `file`, 0 where the size is unknown or the file is a small one."""
         if file.is_sidecar:
             return 0
         with contextlib.suppress(PytailError):
-            return self._downloads.size(file) or 0
+            return self._files.size(file) or 0
         return 0
 
     def _patiently(self, ask: Callable[[], Result]) -> Result:
+        """Call `ask` until it succeeds; wait for the seconds in `retry_after` in between.
+
+        Raises the last error of `ask` where `retry_after` is None, where upstream was silent for
+        `_MAX_SILENCE`, or after `_MAX_REFUSALS`.
+        """
         refusals = 0
         while True:
             try:
                 result = ask()
             except (UpstreamCircuitOpen, UpstreamRefused) as error:  # noqa: PERF203, it is for seconds
                 refusals += isinstance(error, UpstreamRefused)
-                is_lost = time.monotonic() - self._answered > _LONGEST
-                if error.retry_after is None or is_lost or refusals == _TRIES:
+                is_silent = time.monotonic() - self._answered_at > _MAX_SILENCE
+                if error.retry_after is None or is_silent or refusals == _MAX_REFUSALS:
                     raise
-                gevent.sleep(min(error.retry_after, 2 * _LONGEST))
+                gevent.sleep(min(error.retry_after, 2 * _MAX_SILENCE))
             else:
-                self._answered = time.monotonic()
+                self._answered_at = time.monotonic()
                 return result

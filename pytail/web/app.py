@@ -46,10 +46,10 @@ class Application(falcon.App):  # type: ignore[type-arg]
         self._parts.callback(pages.close)
 
         def look() -> None:
-            metrics.set_breaker(is_open=upstream.is_circuit_open)
+            metrics.set_breaker(is_open=upstream.client.is_circuit_open(upstream.pages.url))
             metrics.set_downloading(downloads.downloading)
-            for kind, fetches in upstream.fetches.items():
-                metrics.set_fetches(kind, under_way=fetches.in_progress, waiting=fetches.waiting)
+            for kind, limiter in upstream.client.limiters.items():
+                metrics.set_fetches(kind, under_way=limiter.in_progress, waiting=limiter.waiting)
             metrics.set_store(files=bounds.files, size=bounds.size, limit=bounds.limit)
             metrics.count_evictions(bounds.evicted, bounds.evicted_bytes)
 
@@ -57,7 +57,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         if settings.stall_report_secs:
             self._parts.callback(StallReporter(settings.stall_report_secs).stop)
         self.add_route("/+health", HealthResource())
-        self.add_route("/+status", StatusResource(metrics, upstream.url))
+        self.add_route("/+status", StatusResource(metrics, upstream.pages.url))
         self.add_route("/+metrics", ExpositionResource(metrics))
         self.add_route("/", RedirectResource("simple/"))
         # The second is what users of devpi have configured; a link leads to the same files.

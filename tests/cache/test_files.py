@@ -24,11 +24,11 @@ from pytail.storage.catalog import Catalog
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.upstream import resume
-from pytail.upstream.client import Upstream
 from tests.storage.test_store import another_process_writing, files_in
 from tests.support.fakeindex import Gated, RawServer, reply
 from tests.support.running import free_port
 from tests.support.sending import Breaking
+from tests.support.upstreams import upstream_at
 from tests.support.watching import open_below, until
 
 DATA = bytes(range(256)) * 40
@@ -41,10 +41,10 @@ class Room:
     def __init__(self, directory, index):
         self.directory, self.index = directory, index
         self.store = Store(directory)
-        self.upstream = Upstream(index.url, timeout=5)
+        self.upstream = upstream_at(index.url)
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
         bounds = Quota(directory, self.store, self.catalog, limit=0, min_free=0)
-        self.downloads = Files(self.catalog, self.store, self.upstream, None, bounds)
+        self.downloads = Files(self.catalog, self.store, self.upstream.files, None, bounds)
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """The file with `data` as a page lists it, with its size and digest unless not."""
@@ -951,7 +951,7 @@ def test_a_slow_first_word_is_waited_for_by_who_holds(room, monkeypatch):
 
 def test_what_cannot_be_held_is_an_error_and_not_passed_on(room):
     bounds = Quota(room.directory, room.store, room.catalog, limit=1000, min_free=0)
-    ours = Files(room.catalog, room.store, room.upstream, None, bounds)
+    ours = Files(room.catalog, room.store, room.upstream.files, None, bounds)
     with pytest.raises(NotStored):
         ours.fetch(room.file(), id)
     assert room.index.seen == []

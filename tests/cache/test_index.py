@@ -23,10 +23,10 @@ from pytail.errors import (
 from pytail.storage import schema
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store
-from pytail.upstream.client import Upstream
 from tests.storage.test_catalog import locked
 from tests.storage.test_store import keep
 from tests.support.fakeindex import HTML, JSON, FakeIndex, Gated, reply, sdist, wheel
+from tests.support.upstreams import upstream_at
 from tests.support.watching import until
 
 TTL = 900.0
@@ -40,14 +40,14 @@ class Served:
     def __init__(self, directory, url, clock, ttl=TTL, patience=PATIENCE, **more):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
-        self.upstream = Upstream(url, timeout=5)
+        self.upstream = upstream_at(url)
         policy = policy_of(Settings(project_cache_ttl_secs=ttl, **more), patience)
         offline = more.get("offline", False)
         promises = more.get("core_metadata_from_wheels", False)
         self.index = Index(
             self.catalog,
             self.store,
-            self.upstream,
+            self.upstream.pages,
             policy,
             clock,
             offline=offline,

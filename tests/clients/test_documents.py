@@ -1,7 +1,7 @@
-"""What README and docs show is done, word for word: each block in its turn, by the real programs.
+"""The commands of README and docs succeed, with the real programs.
 
-A section is done on a machine of its own, beside a pytail. A block of commands must succeed; a block
-of a file is added to that file, and what a container or a CI system would run of it is run.
+Each section runs in a sandbox of its own, with a pytail. A block of commands must succeed. A block of
+a file is appended to that file, and the commands that a container or a CI system would run are run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.running import Client, free_port, program
 
 pytestmark = pytest.mark.clients
 
-#: By the name that a command begins with, what installs it.
+#: By the name of a command, the package that installs it.
 TOOLS = {name: name for name in REQUIREMENTS} | {
     "pip-compile": "pip-tools",
     "pip-sync": "pip-tools",
@@ -40,7 +40,7 @@ TOOLS = {name: name for name in REQUIREMENTS} | {
 
 
 def sections() -> dict[str, list[Block]]:
-    """By document and heading the blocks that do something."""
+    """Return the blocks to run or to write, by document and heading."""
     found: dict[str, list[Block]] = {}
     for document in documents():
         if document.name not in ELSEWHERE:
@@ -52,7 +52,7 @@ def sections() -> dict[str, list[Block]]:
 
 
 class Sandbox:
-    """A machine with what a reader of a section has, and a pytail that it is about."""
+    """A home directory and the programs that a section needs, with a pytail."""
 
     def __init__(self, home: Path, upstream: FakeIndex, tool_dir: Callable[[str], Path]) -> None:
         self.home, self.here = home, home / "here"
@@ -61,13 +61,13 @@ class Sandbox:
         self._programs.mkdir(parents=True)
         self.cache, self.bind = self.here / ".cache" / "pytail", f"127.0.0.1:{free_port()}"
         self.client = Client(f"http://{self.bind}")
-        #: Where clients reach it.
+        #: The URL of pytail for clients.
         self.url = self.client.url
         for name in ("pytail", "uv"):
             (self._programs / name).symlink_to(Path(sys.executable).with_name(name))
 
     def settings(self) -> dict[str, str]:
-        """pytail's, for the server and for the commands beside it."""
+        """Return the settings of the server and of its commands, as variables."""
         return {
             "PYTAIL_BIND": self.bind,
             "PYTAIL_CACHE_DIR": str(self.cache),
@@ -81,13 +81,13 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PATH": ":".join(map(str, path)),
             "VIRTUAL_ENV": str(self.here / ".venv"),
-            # It would ask another index, of its own accord.
+            # pdm would ask another index for its own updates.
             "PDM_CHECK_UPDATE": "false",
             **self.settings(),
         }
 
-    def meant(self, text: str) -> str:
-        """`text`, with the names of examples replaced by what there is here."""
+    def localized(self, text: str) -> str:
+        """Return `text` with the names of examples replaced by those of this sandbox."""
         for example, real in {
             "https://pytail.example.org": self.url,
             "127.0.0.1:3141": self.bind,
@@ -103,7 +103,7 @@ class Sandbox:
             if re.search(rf"(?<![\w.-]){name} ", commands) and not (self._programs / name).exists():
                 (self._programs / name).symlink_to(self._tool_dir(TOOLS[name]) / name)
         out = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.meant(commands)],
+            ["bash", "-euo", "pipefail", "-c", self.localized(commands)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -116,21 +116,21 @@ class Sandbox:
         assert out.returncode == 0, f"{commands}\n{out.stdout}"
 
     def serve(self, commands: str) -> contextlib.AbstractContextManager[Any]:
-        """Set up as said by all `commands` but the last, which serves until the block ends."""
+        """Run all `commands` but the last, a server that runs until the block ends."""
         setup, _, server = commands.rpartition("&& ")
-        # Only here is anything installed from a registry, as this machine is set up to do.
+        # Only this step installs from a package index: the one this machine is configured for.
         self.run(setup.strip().removesuffix("\\"), {**os.environ, **self.settings()})
-        first, *rest = shlex.split(self.meant(server))
+        first, *rest = shlex.split(self.localized(server))
         command = [str(self.here / first), *rest]
         return program(command, self.here / "log", self.client.url, **self.settings())
 
     def write(self, block: Block) -> None:
-        """Add the text of `block` to the file that it is of."""
+        """Append the text of `block` to the file that its fence names."""
         path = Path(block.note.replace("~", str(self.home)))
         path = path if path.is_absolute() else self.here / path
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            file.write(self.meant(block.text))
+            file.write(self.localized(block.text))
 
 
 def in_a_checkout(sandbox: Sandbox) -> None:
@@ -150,7 +150,7 @@ def beside_a_server(sandbox: Sandbox) -> None:
 
 @contextlib.contextmanager
 def behind_tls(sandbox: Sandbox) -> Iterator[None]:
-    """With TLS of an authority that the machine does not know, in ``company-ca.pem``."""
+    """Put a TLS proxy in front of pytail; its authority is unknown, and in ``company-ca.pem``."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(sandbox.here / "company-ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -175,7 +175,7 @@ def behind_tls(sandbox: Sandbox) -> Iterator[None]:
 
 
 def machine_run(block: Block) -> tuple[dict[str, str], str]:
-    """The variables and the commands of a file for a CI system or a container engine."""
+    """Return the variables and commands of a file for a CI system or a container engine."""
     variables, commands = {}, []
     if block.language == "dockerfile":
         lines = block.text.replace("\\\n", " ").splitlines()
@@ -206,7 +206,7 @@ MACHINES = {"README.md": in_a_checkout, "docs/clients.md": in_a_project}
 
 @contextlib.contextmanager
 def served(sandbox: Sandbox, blocks: list[Block]) -> Iterator[None]:
-    """With a server, where the blocks start none of their own."""
+    """Run a server during the block, unless the `blocks` start one."""
     if any(block.note == "serves" for block in blocks):
         yield
         return
@@ -220,7 +220,7 @@ def served(sandbox: Sandbox, blocks: list[Block]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("section", sections())
-def test_what_is_shown_works(
+def test_the_commands_of_a_section_succeed(
     section: str, tmp_path: Path, world: FakeIndex, tool_dir: Callable[[str], Path]
 ):
     document, blocks = section.partition(": ")[0], sections()[section]
@@ -238,7 +238,7 @@ def test_what_is_shown_works(
                 sandbox.write(block)
             if block.language in {"yaml", "dockerfile"}:
                 variables, commands = machine_run(block)
-                given = {name: sandbox.meant(value) for name, value in variables.items()}
+                given = {name: sandbox.localized(value) for name, value in variables.items()}
                 sandbox.run(commands, sandbox.environ() | given)
-    # Else what was installed came from elsewhere.
+    # Otherwise the installed files came from another index.
     assert world.seen or document not in MACHINES

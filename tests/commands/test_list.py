@@ -1,66 +1,65 @@
-"""What is held, by project and file."""
+"""``pytail list`` lists projects with stored files, and the files of one project."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.commands.conftest import Beside
+from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, sdist, wheel
 
 pytestmark = pytest.mark.process
 
 
-def test_list_names_the_projects_of_which_files_are_held(beside: Beside, index: FakeIndex):
+def test_list_names_the_projects_with_stored_files(installation: Installation, index: FakeIndex):
     dists = [wheel("demo"), wheel("demo", "2.0"), wheel("other")]
-    index.add(*dists, wheel("unheld"))
-    beside.hold(*dists)
-    beside.client.get("/simple/unheld/")
-    rows = {row["project"]: row["files"] for row in beside.json("list")}
+    index.add(*dists, wheel("unstored"))
+    installation.store(*dists)
+    installation.client.get("/simple/unstored/")
+    rows = {row["project"]: row["files"] for row in installation.json("list")}
     assert rows == {"demo": 2, "other": 1}
-    first, _ = beside.run("list").stdout.splitlines()
+    first, _ = installation.run("list").stdout.splitlines()
     assert first.split()[-3:] == ["2", "files", "demo"]
 
 
-def test_list_of_a_project_is_its_page_held_or_not(beside: Beside, index: FakeIndex):
-    held, unheld = wheel("demo"), wheel("demo", "2.0")
-    index.add(held, unheld)
-    beside.hold(held)
-    rows = beside.json("list", "Demo")
+def test_list_of_a_project_shows_its_page_with_stored_and_other_files(
+    installation: Installation, index: FakeIndex
+):
+    stored, unstored = wheel("demo"), wheel("demo", "2.0")
+    index.add(stored, unstored)
+    installation.store(stored)
+    rows = installation.json("list", "Demo")
     assert [(row["filename"], row["held"], row["size"]) for row in rows] == [
-        (held.filename, True, len(held.data)),
-        (unheld.filename, False, len(unheld.data)),
+        (stored.filename, True, len(stored.data)),
+        (unstored.filename, False, len(unstored.data)),
     ]
-    assert rows[0]["path"] == f"/root/pypi/+f/{held.key}"
-    lines = beside.run("list", "demo").stdout.splitlines()
-    assert [line.startswith("held") for line in lines] == [True, False]
+    assert rows[0]["path"] == f"/root/pypi/+f/{stored.key}"
+    lines = installation.run("list", "demo").stdout.splitlines()
+    assert [line.startswith("stored") for line in lines] == [True, False]
 
 
-def test_files_of_a_catalog_that_was_lost_have_their_project_by_name(
-    beside: Beside, index: FakeIndex
+def test_without_a_catalog_the_filename_gives_the_project(
+    installation: Installation, index: FakeIndex
 ):
     dist = sdist("de-mo")
     index.add(dist)
-    beside.hold(dist)
-    from_page = beside.json("list")
-    for file in beside.cache.glob("index.sqlite3*"):
+    installation.store(dist)
+    from_page = installation.json("list")
+    for file in installation.cache.glob("index.sqlite3*"):
         file.unlink()
-    assert beside.json("list") == from_page
+    assert installation.json("list") == from_page
     assert from_page[0]["project"] == "de-mo"
 
 
-def test_core_metadata_is_its_wheels_project(beside: Beside, index: FakeIndex):
+def test_core_metadata_counts_for_the_project_of_its_wheel(
+    installation: Installation, index: FakeIndex
+):
     dist = wheel("demo")
     index.add(dist)
-    beside.hold(dist)
-    assert beside.client.get(f"/root/pypi/+f/{dist.key}.metadata").status == 200
-    assert [row["files"] for row in beside.json("list")] == [2]
+    installation.store(dist)
+    assert installation.client.get(f"/root/pypi/+f/{dist.key}.metadata").status == 200
+    assert [row["files"] for row in installation.json("list")] == [2]
 
 
-def test_a_project_of_which_nothing_is_known_is_exit_code_1(beside: Beside):
-    out = beside.run("list", "nope")
-    assert (out.returncode, out.stderr) == (1, "nothing is known of nope\n")
-
-
-def test_a_name_that_no_project_can_have_is_one_line_and_exit_code_2(beside: Beside):
-    out = beside.run("list", "../nope")
-    assert (out.returncode, len(out.stderr.splitlines())) == (2, 1)
+def test_an_unknown_project_is_exit_code_1(installation: Installation):
+    out = installation.call("list", "nope")
+    assert (out.returncode, out.stderr) == (1, "neither a page nor a file of nope is cached\n")

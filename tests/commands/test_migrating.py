@@ -1,4 +1,4 @@
-"""The commands of ``docs/migrating.md``, as they stand there, on the layouts of the other programs."""
+"""Runs the commands of ``docs/migrating.md`` on the directories of the other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_adopt import devpi, lay, proxpi
+from tests.commands.test_adopt import devpi, proxpi, write
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import Client, clean_environ, serving
 
@@ -29,7 +29,7 @@ def dist(index: FakeIndex) -> Dist:
 
 
 def run(number: int, tmp_path: Path, index: FakeIndex) -> None:
-    """Do what block `number` shows, with directories below `tmp_path`."""
+    """Run block `number` of the document, with directories below `tmp_path`."""
     commands = BLOCKS[number]
     for shown in ("/srv", "/var/cache"):
         commands = commands.replace(shown, str(tmp_path))
@@ -46,48 +46,48 @@ def run(number: int, tmp_path: Path, index: FakeIndex) -> None:
     )
 
 
-def is_used(client: Client, index: FakeIndex, dist: Dist) -> bool:
-    """Whether the file comes without its being fetched."""
+def is_served_from_store(client: Client, index: FakeIndex, dist: Dist) -> bool:
+    """Return whether `client` gets the file without a fetch from upstream."""
     assert client.get("/root/pypi/+simple/demo/").status == 200
     assert client.get(dist.served).data == dist.data
     return index.count(dist.path) == 0
 
 
-def test_each_block_is_run_here():
+def test_every_block_of_the_document_has_a_test():
     assert len(BLOCKS) == 4
     assert len(SECTIONS) == 4
 
 
 @pytest.mark.parametrize(("number", "program", "layout"), [(0, "devpi", devpi), (2, "proxpi", proxpi)])  # fmt: skip
-def test_files_are_adopted_beside_the_server(
+def test_files_are_adopted_while_the_server_runs(
     tmp_path: Path, index: FakeIndex, dist: Dist, number: int, program: str, layout
 ):
-    lay(layout(tmp_path / program, dist), dist.data)
+    write(layout(tmp_path / program, dist), dist.data)
     with serving(tmp_path / "pytail", index.url) as client:
         run(number, tmp_path, index)
-        assert is_used(client, index, dist)
+        assert is_served_from_store(client, index, dist)
 
 
-def test_files_of_devpi_are_moved(tmp_path: Path, index: FakeIndex, dist: Dist):
-    lay(devpi(tmp_path / "devpi", dist), dist.data)
+def test_files_of_devpi_can_be_moved(tmp_path: Path, index: FakeIndex, dist: Dist):
+    write(devpi(tmp_path / "devpi", dist), dist.data)
     run(1, tmp_path, index)
     with serving(tmp_path / "pytail", index.url) as client:
-        assert is_used(client, index, dist)
+        assert is_served_from_store(client, index, dist)
 
 
-def test_a_directory_of_the_rust_program_is_used_as_it_is(
+def test_the_directory_of_the_rust_program_can_be_used_in_place(
     tmp_path: Path, index: FakeIndex, dist: Dist
 ):
     cache = tmp_path / "pytail"
-    lay(devpi(cache, dist), dist.data)
+    write(devpi(cache, dist), dist.data)
     subprocess.run([sys.executable, "-c", RUST, str(cache / "index.sqlite3")], check=True)
     run(3, tmp_path, index)
     assert len(list(cache.glob("index.sqlite3.set-aside-*"))) == 1
     with serving(cache, index.url) as client:
-        assert is_used(client, index, dist)
+        assert is_served_from_store(client, index, dist)
 
 
-#: A database with tables that are none of ours.
+#: Creates a database with a table that pytail does not have.
 RUST = """
 import sqlite3, sys
 

@@ -1,4 +1,4 @@
-"""The program as an operator starts it: its options, its words, its end."""
+"""The program as an operator starts it, and the application under gunicorn."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytail import __version__
+from tests.commands.conftest import PYTAIL, call_main
 from tests.support.fakeindex import JSON, FakeIndex, reply, wheel
 from tests.support.running import (
     Client,
@@ -29,36 +28,22 @@ from tests.support.running import (
     program,
     under_gunicorn,
 )
+from tests.support.watching import until
 
 pytestmark = pytest.mark.process
 
-COMMANDS = {
-    "module": [sys.executable, "-m", "pytail"],
-    "script": [str(Path(sys.executable).with_name("pytail"))],
-}
-
-
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMANDS["module"], *arguments],
-        capture_output=True,
-        text=True,
-        env=clean_environ(**environ),
-        cwd=tempfile.gettempdir(),
-        timeout=30,
-        check=False,
-    )
+COMMANDS = {"module": PYTAIL, "script": [str(Path(sys.executable).with_name("pytail"))]}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_version_is_that_of_the_distribution(command: list[str]):
+def test_the_version_is_that_of_the_distribution(command: list[str]):
     out = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert out.stdout == f"pytail {__version__}\n"
     assert metadata.version("pytail") == __version__
 
 
-def test_help_names_each_option_its_variable_and_its_default():
-    out = run("--help").stdout
+def test_help_names_each_option_with_its_variable_and_default():
+    out = call_main("--help").stdout
     for name, default in {
         "bind": "127.0.0.1:3141",
         "upstream-base-url": "https://",
@@ -72,73 +57,7 @@ def test_help_names_each_option_its_variable_and_its_default():
         assert default in out
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("bind", "nonsense"),
-        ("bind", "127.0.0.1"),
-        ("bind", "127.0.0.1:65536"),
-        ("bind", "[::1]"),
-        ("bind", "unix:"),
-        ("upstream-base-url", "ftp://index.example.org"),
-        ("upstream-base-url", "index.example.org"),
-        ("upstream-base-url", "https://index.example.org/?q"),
-        ("project-cache-ttl-secs", "soon"),
-        ("project-cache-ttl-secs", "-1"),
-        ("project-cache-ttl-secs", "nan"),
-        ("request-timeout-secs", "0"),
-        ("max-connections", "0"),
-        ("max-page-bytes", "0"),
-        ("max-page-bytes", "64XB"),
-    ],
-)
-def test_bad_value_is_one_line_and_exit_code_2(tmp_path: Path, option: str, value: str):
-    variable = f"PYTAIL_{option.upper().replace('-', '_')}"
-    for name, out in (
-        (f"--{option}", run(f"--{option}", value)),
-        (variable, run(**{variable: value})),
-    ):
-        assert (out.returncode, out.stdout) == (2, "")
-        (line,) = out.stderr.splitlines()
-        assert line.startswith(f"pytail: {name} ")
-        assert value in line
-
-
-def test_unknown_option_is_one_line_and_exit_code_2():
-    out = run("--no-such-option")
-    assert out.returncode == 2
-    assert len(out.stderr.splitlines()) == 1
-
-
-def test_credentials_in_a_bad_value_are_not_shown():
-    out = run("--upstream-base-url", "ftp://user:secret@index.example.org")
-    assert out.returncode == 2
-    assert "secret" not in out.stderr
-
-
-def test_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        out = run("--bind", f"127.0.0.1:{port}", "--cache-dir", str(tmp_path / "cache"))
-    assert out.returncode == 2
-    (line,) = out.stderr.splitlines()
-    assert f"127.0.0.1:{port}" in line
-    assert "in use" in line
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("cache_dir", ["/dev/null/cache", "/proc/cache", "{tmp}/file"])
-def test_cache_directory_that_cannot_be_written_is_one_line_and_exit_code_2(
-    tmp_path: Path, cache_dir: str
-):
-    (tmp_path / "file").write_text("not a directory")
-    out = run("--bind", "127.0.0.1:0", "--cache-dir", cache_dir.format(tmp=tmp_path))
-    assert out.returncode == 2
-    (line,) = out.stderr.splitlines()
-    assert cache_dir.format(tmp=tmp_path) in line
-
-
-def test_start_says_where_it_listens_what_it_caches_and_how_to_use_it(
+def test_the_first_lines_name_the_address_the_upstream_and_the_use(
     tmp_path: Path, index: FakeIndex
 ):
     url = index.url.replace("//", "//user:secret@")
@@ -158,12 +77,12 @@ def test_start_says_where_it_listens_what_it_caches_and_how_to_use_it(
         assert "secret" not in running.output()
 
 
-def test_unix_socket_is_served_and_removed(tmp_path: Path, index: FakeIndex):
+def test_a_unix_socket_is_served_and_removed_at_the_end(tmp_path: Path, index: FakeIndex):
     path = tmp_path / "pytail.sock"
     abandoned = socket.socket(socket.AF_UNIX)
     abandoned.bind(str(path))
     abandoned.close()
-    command = [*COMMANDS["module"], "--bind", f"unix:{path}", "--upstream-base-url", index.url]
+    command = [*PYTAIL, "--bind", f"unix:{path}", "--upstream-base-url", index.url]
     process = subprocess.Popen(
         [*command, "--cache-dir", str(tmp_path / "cache")],
         env=clean_environ(),
@@ -177,7 +96,7 @@ def test_unix_socket_is_served_and_removed(tmp_path: Path, index: FakeIndex):
             client.connect(str(path))
             client.sendall(b"GET /simple/ HTTP/1.0\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
-        # Whoever may enter the directory may ask.
+        # The permissions of its directory say which users may connect.
         assert path.stat().st_mode & 0o777 == 0o666
         process.terminate()
         assert process.wait(10) == 0
@@ -185,7 +104,7 @@ def test_unix_socket_is_served_and_removed(tmp_path: Path, index: FakeIndex):
 
 
 @pytest.mark.parametrize("name", ["{tmp}/notify", "@pytail-{tmp}"])
-def test_a_service_manager_is_told_when_it_serves_and_when_it_stops(
+def test_the_service_manager_is_notified_of_start_and_stop(
     tmp_path: Path, index: FakeIndex, name: str
 ):
     address = name.format(tmp=tmp_path)
@@ -193,7 +112,7 @@ def test_a_service_manager_is_told_when_it_serves_and_when_it_stops(
         manager.bind(address.replace("@", "\0"))
         manager.settimeout(20)
         port = free_port()
-        command = [*COMMANDS["module"], "--bind", f"127.0.0.1:{port}"]
+        command = [*PYTAIL, "--bind", f"127.0.0.1:{port}"]
         environ = {"PYTAIL_CACHE_DIR": str(tmp_path / "cache"), "NOTIFY_SOCKET": address}
         with program(command, tmp_path / "log", f"http://127.0.0.1:{port}", **environ) as running:
             assert manager.recv(100) == b"READY=1"
@@ -201,18 +120,18 @@ def test_a_service_manager_is_told_when_it_serves_and_when_it_stops(
         assert manager.recv(100) == b"STOPPING=1"
 
 
-def test_ipv6_address_is_served(tmp_path: Path, index: FakeIndex):
+def test_an_ipv6_address_is_served(tmp_path: Path, index: FakeIndex):
     with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         port = free_port()
-        command = [*COMMANDS["module"], "--bind", f"[::1]:{port}", "--upstream-base-url", index.url]
+        command = [*PYTAIL, "--bind", f"[::1]:{port}", "--upstream-base-url", index.url]
         with program(command, tmp_path / "log", f"http://[::1]:{port}") as running:
             assert running.client.get("/simple/").status == 200
             assert f"http://[::1]:{port}/simple/" in running.output()
         return
-    pytest.skip("no IPv6 loopback here")
+    pytest.skip("this machine has no IPv6 loopback")
 
 
-def test_sigterm_lets_the_response_under_way_end_and_exits_0(tmp_path: Path, index: FakeIndex):
+def test_sigterm_lets_a_response_end_and_exits_with_0(tmp_path: Path, index: FakeIndex):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
     with embedded(tmp_path / "cache", index.url, tmp_path / "log") as running:
@@ -222,8 +141,7 @@ def test_sigterm_lets_the_response_under_way_end_and_exits_0(tmp_path: Path, ind
         busy = running.client.open("GET", file_path(entry))
         response = busy.getresponse()
         running.process.send_signal(signal.SIGTERM)
-        while is_listening(running.client):
-            time.sleep(0.01)
+        until(lambda: not is_listening(running.client))
         assert running.process.poll() is None
         assert response.read() == dist.data
         busy.close()
@@ -231,7 +149,7 @@ def test_sigterm_lets_the_response_under_way_end_and_exits_0(tmp_path: Path, ind
         idle.close()
 
 
-def test_responses_that_do_not_end_get_so_much_grace(tmp_path: Path, index: FakeIndex):
+def test_responses_get_grace_secs_to_end(tmp_path: Path, index: FakeIndex):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
     log = tmp_path / "log"
@@ -247,46 +165,48 @@ def test_responses_that_do_not_end_get_so_much_grace(tmp_path: Path, index: Fake
         busy.close()
 
 
-def test_address_is_free_again_at_once(tmp_path: Path, index: FakeIndex):
+def test_the_address_can_be_bound_again_at_once(tmp_path: Path, index: FakeIndex):
     port = free_port()
-    command = [*COMMANDS["module"], "--bind", f"127.0.0.1:{port}", "--upstream-base-url", index.url]
+    command = [*PYTAIL, "--bind", f"127.0.0.1:{port}", "--upstream-base-url", index.url]
     for _ in range(2):
         with program(command, tmp_path / "log", f"http://127.0.0.1:{port}") as running:
             assert running.client.get("/simple/").status == 200
 
 
-def test_second_signal_stops_at_once(tmp_path: Path, index: FakeIndex):
+def test_a_second_signal_stops_at_once(tmp_path: Path, index: FakeIndex):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
     with embedded(tmp_path / "cache", index.url, tmp_path / "log") as running:
         (entry,) = running.client.json("demo")["files"]
         busy = running.client.open("GET", file_path(entry))
         busy.getresponse()
-        for _ in range(2):
-            running.process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: not is_listening(running.client))
+        running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(3) != 0
         busy.close()
 
 
-def test_connections_beyond_the_bound_keep_nobody_waiting(tmp_path: Path, index: FakeIndex):
+def test_idle_connections_beyond_max_connections_are_closed_for_new_ones(
+    tmp_path: Path, index: FakeIndex
+):
     options = ("--max-connections", "10")
     with (
         embedded(tmp_path / "cache", index.url, tmp_path / "log", *options) as running,
         contextlib.ExitStack() as clients,
     ):
-        held = [
+        idle = [
             clients.enter_context(socket.create_connection(address(running.client)))
             for _ in range(30)
         ]
         started = time.monotonic()
         assert running.client.get("/simple/").status == 200
         assert time.monotonic() - started < 1
-        held[0].settimeout(5)
-        assert held[0].recv(1) == b""
+        idle[0].settimeout(5)
+        assert idle[0].recv(1) == b""
 
 
-def test_verbose_logs_each_decision(tmp_path: Path, index: FakeIndex):
+def test_verbose_logs_the_outcome_of_each_page(tmp_path: Path, index: FakeIndex):
     index.add(wheel("demo"))
     with embedded(tmp_path / "cache", index.url, tmp_path / "log", "--verbose") as running:
         for _ in range(2):
@@ -304,7 +224,9 @@ def address(client: Client) -> tuple[str, int]:
     return host, int(port)
 
 
-def test_gunicorn_serves_the_same_application(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
+def test_the_application_serves_under_gunicorn(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
+):
     dist = wheel("demo")
     index.add(dist)
     with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log) as running:
@@ -314,7 +236,7 @@ def test_gunicorn_serves_the_same_application(tmp_path: Path, index: FakeIndex, 
         assert answer.status == 404
 
 
-def test_gunicorn_closes_the_connection_of_a_cut_transfer(
+def test_gunicorn_closes_the_connection_of_an_interrupted_download(
     tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
     dist = wheel("demo", payload=os.urandom(300_000))
@@ -328,7 +250,7 @@ def test_gunicorn_closes_the_connection_of_a_cut_transfer(
 
 
 @pytest.mark.parametrize("workers", ["sync", "gthread"])
-def test_worker_that_does_not_patch_is_refused_with_a_clear_error(tmp_path: Path, workers: str):
+def test_a_worker_without_monkey_patching_is_refused(tmp_path: Path, workers: str):
     command = [sys.executable, "-m", "gunicorn", "-k", workers, "--no-control-socket"]
     out = subprocess.run(
         [*command, "-b", f"127.0.0.1:{free_port()}", "pytail.wsgi"],
@@ -344,7 +266,7 @@ def test_worker_that_does_not_patch_is_refused_with_a_clear_error(tmp_path: Path
     assert not (tmp_path / "cache").exists()
 
 
-def test_bad_variable_under_gunicorn_is_a_clear_error(tmp_path: Path):
+def test_a_bad_variable_under_gunicorn_is_refused(tmp_path: Path):
     command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "--no-control-socket"]
     out = subprocess.run(
         [*command, "-b", f"127.0.0.1:{free_port()}", "pytail.wsgi"],
@@ -360,9 +282,7 @@ def test_bad_variable_under_gunicorn_is_a_clear_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize("start", [embedded, under_gunicorn])
-def test_access_lines_for_machines_come_from_either_server(
-    tmp_path: Path, index: FakeIndex, start: Any
-):
+def test_both_servers_write_access_lines_as_json(tmp_path: Path, index: FakeIndex, start: Any):
     index.add(wheel("demo"))
     log = tmp_path / "log"
     environ = {"PYTAIL_LOG_FORMAT": "json"} if start is under_gunicorn else {}
@@ -376,54 +296,47 @@ def test_access_lines_for_machines_come_from_either_server(
     assert "secret" not in log.read_text()
 
 
-def test_workers_share_what_they_know_and_hold(
-    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
-):
+def test_workers_share_pages_and_files(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     dist = wheel("demo")
     index.add(dist)
     options = ("--workers", "2")
     with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *options) as running:
         path = file_path(running.client.json("demo")["files"][0])
-        # A connection each, so that both workers have their share.
+        # A connection for each request, so that both workers answer some.
         for _ in range(20):
             assert running.client.get("/simple/demo/", Accept=JSON).status == 200
             assert running.client.get(path).data == dist.data
     assert (index.page_count("demo"), index.count(dist.path)) == (1, 1)
 
 
-def requests_counted(client: Client) -> int:
+def request_count(client: Client) -> int:
     text = client.get("/+metrics").data.decode()
     return int(sum(float(line.split()[-1]) for line in text.splitlines()
                    if line.startswith("pytail_requests_total{")))  # fmt: skip
 
 
-def test_each_worker_tells_the_metrics_of_all_also_of_those_killed(
+def test_each_worker_gives_the_metrics_of_all_also_of_killed_ones(
     tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
     index.add(wheel("demo"))
     with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, "--workers", "2") as running:
         shared = tmp_path / "cache" / "+metrics"
-        wait_for(lambda: len(list(shared.glob("*/*.lock"))) == 2)
-        locks, before = sorted(shared.glob("*/*.lock")), requests_counted(running.client)
-        # A connection each, so that both workers have their share of requests and of questions.
+        until(lambda: len(list(shared.glob("*/*.lock"))) == 2, seconds=15)
+        locks, before = sorted(shared.glob("*/*.lock")), request_count(running.client)
+        # A connection for each request, so that both workers answer some.
         for _ in range(30):
             assert running.client.get("/simple/demo/").status == 200
-        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+        assert {request_count(running.client) for _ in range(10)} == {before + 30}
         status = running.client.get("/+status").json()
         assert sum(status["requests"].values()) == before + 30
         os.kill(int(locks[0].stem), signal.SIGKILL)
-        wait_for(lambda: not locks[0].exists())
-        assert {requests_counted(running.client) for _ in range(10)} == {before + 30}
+        until(lambda: not locks[0].exists(), seconds=15)
+        assert {request_count(running.client) for _ in range(10)} == {before + 30}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_configuration_for_gunicorn_starts_it(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
+def test_gunicorn_starts_with_the_configuration_in_conf(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
+):
     port, conf = free_port(), Path(__file__).parents[2] / "conf" / "gunicorn.conf.py"
     environ = {
         "PYTAIL_CONFIG": str(tmp_path / "pytail.toml"),

@@ -1,7 +1,7 @@
-"""Who has read the beginning of the README has a pytail, and sees that it keeps what it gave.
+"""The first section of the README starts a pytail that installs a project and caches its files.
 
-The commands run as they stand there, in a checkout; other are the port, which may be taken, the
-upstream, and the name of what is installed.
+The test runs the commands of the README in a checkout. It replaces the port, which may be in use, the
+upstream and the name of the project.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def answers(client: Client) -> bool:
 
 @contextlib.contextmanager
 def shell(command: str, checkout: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """`command` typed into a terminal, and stopped from there in the end."""
+    """Run `command` as in a terminal, and stop its process group at the end of the block."""
     process = subprocess.Popen(
         ["sh", "-c", command],
         cwd=checkout,
@@ -57,7 +57,7 @@ def shell(command: str, checkout: Path, **environ: str) -> Iterator[subprocess.P
 
 
 @pytest.mark.clients
-def test_the_first_steps_lead_to_an_install_and_the_second_one_comes_from_the_cache(
+def test_the_first_steps_install_a_project_and_the_second_install_is_a_hit(
     tmp_path: Path, checkout: Path, index: FakeIndex
 ):
     index.add(wheel("demo", payload=bytes(range(256)) * 100))
@@ -71,11 +71,11 @@ def test_the_first_steps_lead_to_an_install_and_the_second_one_comes_from_the_ca
             until(lambda: answers(client), 300)
             for tool, install in enumerate(installs):
                 machine = Machine(tmp_path / f"machine-{number}-{tool}")
-                words = [*install.split(), "--no-cache-dir", "--target", str(machine.site)]
-                machine.run(sys.executable, "-m", *words)
+                arguments = [*install.split(), "--no-cache-dir", "--target", str(machine.site)]
+                machine.run(sys.executable, "-m", *arguments)
                 assert machine.installed() == {"demo": "1.0"}
             with shell(STATUS, checkout, **ours) as status:
-                told = status.communicate()[0]
+                printed = status.communicate()[0]
             assert server.poll() is None
-        assert re.search(r"^hits +[1-9]\d*\.\d% of [1-9]", told, re.MULTILINE), told
+        assert re.search(r"^hits +[1-9]\d*\.\d% of [1-9]", printed, re.MULTILINE), printed
     assert index.page_count("demo") == 1

@@ -205,7 +205,7 @@ def test_the_circuit_breaker_opens_for_a_host_that_keeps_failing(
     count = len(demo.seen)
     answer = pytail.get("/simple/new/")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
-    assert "left alone" in answer.json()["detail"]
+    assert "circuit breaker is open" in answer.json()["detail"]
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
     assert len(demo.seen) == count
 

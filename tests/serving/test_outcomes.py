@@ -212,7 +212,7 @@ def test_each_decision_on_a_page_is_one_line(
     # The breaker is open: the lines repeat, so they are for debugging only.
     level, outcome, reason = ask()
     assert (level, outcome) == ("DEBUG", "STALE")
-    assert "left alone" in reason
+    assert "circuit breaker is open" in reason
 
 
 def test_a_missing_project_is_one_line(pytail: Client, index: FakeIndex, log: Log):

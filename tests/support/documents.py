@@ -1,4 +1,4 @@
-"""The documents as they are written: their blocks, headings, links and tables."""
+"""Read the documents: their blocks, headings, links and tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-#: Languages whose blocks are run, and those whose blocks name a file that is used.
+#: Languages of blocks that are run, and of blocks that are the text of a file.
 COMMANDS, FILES = {"sh"}, {"toml", "ini", "yaml", "dockerfile"}
 
-#: Documents whose commands a test of their own runs.
+#: Documents whose commands other tests run.
 ELSEWHERE = {"docs/deploy.md", "docs/migrating.md"}
-#: By the note of a fence why its block is not run.
+#: Notes of blocks that are not run, with the reason.
 NOT_RUN = {"container": "needs a container engine", "ci": "is what runs this test"}
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -24,15 +24,15 @@ _CODE = re.compile(r"`[^`\n]*`")
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences."""
+    """The text between two fences."""
 
     line: int
-    #: Empty for what is only to be read: answers, drawings.
+    #: Empty for output and drawings.
     language: str
-    #: What the fence says beyond its language, which nobody sees who reads the page.
+    #: The words of the fence after its language, which a rendered page does not show.
     note: str
     text: str
-    #: The ``##`` heading that it stands under.
+    #: The ``##`` heading above it.
     section: str
 
 
@@ -49,7 +49,7 @@ class Document:
 
     @cached_property
     def prose(self) -> str:
-        """Everything outside of blocks."""
+        """The text outside of blocks."""
         return re.sub(r"^```.*?^```$", "", self.text, flags=re.MULTILINE | re.DOTALL)
 
     @property
@@ -58,9 +58,8 @@ class Document:
 
     @property
     def anchors(self) -> set[str]:
-        """What can stand behind the ``#`` of a link, as GitHub has it."""
-        plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in self.headings)
-        return {heading.replace(" ", "-") for heading in plain}
+        """The anchors of the headings, as GitHub makes them."""
+        return set(map(_anchor, self.headings))
 
     @property
     def links(self) -> list[str]:
@@ -68,11 +67,14 @@ class Document:
 
     @property
     def spans(self) -> list[str]:
-        """What stands in the prose as code."""
+        """The code spans of the prose, without backticks."""
         return [span.strip("`") for span in _CODE.findall(self.prose)]
 
     def rows(self, heading: str) -> list[list[str]]:
-        """The cells of the tables below `heading`, without the tables' heads, up to the next one."""
+        """Return the cells of the tables below `heading`, up to the next heading.
+
+        The heads of the tables are left out.
+        """
         section = re.split(rf"^#+ {re.escape(heading)}$", self.text, flags=re.MULTILINE)[1]
         lines = re.split(r"^#", section, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
         cells = [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines if line.startswith("|")]
@@ -81,6 +83,12 @@ class Document:
         return [
             [cell.strip() for cell in row] for number, row in enumerate(cells) if number not in head
         ]
+
+    def section(self, anchor: str) -> str:
+        """Return the text between the heading of `anchor` and the next; "" for no such heading."""
+        parts = re.split(r"^#+ (.+)$", self.prose, flags=re.MULTILINE)
+        texts = dict(zip(map(_anchor, parts[1::2]), parts[2::2], strict=True))
+        return texts.get(anchor, "")
 
     def _blocks(self) -> Iterator[Block]:
         section, begun = "", None
@@ -98,7 +106,11 @@ class Document:
         assert begun is None, f"{self.name}:{begun[0]} is never closed"
 
 
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def documents() -> list[Document]:
-    """Those for people who run or use pytail."""
+    """Return README and docs: the documents for people who run or use pytail."""
     names = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
     return [Document(name) for name in names]

@@ -1,4 +1,4 @@
-"""A host that failed a few times in a row is left alone for a while."""
+"""A host that fails three times in a row gets no requests for an interval."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def breakers(clock: Clock) -> CircuitBreakers:
     return CircuitBreakers(clock)
 
 
-def refusal(breakers: CircuitBreakers) -> CircuitOpen:
-    """What a request meets that is not let through."""
+def circuit_error(breakers: CircuitBreakers) -> CircuitOpen:
+    """The error of a request while the circuit breaker is open."""
     with pytest.raises(CircuitOpen) as refused:
         succeed(breakers)
     return refused.value
@@ -41,20 +41,20 @@ def succeed(breakers: CircuitBreakers) -> None:
         pass
 
 
-def test_a_few_failures_do_not_open_it(breakers: CircuitBreakers):
+def test_two_failures_do_not_open_it(breakers: CircuitBreakers):
     fail(breakers, FAILURES - 1)
     assert not breakers.is_open(HOST)
     succeed(breakers)
 
 
-def test_failures_in_a_row_open_it(breakers: CircuitBreakers):
+def test_three_failures_in_a_row_open_it(breakers: CircuitBreakers):
     fail(breakers, FAILURES)
     assert breakers.is_open(HOST)
-    refused = refusal(breakers)
+    refused = circuit_error(breakers)
     assert (refused.failures, refused.seconds) == (FAILURES, INTERVAL)
 
 
-def test_a_success_between_failures_counts_anew(breakers: CircuitBreakers):
+def test_a_success_resets_the_count_of_failures(breakers: CircuitBreakers):
     for _ in range(3):
         fail(breakers, FAILURES - 1)
         succeed(breakers)
@@ -68,23 +68,21 @@ def test_an_exception_is_a_failure(breakers: CircuitBreakers):
     assert breakers.is_open(HOST)
 
 
-def test_an_exception_that_is_no_failure_is_a_success(breakers: CircuitBreakers):
+def test_an_exception_after_a_success_is_not_a_failure(breakers: CircuitBreakers):
     fail(breakers, FAILURES - 1)
 
-    def answer_rightly_and_raise() -> None:
+    def succeed_and_raise() -> None:
         with breakers.attempt(HOST) as attempt:
             attempt.is_failure = False
             raise KeyError
 
     with pytest.raises(KeyError):
-        answer_rightly_and_raise()
+        succeed_and_raise()
     fail(breakers)
     assert not breakers.is_open(HOST)
 
 
-def test_after_the_interval_one_probe_at_a_time_goes_through(
-    breakers: CircuitBreakers, clock: Clock
-):
+def test_half_open_it_lets_one_probe_at_a_time_through(breakers: CircuitBreakers, clock: Clock):
     fail(breakers, FAILURES)
     clock.now += INTERVAL
     with breakers.attempt(HOST):
@@ -104,24 +102,24 @@ def test_a_probe_that_fails_opens_it_again(breakers: CircuitBreakers, clock: Clo
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(1, INTERVAL), (30, 30), (10**9, LONGEST)])
-def test_a_host_may_ask_to_be_left_alone_within_bounds(
+def test_retry_after_opens_it_for_10_to_120_seconds(
     breakers: CircuitBreakers, asked: float, seconds: float
 ):
     fail(breakers, 1, after=asked)
-    assert refusal(breakers).seconds == seconds
+    assert circuit_error(breakers).seconds == seconds
 
 
-def test_hosts_do_not_share_a_breaker(breakers: CircuitBreakers):
+def test_hosts_do_not_share_a_circuit_breaker(breakers: CircuitBreakers):
     fail(breakers, FAILURES, host="other")
     assert not breakers.is_open(HOST)
 
 
-def test_no_number_of_hosts_fills_the_memory(breakers: CircuitBreakers):
+def test_at_most_1000_hosts_have_a_state(breakers: CircuitBreakers):
     for number in range(5000):
         fail(breakers, host=number)
     assert len(breakers._states) <= 1000
 
 
-def test_a_host_without_failures_is_not_remembered(breakers: CircuitBreakers):
+def test_a_host_without_failures_has_no_state(breakers: CircuitBreakers):
     succeed(breakers)
     assert breakers._states == {}

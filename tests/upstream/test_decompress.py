@@ -1,4 +1,4 @@
-"""Content codings of a page that comes in, undone."""
+"""gzip bodies are decoded within a limit."""
 
 import gzip
 import os
@@ -14,23 +14,23 @@ DATA = b"a page" * 1000 + os.urandom(100_000)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA, bytes(MOST)], ids=len)
-def test_what_was_packed_comes_back(data):
+def test_a_compressed_body_is_decoded(data):
     assert gunzip(gzip.compress(data), MOST) == data
 
 
-def test_several_members_are_one_body():
+def test_the_members_of_a_body_are_joined():
     packed = b"".join(gzip.compress(DATA[start : start + 9999]) for start in range(0, 99_000, 9999))
     assert gunzip(packed, MOST) == DATA[:99_990]
 
 
 @pytest.mark.parametrize("behind", [b"\0", bytes(1000), b"\x1f", b"garbage"])
 @pytest.mark.parametrize("data", [b"", DATA], ids=len)
-def test_what_follows_the_end_is_ignored(data, behind):
+def test_bytes_after_the_last_member_are_ignored(data, behind):
     assert gunzip(gzip.compress(data) + behind, MOST) == data
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 50_000])
-def test_what_ends_too_early_is_no_page(cut):
+def test_an_incomplete_body_is_unreadable(cut):
     with pytest.raises(PageUnreadable, match="too early"):
         gunzip(gzip.compress(DATA)[:-cut], MOST)
     with pytest.raises(PageUnreadable, match="too early"):
@@ -47,13 +47,13 @@ def test_what_ends_too_early_is_no_page(cut):
     ],
     ids=["text", "data", "trailer", "second member"],
 )
-def test_what_is_damaged_is_no_page(damaged):
+def test_a_damaged_body_is_unreadable(damaged):
     with pytest.raises(PageUnreadable, match="decode"):
         gunzip(damaged, MOST)
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_more_than_is_allowed_takes_no_memory(members):
+def test_a_body_beyond_the_limit_takes_no_memory(members):
     bomb = gzip.compress(bytes(400_000)) * (members - 1) + gzip.compress(bytes(100 * MOST), 1)
     tracemalloc.start()
     try:
@@ -64,7 +64,7 @@ def test_more_than_is_allowed_takes_no_memory(members):
     assert gunzip(gzip.compress(bytes(MOST + 1)), MOST) is None
 
 
-def test_of_members_there_may_be_so_many():
+def test_a_body_has_100_members_at_most():
     assert gunzip(gzip.compress(b"x") * 100, MOST) == b"x" * 100
     with pytest.raises(PageUnreadable, match="over 100 members"):
         gunzip(gzip.compress(b"") * 100_000, MOST)

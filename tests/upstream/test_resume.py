@@ -1,72 +1,97 @@
-"""Pieces are read ahead of whoever works on them, by one, and nothing is lost by it."""
+"""A file is read on over a second connection where the first one breaks."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import hashlib
 
-import gevent
 import pytest
-from gevent.event import Event
 
-from pytail.errors import UpstreamUnreachable
-from pytail.upstream.resume import read_ahead
-from tests.support.watching import until
+from pytail.cache.cache import Upstream
+from pytail.errors import UpstreamRefused, UpstreamUnreachable
+from pytail.model import File
+from pytail.upstream import resume
+from pytail.upstream.resume import ResumingSource
+from tests.faults.test_transfers import Breaking
+from tests.support.fakeindex import FakeIndex, reply
 
-
-class WheelRanges:
-    """A source of `pieces`, the last of which may be what reading it raises."""
-
-    size = etag = None
-
-    def __init__(self, *pieces: bytes | BaseException) -> None:
-        self._pieces = list(pieces)
-        self.read_so_far = 0
-
-    def read(self) -> bytes:
-        piece = self._pieces.pop(0) if self._pieces else b""
-        if isinstance(piece, BaseException):
-            raise piece
-        self.read_so_far += 1
-        return piece
-
-    def close(self) -> None:
-        """Nothing to drop."""
+DATA = bytes(range(256)) * 400
+HASHES = {"sha256": hashlib.sha256(DATA).hexdigest()}
 
 
-def test_the_pieces_are_those_of_the_source():
-    assert b"".join(itertools.chain(*read_ahead(WheelRanges(b"a", b"bc", b"d")))) == b"abcd"
-    assert list(read_ahead(WheelRanges())) == []
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "PAUSES", (0.001, 0.001))
 
 
-def test_the_next_piece_is_read_while_one_is_worked_on():
-    source = WheelRanges(*[b"a"] * 9)
-    with contextlib.closing(read_ahead(source)) as pieces:
-        worked_on = len(next(pieces))
-        # One waits, and another one to be let in.
-        until(lambda: source.read_so_far == worked_on + 2)
-        gevent.sleep(0.01)
-        assert source.read_so_far == worked_on + 2
+def file_of(index: FakeIndex, hashes: dict[str, str] = HASHES, name: str = "demo-1.0.zip") -> File:
+    return File(filename=name, url=f"{index.url}/file", directory="d", hashes=hashes)
 
 
-def test_trouble_comes_after_the_pieces_before_it():
-    pieces = read_ahead(WheelRanges(b"a", UpstreamUnreachable("http://index.example.org", "broke")))
-    assert next(pieces) == [b"a"]
-    with pytest.raises(UpstreamUnreachable):
-        next(pieces)
+def read(source: ResumingSource) -> bytes:
+    """The bytes of `source`, which is closed."""
+    try:
+        return b"".join(iter(source.read, b""))
+    finally:
+        source.close()
 
 
-def test_who_has_enough_waits_for_nothing_more():
-    is_reading, never = Event(), Event()
+def test_the_rest_is_requested_from_the_last_byte_on(
+    index: FakeIndex, upstream: Upstream, caplog: pytest.LogCaptureFixture
+):
+    answer = index.answers["/file"] = Breaking(DATA, lengths=(1000, 2000))
+    assert read(ResumingSource.open(upstream.files, file_of(index))) == DATA
+    assert answer.asked == [None, "bytes=1000-", "bytes=2000-"]
+    assert "requesting the rest from byte 1000 on" in caplog.text
 
-    class Slow(WheelRanges):
-        def read(self) -> bytes:
-            if self.read_so_far:
-                is_reading.set()
-                never.wait()
-            return super().read()
 
-    pieces = read_ahead(Slow(b"a"))
-    assert next(pieces) == [b"a"]
-    assert is_reading.wait(5)
-    pieces.close()
+def test_bytes_that_come_again_are_skipped(index: FakeIndex, upstream: Upstream):
+    index.answers["/file"] = Breaking(DATA, lengths=(1000, 50_000), ranges=False)
+    assert read(ResumingSource.open(upstream.files, file_of(index))) == DATA
+
+
+def test_a_range_is_continued_within_its_bounds(index: FakeIndex, upstream: Upstream):
+    answer = index.answers["/file"] = Breaking(DATA, lengths=(1040,))
+    source = ResumingSource.open_range(upstream.files, file_of(index), 1000, 1100, len(DATA))
+    assert read(source) == DATA[1000:1100]
+    assert answer.asked == ["bytes=1000-1099", "bytes=1040-1099"]
+
+
+@pytest.mark.parametrize("etag", ['"one"', None])
+def test_a_file_without_digest_is_continued_only_with_the_same_etag(
+    index: FakeIndex, upstream: Upstream, etag: str | None
+):
+    index.answers["/file"] = Breaking(DATA, lengths=(1000,), etag=etag)
+    source = ResumingSource.open(upstream.files, file_of(index, {}))
+    if etag is not None:
+        assert read(source) == DATA
+    else:
+        with pytest.raises(UpstreamUnreachable):
+            read(source)
+
+
+def test_no_further_request_follows_an_error_that_will_not_pass(
+    index: FakeIndex, upstream: Upstream
+):
+    index.answers["/file"] = Breaking(DATA, lengths=(1000,))
+    source = ResumingSource.open(upstream.files, file_of(index))
+    assert source.read()
+    index.answers["/file"] = reply(b"", None, "404 Not Found")
+    with pytest.raises(UpstreamUnreachable, match="1000"):
+        read(source)
+    assert index.count("/file") == 2
+
+
+def test_the_first_request_is_not_repeated(index: FakeIndex, upstream: Upstream):
+    index.answers["/file"] = reply(b"", None, "500 Oops")
+    with pytest.raises(UpstreamRefused):
+        ResumingSource.open(upstream.files, file_of(index))
+    assert index.count("/file") == 1
+
+
+def test_core_metadata_takes_a_slot_of_pages(index: FakeIndex, upstream: Upstream):
+    index.answers["/file"] = reply(b"Name: demo", None)
+    file = file_of(index, {}, "demo-1.0-py3-none-any.whl.metadata")
+    source = ResumingSource.open(upstream.files, file)
+    slots = {kind: limiter.in_progress for kind, limiter in upstream.client.limiters.items()}
+    assert slots == {"page": 1, "file": 0, "part": 0}
+    source.close()

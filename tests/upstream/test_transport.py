@@ -1,4 +1,4 @@
-"""How another host is reached: through which proxy, trusting whom, and who we say we are."""
+"""Connections use the right certificates, proxies and credentials."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ from gevent.server import StreamServer
 
 from pytail.config.settings import Settings
 from pytail.errors import SettingError, UpstreamGarbled, UpstreamUnreachable
-from pytail.upstream.client import Upstream
 from pytail.upstream.transport import Transport
 from pytail.web.app import create_app
 from tests.support.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
 from tests.support.running import free_port
-
-PAGE = "/simple/demo/"
+from tests.support.upstreams import PAGE, fetched, following
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def ca(authority: trustme.CA, tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def secure(authority: trustme.CA, answers: dict[str, Any], *, asks: bool = False) -> Iterator[str]:
-    """A TLS server of `answers` by path, which `asks` for a client certificate; its URL."""
+    """The URL of a TLS server of `answers` by path; with `asks`, it wants a client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     if asks:
@@ -61,7 +59,7 @@ def secure(authority: trustme.CA, answers: dict[str, Any], *, asks: bool = False
     server = WSGIServer(
         ("127.0.0.1", 0), application, log=None, error_log=None, ssl_context=context
     )
-    # A client that does not trust us is no fault of the server's to tell of.
+    # gevent would print the failed handshake of a client that does not trust the server.
     server.wrap_socket_and_handle = _quietly(server.wrap_socket_and_handle)
     server.start()
     yield f"https://127.0.0.1:{server.server_port}"
@@ -76,20 +74,12 @@ def _quietly(handle: Any) -> Any:
     return handling
 
 
-@contextlib.contextmanager
-def following(url: str, **options: Any) -> Iterator[Upstream]:
-    options.setdefault("environ", {"HOME": "/nonexistent"})
-    upstream = Upstream(url, 5, **options)
-    yield upstream
-    upstream.close()
-
-
 def page() -> dict[str, Any]:
     return {PAGE: reply(b'{"files": []}', JSON)}
 
 
 class Proxy:
-    """A forward proxy for both schemes; `seen` has the heads of what went through."""
+    """A forward proxy for both schemes; `seen` has the first request of each connection."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -134,24 +124,24 @@ def test_an_unknown_authority_is_not_trusted(authority: trustme.CA):
         following(url) as upstream,
         pytest.raises(UpstreamUnreachable, match=r"(?i)certificate"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
 
 
 def test_an_authority_named_by_the_setting_is_trusted(authority: trustme.CA, ca: Path):
     for where in (ca, ca.parent):
         with secure(authority, page()) as url, following(url, ca=where) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
 
 
 def test_an_authority_named_by_ssl_cert_file_is_trusted(authority: trustme.CA, ca: Path):
     environ = {"SSL_CERT_FILE": str(ca), "HOME": "/nonexistent"}
     with secure(authority, page()) as url, following(url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 @pytest.mark.parametrize("name", ["ca", "client_cert"])
 @pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
-def test_a_file_that_cannot_be_used_is_told_at_start(
+def test_an_unusable_certificate_file_is_a_setting_error(
     tmp_path: Path, name: str, content: bytes | None
 ):
     path = tmp_path / "file.pem"
@@ -161,22 +151,23 @@ def test_a_file_that_cannot_be_used_is_told_at_start(
         Transport("https://index.example.org", 5, {}, **{name: path})
 
 
-def test_a_client_certificate_is_shown_to_upstream(authority: trustme.CA, ca: Path, tmp_path: Path):
+def test_the_client_certificate_is_sent_to_upstream_only(
+    authority: trustme.CA, ca: Path, tmp_path: Path
+):
     client = tmp_path / "client.pem"
     authority.issue_cert("pytail@index.example.org").private_key_and_cert_chain_pem.write_to_path(
         str(client)
     )
     with secure(authority, page(), asks=True) as url:
         with following(url, ca=ca, client_cert=client) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
         with following(url, ca=ca) as upstream, pytest.raises(UpstreamUnreachable):
-            upstream.page("demo")
-        # And to nobody else.
+            fetched(upstream)
         with (
             following("https://127.0.0.1:1", ca=ca, client_cert=client) as upstream,
             pytest.raises(UpstreamUnreachable),
         ):
-            upstream.file(f"{url}{PAGE}")
+            upstream.files.open(f"{url}{PAGE}")
 
 
 # Redirects
@@ -189,7 +180,7 @@ def test_a_redirect_never_leads_down_from_https(authority: trustme.CA, ca: Path,
         following(url, ca=ca) as upstream,
         pytest.raises(UpstreamGarbled, match="redirects to 'http:"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
     assert index.seen == []  # item 140
 
 
@@ -197,19 +188,19 @@ def test_a_redirect_between_https_hosts_is_followed(authority: trustme.CA, ca: P
     with secure(authority, page()) as target:
         to = {PAGE: reply(b"", None, "302 Found", Location=f"{target}{PAGE}")}
         with secure(authority, to) as url, following(url, ca=ca) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
 
 
 # Proxies
 
 
-def test_plain_http_goes_through_its_proxy_with_the_proxys_credentials(index: FakeIndex):
+def test_http_uses_its_proxy_and_the_credentials_of_the_proxy(index: FakeIndex):
     index.add(wheel("demo"))
     proxy = Proxy()
     with proxy as address:
         environ = {"http_proxy": f"http://user:secret@{address}", "HOME": "/nonexistent"}
         with following(index.url, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     (head,) = proxy.seen
     assert head.startswith(f"GET {index.url}{PAGE} HTTP/1.1")
     pair = base64.b64encode(b"user:secret").decode()
@@ -218,83 +209,85 @@ def test_plain_http_goes_through_its_proxy_with_the_proxys_credentials(index: Fa
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
-def test_https_goes_through_a_tunnel(authority: trustme.CA, ca: Path, variable: str):
+def test_https_uses_a_tunnel(authority: trustme.CA, ca: Path, variable: str):
     proxy = Proxy()
     with secure(authority, page()) as url, proxy as address:
         environ = {variable: address, "HOME": "/nonexistent"}
         with following(url, ca=ca, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     assert proxy.seen[0].startswith("CONNECT 127.0.0.1:")
 
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1", "*", "index.example.org, 127.0.0.1"])
-def test_no_proxy_is_heeded(index: FakeIndex, hosts: str):
+def test_no_proxy_names_hosts_without_proxy(index: FakeIndex, hosts: str):
     index.add(wheel("demo"))
     environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": hosts, "HOME": "/nonexistent"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
-def test_a_proxy_that_is_down_is_told_without_its_password(index: FakeIndex):
+def test_an_error_of_a_proxy_does_not_show_its_password(index: FakeIndex):
     environ = {"http_proxy": f"http://user:secret@127.0.0.1:{free_port()}"}
     with (
         following(index.url, environ=environ) as upstream,
-        pytest.raises(UpstreamUnreachable) as told,
+        pytest.raises(UpstreamUnreachable) as caught,
     ):
-        upstream.page("demo")
-    assert "secret" not in str(told.value)
+        fetched(upstream)
+    assert "secret" not in str(caught.value)
 
 
-def test_a_proxy_that_is_no_url_is_told_at_start():
-    with pytest.raises(SettingError, match="HTTP_PROXY") as told:
+def test_an_unsupported_proxy_url_is_a_setting_error():
+    with pytest.raises(SettingError, match="HTTP_PROXY") as caught:
         Transport("http://index.example.org", 5, {"HTTP_PROXY": "ftp://u:secret@x"})
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
 # Credentials
 
 
-def test_netrc_gives_credentials_to_the_upstream_origin_only(tmp_path: Path, index: FakeIndex):
+def test_credentials_of_netrc_are_sent_to_the_upstream_origin_only(
+    tmp_path: Path, index: FakeIndex
+):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
     with FakeIndex() as other, following(index.url, environ={"NETRC": str(netrc)}) as upstream:
         index.answers[PAGE] = reply(b"", None, "302 Found", Location=f"{other.url}{PAGE}")
         other.answers[PAGE] = reply(b'{"files": []}', JSON)
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
         sent = f"Basic {base64.b64encode(b'user:secret').decode()}"
         assert index.seen[0].headers["AUTHORIZATION"] == sent  # item 141
         assert "AUTHORIZATION" not in other.seen[0].headers
 
 
-def test_credentials_of_the_url_go_before_netrc(tmp_path: Path, index: FakeIndex):
+def test_credentials_of_the_url_are_preferred_to_netrc(tmp_path: Path, index: FakeIndex):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     index.add(wheel("demo"))
     url = index.url.replace("//", "//me:mine@")
     with following(url, environ={"NETRC": str(netrc)}) as upstream:
-        upstream.page("demo")
+        fetched(upstream)
     sent = f"Basic {base64.b64encode(b'me:mine').decode()}"
     assert index.seen[0].headers["AUTHORIZATION"] == sent
 
 
-def test_a_broken_netrc_is_ignored_with_a_word(
+def test_a_broken_netrc_is_ignored_with_a_warning(
     tmp_path: Path, index: FakeIndex, caplog: pytest.LogCaptureFixture
 ):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 password secret nonsense\n")
     index.add(wheel("demo"))
     with following(index.url, environ={"NETRC": str(netrc)}) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
     assert str(netrc) in caplog.text
     assert "secret" not in caplog.text
 
 
-# What a mistake would leak or miss
+# Messages, and rarer cases
 
 
 @pytest.mark.parametrize("line", ["secret", "machine 127.0.0.1 login user secret pass"])
-def test_a_password_in_a_broken_netrc_is_not_told(
+def test_a_password_in_a_broken_netrc_is_not_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
 ):
     (tmp_path / "netrc").write_text(f"{line}\n")
@@ -303,7 +296,9 @@ def test_a_password_in_a_broken_netrc_is_not_told(
     assert "secret" not in caplog.text
 
 
-def test_a_netrc_is_missed_only_where_it_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_only_a_netrc_named_by_the_variable_must_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     Transport("http://127.0.0.1", 5, {"HOME": str(tmp_path)}).close()
     assert caplog.records == []
     Transport("http://127.0.0.1", 5, {"NETRC": str(tmp_path / "missing")}).close()
@@ -314,7 +309,7 @@ def test_the_proxy_in_use_is_logged_without_its_credentials(caplog: pytest.LogCa
     caplog.set_level("INFO")
     environ = {"HTTPS_PROXY": "http://user:secret@proxy.example.org:3128", "HOME": "/nonexistent"}
     Transport("https://index.example.org", 5, environ).close()
-    assert "https goes through the proxy http://proxy.example.org:3128" in caplog.text
+    assert "using the proxy http://proxy.example.org:3128 of HTTPS_PROXY for https" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -326,27 +321,27 @@ def test_the_proxy_in_use_is_logged_without_its_credentials(caplog: pytest.LogCa
         "http://user:1#secret@proxy.example.org", "user:secret@proxy.example.org:x",
     ],
 )  # fmt: skip
-def test_a_refused_proxy_is_told_without_its_password(value: str):
-    with pytest.raises(SettingError) as told:
+def test_an_unusable_proxy_url_is_shown_without_its_password(value: str):
+    with pytest.raises(SettingError) as caught:
         Transport("https://index.example.org", 5, {"https_proxy": value})
-    assert "secret" not in f"{told.value!s}{told.value!r}"
+    assert "secret" not in f"{caught.value!s}{caught.value!r}"
 
 
-def test_lower_case_goes_before_upper_case(index: FakeIndex):
+def test_lower_case_variables_are_preferred(index: FakeIndex):
     index.add(wheel("demo"))
     proxy = Proxy()
     with proxy as address:
         environ = {"HTTP_PROXY": f"127.0.0.1:{free_port()}", "http_proxy": address, "HOME": "/x"}
         with following(index.url, environ=environ) as upstream:
-            assert upstream.page("demo") is not None
+            assert fetched(upstream).page.name == "demo"
     assert len(proxy.seen) == 1
 
 
-def test_a_proxy_that_nothing_goes_through_may_be_any(index: FakeIndex):
+def test_an_unused_proxy_url_is_not_checked(index: FakeIndex):
     index.add(wheel("demo"))
     environ = {"ALL_PROXY": "socks5://proxy.example.org:1080", "NO_PROXY": "*", "HOME": "/x"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 def test_no_proxy_may_name_a_port(index: FakeIndex):
@@ -354,7 +349,7 @@ def test_no_proxy_may_name_a_port(index: FakeIndex):
     where = index.url.removeprefix("http://")
     environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": where, "HOME": "/x"}
     with following(index.url, environ=environ) as upstream:
-        assert upstream.page("demo") is not None
+        assert fetched(upstream).page.name == "demo"
 
 
 def test_no_proxy_may_name_an_ipv6_address():
@@ -365,13 +360,13 @@ def test_no_proxy_may_name_an_ipv6_address():
             following(f"http://[::1]:{free_port()}", environ=environ) as upstream,
             pytest.raises(UpstreamUnreachable),
         ):
-            upstream.page("demo")
+            fetched(upstream)
     assert proxy.seen == []
 
 
-def test_a_connection_that_the_proxy_closed_meanwhile_is_replaced_in_silence():
+def test_a_connection_that_the_proxy_closed_is_replaced_without_an_error():
     def script(connection: Any) -> None:
-        # One answer a connection; the next request on it gets none.
+        # One response for each connection; the next request on it gets none.
         connection.request()
         connection.send("HTTP/1.1 200 OK", "Content-Length: 4", body=b"data")
         connection.request()
@@ -380,12 +375,12 @@ def test_a_connection_that_the_proxy_closed_meanwhile_is_replaced_in_silence():
         environ = {"http_proxy": proxy.url, "HOME": "/x"}
         with following("http://index.example.org", environ=environ) as upstream:
             for _ in range(3):
-                transfer = upstream.file("http://index.example.org/file")
-                assert (transfer.read(), transfer.read()) == (b"data", b"")
+                file = upstream.files.open("http://index.example.org/file")
+                assert (file.read(), file.read()) == (b"data", b"")
         assert proxy.connections == 3
 
 
-def test_a_proxy_that_refuses_a_tunnel_is_asked_once():
+def test_a_refused_tunnel_is_requested_once():
     def script(connection: Any) -> None:
         connection.request()
         connection.send("HTTP/1.1 407 Proxy Authentication Required", "Content-Length: 0")
@@ -394,15 +389,15 @@ def test_a_proxy_that_refuses_a_tunnel_is_asked_once():
         environ = {"https_proxy": proxy.url.replace("//", "//user:secret@"), "HOME": "/x"}
         with (
             following("https://index.example.org", environ=environ) as upstream,
-            pytest.raises(UpstreamUnreachable, match="407") as told,
+            pytest.raises(UpstreamUnreachable, match="407") as caught,
         ):
-            upstream.page("demo")
+            fetched(upstream)
         assert proxy.connections == 1
-    assert "secret" not in f"{told.value!s}{told.value!r}"
+    assert "secret" not in f"{caught.value!s}{caught.value!r}"
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])
-def test_a_proxy_reached_by_tls_is_verified_and_shown_no_certificate(
+def test_a_tls_proxy_is_verified_and_gets_no_client_certificate(
     authority: trustme.CA, ca: Path, tmp_path: Path, is_trusted: bool
 ):
     shown = []
@@ -429,10 +424,10 @@ def test_a_proxy_reached_by_tls_is_verified_and_shown_no_certificate(
     with (
         following(
             "https://index.example.org", environ=environ, client_cert=client, **options
-        ) as it,
+        ) as upstream,
         pytest.raises(UpstreamUnreachable),
     ):
-        it.page("demo")
+        fetched(upstream)
     server.stop(timeout=0)
     assert set(map(bool, shown)) == ({False} if is_trusted else set())
 
@@ -443,12 +438,10 @@ def test_a_certificate_for_another_host_is_refused(authority: trustme.CA, ca: Pa
         following(url.replace("127.0.0.1", "localhost"), ca=ca) as upstream,
         pytest.raises(UpstreamUnreachable, match=r"(?i)mismatch|not valid for"),
     ):
-        upstream.page("demo")
+        fetched(upstream)
 
 
-def test_a_key_with_a_passphrase_is_told_at_start_and_nobody_is_asked_for_it(
-    authority: trustme.CA, tmp_path: Path
-):
+def test_a_key_with_a_passphrase_is_a_setting_error(authority: trustme.CA, tmp_path: Path):
     issued = authority.issue_cert("pytail@index.example.org")
     key = load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
@@ -459,7 +452,7 @@ def test_a_key_with_a_passphrase_is_told_at_start_and_nobody_is_asked_for_it(
         Transport("https://index.example.org", 5, {}, client_cert=path)
 
 
-def test_a_refused_authority_leaves_no_catalog_behind(tmp_path: Path):
+def test_an_unusable_authority_leaves_no_cache_directory(tmp_path: Path):
     settings = Settings(cache_dir=tmp_path / "cache", upstream_ca=tmp_path / "missing.pem")
     with pytest.raises(SettingError):
         create_app(settings)

@@ -1,15 +1,15 @@
-"""Lock files: what they list of this index, and what is left out."""
+"""Lock files: the packages of this index, and the packages that are skipped."""
 
 from __future__ import annotations
 
 import pytest
 
-from pytail.warm.lockfiles import Indexes, Locks, locks
+from pytail.warm.lockfiles import IndexUrls, Lockfile, read_lockfile
 from pytail.warm.selection import LockedFile
 from pytail.warm.targets import Target
 
 LINUX = Target.of("3.12", "manylinux_2_28_x86_64")
-OURS = Indexes.of(["https://user:secret@index.example.org"])
+OURS = IndexUrls.of(["https://user:secret@index.example.org"])
 A, B = "a" * 64, "b" * 64
 
 PYLOCK = f"""
@@ -128,12 +128,12 @@ content-hash = "x"
 
 
 @pytest.fixture(params=[PYLOCK, UV, POETRY], ids=["pylock", "uv", "poetry"])
-def found(request) -> Locks:
-    return locks(request.param, OURS)
+def lockfile(request: pytest.FixtureRequest) -> Lockfile:
+    return read_lockfile(request.param, OURS)
 
 
-def test_a_lock_wants_the_files_that_it_lists(found: Locks):
-    (demo,) = found.locked
+def test_a_lock_file_lists_packages_with_their_files(lockfile: Lockfile):
+    (demo,) = lockfile.packages
     assert demo.project == "demo"
     assert demo.files == (
         LockedFile("demo-1.0+x-py3-none-any.whl", {"sha256": A}),
@@ -141,41 +141,40 @@ def test_a_lock_wants_the_files_that_it_lists(found: Locks):
     )
 
 
-def test_markers_of_any_group_and_extra_count(found: Locks):
-    assert found.locked[0].is_for([LINUX])
+def test_a_marker_matches_with_any_extra_and_group(lockfile: Lockfile):
+    assert lockfile.packages[0].is_for([LINUX])
 
 
-def test_what_comes_from_elsewhere_is_left_out_and_told(found: Locks):
-    what = [package.partition(" ")[0] for package, _ in found.skipped]
-    assert what == ["elsewhere", "checkout", "archive", "local"]
-    assert "--index https://***@other.example.org/simple" in found.skipped[0][1]
-    assert "secret" not in str(found.skipped)
+def test_packages_of_other_sources_are_skipped_with_the_reason(lockfile: Lockfile):
+    projects = [package.partition(" ")[0] for package, _ in lockfile.skipped]
+    assert projects == ["elsewhere", "checkout", "archive", "local"]
+    assert "--index https://***@other.example.org/simple" in lockfile.skipped[0][1]
+    assert "secret" not in str(lockfile.skipped)
 
 
-def test_a_marker_that_holds_nowhere_leaves_it_out():
+def test_a_package_whose_marker_never_matches_is_for_no_target():
     for text in (
         PYLOCK.replace("'fast' in extras", "os_name == 'nt'"),
         UV.replace("'linux'", "'darwin'"),
         POETRY.replace("extra == ", "os_name == "),
     ):
-        (demo,) = locks(text, OURS).locked
+        (demo,) = read_lockfile(text, OURS).packages
         assert not demo.is_for([LINUX])
 
 
-def test_the_names_that_uv_makes_of_conflicts_are_no_hindrance():
-    (demo,) = locks(
-        UV.replace("sys_platform == 'linux'", "extra == 'extra-4-mine-cpu'"), OURS
-    ).locked
+def test_extras_that_uv_invents_for_conflicts_are_ignored():
+    text = UV.replace("sys_platform == 'linux'", "extra == 'extra-4-mine-cpu'")
+    (demo,) = read_lockfile(text, OURS).packages
     assert demo.is_for([LINUX])
 
 
-def test_poetry_without_a_source_is_this_index_and_older_ones_list_files_at_the_end():
+def test_an_old_poetry_lock_lists_files_at_the_end_and_its_packages_come_from_this_index():
     text = (
         '[[package]]\nname = "demo"\nversion = "1.0"\n'
         '[metadata]\ncontent-hash = "x"\n[metadata.files]\n'
         f'demo = [{{file = "demo-1.0.tar.gz", hash = "md5:{"a" * 32}"}}]\n'
     )
-    (demo,) = locks(text, OURS).locked
+    (demo,) = read_lockfile(text, OURS).packages
     assert demo.files == (LockedFile("demo-1.0.tar.gz", {"md5": "a" * 32}),)
 
 
@@ -190,13 +189,13 @@ def test_poetry_without_a_source_is_this_index_and_older_ones_list_files_at_the_
         ("wheels", False),
     ],
 )
-def test_an_index_is_known_by_host_and_path(url: str, is_ours: bool):
-    assert OURS.has(url) is is_ours
+def test_an_index_is_recognized_by_host_and_path(url: str, is_ours: bool):
+    assert OURS.include(url) is is_ours
 
 
-def test_pytail_is_known_by_where_it_has_files():
+def test_pytail_is_recognized_by_the_urls_of_its_files():
     url = "https://pytail.example.org/x/root/pypi/+f/abc/0123456789abc/demo-1.0.tar.gz"
-    assert OURS.has("https://pytail.example.org/x/simple", [url])
+    assert OURS.include("https://pytail.example.org/x/simple", [url])
 
 
 @pytest.mark.parametrize(
@@ -204,17 +203,17 @@ def test_pytail_is_known_by_where_it_has_files():
     [
         ("{}", "cannot be read as TOML"),
         (f"a = {'[' * 9999}", "cannot be read as TOML"),
-        ("[project]\nname = 'demo'\nversion = '1'\n", "is no lock file that pytail knows"),
+        ("[project]\nname = 'demo'\nversion = '1'\n", "is not a lock file that pytail can read"),
         ("[tool.poetry]\n", "give a requirements.txt, pylock.toml, uv.lock or poetry.lock"),
-        ("metadata = 1\n", "is no lock file"),
-        ("lock-version = '1.0'\ncreated-by = 'x'\npackages = [1]\n", "cannot be understood"),
-        ("lock-version = '9.0'\ncreated-by = 'x'\npackages = []\n", "cannot be understood"),
-        ("version = 1\n[[package]]\nname = 'demo'\n", "cannot be understood"),
-        ("version = 2\npackage = []\n", "is no lock file that pytail knows"),
-        (UV.replace("sys_platform", "sys-platform"), "cannot be understood"),
-        (POETRY.replace("file = ", "fil = "), "cannot be understood"),
+        ("metadata = 1\n", "is not a lock file"),
+        ("lock-version = '1.0'\ncreated-by = 'x'\npackages = [1]\n", "is not a valid lock file"),
+        ("lock-version = '9.0'\ncreated-by = 'x'\npackages = []\n", "is not a valid lock file"),
+        ("version = 1\n[[package]]\nname = 'demo'\n", "is not a valid lock file"),
+        ("version = 2\npackage = []\n", "is not a lock file that pytail can read"),
+        (UV.replace("sys_platform", "sys-platform"), "is not a valid lock file"),
+        (POETRY.replace("file = ", "fil = "), "is not a valid lock file"),
     ],
 )
-def test_what_cannot_be_understood_is_refused_with_the_reason(text: str, reason: str):
+def test_an_invalid_lock_file_is_refused_with_the_reason(text: str, reason: str):
     with pytest.raises(ValueError, match=reason):
-        locks(text, OURS)
+        read_lockfile(text, OURS)

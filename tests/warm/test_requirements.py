@@ -1,4 +1,4 @@
-"""``requirements.txt``, as pip reads it."""
+"""Requirements files, read as pip reads them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 import pytest
 
 from pytail.model import File, ProjectPage
-from pytail.warm.requirements import Requirements
+from pytail.warm.requirements import RequirementsFile
 from pytail.warm.targets import Target
 
 LINUX = Target.of("3.12", "manylinux_2_28_x86_64")
 
 
-def read(tmp_path: Path, text: str, **more: str) -> Requirements:
-    """What a file of that `text` wants, beside which others lie."""
+def read(tmp_path: Path, text: str, **more: str) -> RequirementsFile:
+    """Read a file with that `text`, in a directory with more files."""
     for name, content in {"reqs": text, **more}.items():
         (tmp_path / f"{name}.txt").write_text(content)
-    found = Requirements()
-    found.add(tmp_path / "reqs.txt")
+    found = RequirementsFile()
+    found.read(tmp_path / "reqs.txt")
     return found
 
 
-def wanted(found: Requirements) -> list[str]:
-    return [str(each) for each in found.required()]
+def required(found: RequirementsFile) -> list[str]:
+    return [str(project) for project in found.projects()]
 
 
-def versions(found: Requirements) -> list[str]:
-    """Of a demo that has three, those that are wanted."""
+def versions(found: RequirementsFile) -> list[str]:
+    """Return the selected ones of three versions of demo."""
     files = tuple(
         File(
             filename=f"demo-{version}.tar.gz",
@@ -37,52 +37,52 @@ def versions(found: Requirements) -> list[str]:
         )
         for version, digest in (("1.0", "a"), ("2.0", "b"), ("3.0a1", "c"))
     )
-    (each,) = found.required()
-    choice = each.choose(ProjectPage(name="demo", files=files), [LINUX])
-    return [file.filename.removeprefix("demo-").removesuffix(".tar.gz") for file in choice.files.values()]  # fmt: skip
+    (project,) = found.projects()
+    selection = project.select(ProjectPage(name="demo", files=files), [LINUX])
+    return [file.filename.removeprefix("demo-").removesuffix(".tar.gz") for file in selection.files.values()]  # fmt: skip
 
 
-def test_comments_continuations_and_a_mark_at_the_start(tmp_path: Path):
+def test_comments_continuations_and_a_byte_order_mark_are_removed(tmp_path: Path):
     text = "\ufeff# a comment \\\ndemo >= 1, \\\n  < 3  # why\n\n  other[x,y]==1.0;python_version>'3'\n"
-    assert wanted(read(tmp_path, text)) == [
+    assert required(read(tmp_path, text)) == [
         "demo >= 1,   < 3",
         "other[x,y]==1.0;python_version>'3'",
     ]
 
 
-def test_files_that_are_included_count_once_and_may_include_each_other(tmp_path: Path):
+def test_included_files_count_once_and_may_include_each_other(tmp_path: Path):
     found = read(
         tmp_path, "-r a.txt\n--requirement=b.txt\n", a="demo\n-rb.txt\n", b="other\n-r a.txt\n"
     )
-    assert sorted(wanted(found)) == ["demo", "other"]
+    assert sorted(required(found)) == ["demo", "other"]
 
 
-def test_lines_about_one_project_hold_together(tmp_path: Path):
+def test_all_lines_about_one_project_count(tmp_path: Path):
     assert versions(read(tmp_path, "demo>=1\nDemo<2\n")) == ["1.0"]
 
 
-def test_a_constraint_limits_and_wants_nothing(tmp_path: Path):
+def test_a_constraint_limits_versions_and_requires_nothing(tmp_path: Path):
     assert versions(read(tmp_path, "demo\n-c c.txt\n", c="demo<2\nother==1\n")) == ["1.0"]
 
 
-def test_a_line_for_another_machine_does_not_limit(tmp_path: Path):
+def test_a_line_for_another_target_does_not_limit_versions(tmp_path: Path):
     assert versions(read(tmp_path, "demo\ndemo<2; os_name == 'nt'\n")) == ["2.0"]
 
 
-def test_hashes_choose_the_files(tmp_path: Path):
+def test_hashes_select_the_files(tmp_path: Path):
     hashes = f"--hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'0' * 64}"
     assert versions(read(tmp_path, f"demo \\\n    {hashes}\n")) == ["1.0"]
     assert versions(read(tmp_path, f"demo==2.0 {hashes}\n")) == []
 
 
-def test_versions_before_a_release_where_the_file_asks_for_them(tmp_path: Path):
+def test_the_option_pre_allows_prereleases(tmp_path: Path):
     assert versions(read(tmp_path, "--pre\ndemo\n")) == ["3.0a1"]
 
 
-def test_options_that_say_where_to_look_are_passed_over(tmp_path: Path):
+def test_options_that_name_indexes_are_ignored(tmp_path: Path):
     text = "--index-url https://index.example.org/simple\n-f links --no-binary :all:\ndemo\n"
     found = read(tmp_path, f"{text}--require-hashes\n--trusted-host index.example.org\n")
-    assert (wanted(found), found.skipped) == (["demo"], [])
+    assert (required(found), found.skipped) == (["demo"], [])
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_options_that_say_where_to_look_are_passed_over(tmp_path: Path):
         "-r https://user:secret@example.org/reqs.txt",
     ],
 )
-def test_what_is_from_no_index_is_left_out_and_told(tmp_path: Path, line: str):
+def test_a_line_without_an_index_is_skipped_with_the_reason(tmp_path: Path, line: str):
     found = read(tmp_path, f"{line}\nother\n")
-    assert wanted(found) == ["other"]
+    assert required(found) == ["other"]
     assert len(found.skipped) == 1
     assert "secret" not in str(found.skipped)
 
@@ -112,15 +112,15 @@ def test_what_is_from_no_index_is_left_out_and_told(tmp_path: Path, line: str):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("de mo", "'de mo' is no requirement such as"),
-        ("demo >= x y", "is no requirement such as"),
-        ("demo; nonsense == '1'", "is no requirement such as"),
+        ("de mo", "'de mo' is not a requirement such as"),
+        ("demo >= x y", "is not a requirement such as"),
+        ("demo; nonsense == '1'", "is not a requirement such as"),
         ("-r", "expected one argument"),
         ("demo --hash 'x", "No closing quotation"),
         ("-r nowhere.txt", "nowhere.txt cannot be read: No such file"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, line: str, reason: str):
+def test_an_invalid_line_is_refused_with_file_and_number(tmp_path: Path, line: str, reason: str):
     for text in (f"\n\n{line}\n", "-r more.txt\n"):
         with pytest.raises(ValueError, match="txt:") as caught:
             read(tmp_path, text, more=f"\n\n{line}\n")

@@ -1,4 +1,4 @@
-"""Which wheels a machine takes that is not at hand, and which markers hold on it."""
+"""The wheels that another machine supports, and the markers that match on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from packaging.tags import parse_tag, sys_tags
 from pytail.warm.targets import Target
 
 
-def takes(target: Target, tag: str) -> bool:
-    return target.takes(parse_tag(tag))
+def supports(target: Target, tag: str) -> bool:
+    return target.supports(parse_tag(tag))
 
 
 @pytest.mark.parametrize(
-    ("platform", "taken", "refused"),
+    ("platform", "supported", "unsupported"),
     [
         (
             "manylinux_2_28_x86_64",
@@ -31,41 +31,41 @@ def takes(target: Target, tag: str) -> bool:
         ("win_amd64", ["win_amd64"], ["win32", "win_arm64"]),
     ],
 )  # fmt: skip
-def test_a_platform_stands_for_the_older_ones_that_it_takes(
-    platform: str, taken: list[str], refused: list[str]
+def test_a_platform_supports_wheels_for_older_ones(
+    platform: str, supported: list[str], unsupported: list[str]
 ):
     target = Target.of("3.12", platform)
-    assert [tag for tag in taken if not takes(target, f"cp312-cp312-{tag}")] == []
-    assert [tag for tag in refused if takes(target, f"cp312-cp312-{tag}")] == []
-    assert takes(target, "py3-none-any")
+    assert [tag for tag in supported if not supports(target, f"cp312-cp312-{tag}")] == []
+    assert [tag for tag in unsupported if supports(target, f"cp312-cp312-{tag}")] == []
+    assert supports(target, "py3-none-any")
 
 
 @pytest.mark.parametrize(
-    ("python", "taken", "refused"),
+    ("python", "supported", "unsupported"),
     [
         ("3.12", ["cp312-cp312", "cp39-abi3", "cp312-none", "py3-none", "py312-none", "py2.py3-none"], ["cp313-cp313", "cp311-cp311", "cp313-abi3", "py313-none", "py2-none"]),
         ("3.12.4", ["cp312-cp312"], ["cp311-cp311"]),
         ("3.14t", ["cp314-cp314t", "py3-none"], ["cp314-cp314", "cp39-abi3"]),
     ],
 )  # fmt: skip
-def test_a_python_takes_its_own_and_the_stable_abi(
-    python: str, taken: list[str], refused: list[str]
+def test_a_python_supports_its_own_and_the_stable_abi(
+    python: str, supported: list[str], unsupported: list[str]
 ):
     target = Target.of(python, "win_amd64")
-    assert [tag for tag in taken if not takes(target, f"{tag}-win_amd64")] == []
-    assert [tag for tag in refused if takes(target, f"{tag}-win_amd64")] == []
+    assert [tag for tag in supported if not supports(target, f"{tag}-win_amd64")] == []
+    assert [tag for tag in unsupported if supports(target, f"{tag}-win_amd64")] == []
 
 
-def test_without_either_it_is_this_machine():
+def test_without_python_and_platform_the_target_is_this_machine():
     assert Target.of().tags == set(sys_tags())
-    assert Target.of().is_meant(
+    assert Target.of().matches(
         Marker(f"python_version == '{sys.version_info[0]}.{sys.version_info[1]}'")
     )
 
 
-def test_with_a_python_only_the_platform_is_that_of_this_machine():
+def test_without_a_platform_it_is_that_of_this_machine():
     newest = next(iter(sys_tags())).platform
-    assert takes(Target.of("3.10"), f"cp310-cp310-{newest}")
+    assert supports(Target.of("3.10"), f"cp310-cp310-{newest}")
 
 
 @pytest.mark.parametrize(
@@ -78,32 +78,32 @@ def test_with_a_python_only_the_platform_is_that_of_this_machine():
         ("win32", "python_full_version > '3.10.0' and implementation_version < '3.11'"),
     ],
 )  # fmt: skip
-def test_markers_are_judged_for_the_machine(platform: str, marker: str):
-    assert Target.of("3.10", platform).is_meant(Marker(marker))
-    assert not Target.of("3.12", "musllinux_1_2_i686").is_meant(Marker(marker))
+def test_markers_are_evaluated_for_the_target(platform: str, marker: str):
+    assert Target.of("3.10", platform).matches(Marker(marker))
+    assert not Target.of("3.12", "musllinux_1_2_i686").matches(Marker(marker))
 
 
-def test_extras_and_groups_are_all_meant():
+def test_a_marker_matches_with_any_of_the_given_groups():
     target, groups = Target.of("3.12", "win32"), frozenset({"fast", "dev"})
-    assert target.is_meant(Marker("extra == 'fast'"), groups)
-    assert target.is_meant(Marker("'dev' in dependency_groups and 'fast' in extras"), groups)
-    assert not target.is_meant(Marker("extra == 'fast' and os_name == 'posix'"), groups)
-    assert not target.is_meant(Marker("extra == 'fast'"))
+    assert target.matches(Marker("extra == 'fast'"), groups)
+    assert target.matches(Marker("'dev' in dependency_groups and 'fast' in extras"), groups)
+    assert not target.matches(Marker("extra == 'fast' and os_name == 'posix'"), groups)
+    assert not target.matches(Marker("extra == 'fast'"))
 
 
-def test_without_a_patch_number_the_newest_is_meant():
-    assert Target.of("3.9", "win32").has_python(">=3.7,!=3.9.0,!=3.9.1")
-    assert not Target.of("3.9.1", "win32").has_python(">=3.7,!=3.9.0,!=3.9.1")
-    assert not Target.of("3.9", "win32").has_python(">=3.10")
+def test_without_a_patch_number_the_newest_patch_counts():
+    assert Target.of("3.9", "win32").satisfies(">=3.7,!=3.9.0,!=3.9.1")
+    assert not Target.of("3.9.1", "win32").satisfies(">=3.7,!=3.9.0,!=3.9.1")
+    assert not Target.of("3.9", "win32").satisfies(">=3.10")
 
 
 @pytest.mark.parametrize("specifier", [None, "", "~=nonsense"])
-def test_what_cannot_be_read_is_no_hindrance(specifier: str | None):
-    assert Target.of("3.9", "win32").has_python(specifier)
+def test_an_invalid_specifier_is_satisfied(specifier: str | None):
+    assert Target.of("3.9", "win32").satisfies(specifier)
 
 
 @pytest.mark.parametrize("python", ["", "3", "2.7", "3.x", "three", "3.12.1.2", "cp312", "3.999"])
-def test_other_pythons_are_refused_with_the_remedy(python: str):
+def test_an_invalid_python_is_refused_with_the_remedy(python: str):
     with pytest.raises(ValueError, match=r"such as 3\.12"):
         Target.of(python, None)
 
@@ -111,6 +111,6 @@ def test_other_pythons_are_refused_with_the_remedy(python: str):
 @pytest.mark.parametrize(
     "platform", ["", "any", "manylinux", "linux", "macosx_14_arm64", "win64", "manylinux_2_28_X86"]
 )
-def test_other_platforms_are_refused_with_the_remedy(platform: str):
+def test_an_invalid_platform_is_refused_with_the_remedy(platform: str):
     with pytest.raises(ValueError, match="manylinux_2_28_x86_64"):
         Target.of(None, platform)

@@ -1,4 +1,4 @@
-"""What is wanted is looked for where it may be, and no more often than that."""
+"""The warmer revalidates, waits for upstream and runs fetches concurrently, within bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pytail.cache.cache import Cache
 from pytail.config.settings import Settings
 from pytail.upstream import circuit_breaker
-from pytail.warm.requirements import required
+from pytail.warm.requirements import parse_requirement
 from pytail.warm.targets import Target
 from pytail.warm.warmer import Warmer
 from tests.support.fakeindex import FakeIndex, Gated, reply, wheel
@@ -25,130 +25,136 @@ HERE = [Target.of()]
 
 
 @pytest.fixture
-def parts(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Cache]:
+def cache(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Cache]:
     settings = Settings(cache_dir=tmp_path / "cache", upstream_base_url=index.url)
-    with contextlib.closing(Cache.of(settings, clock, patience=0.1)) as made:
-        yield made
+    with contextlib.closing(Cache.of(settings, clock, patience=0.1)) as cache:
+        yield cache
 
 
 @pytest.fixture
-def warming(parts: Cache) -> Warmer:
-    return Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=2)
+def warmer(cache: Cache) -> Warmer:
+    return new_warmer(cache, jobs=2)
 
 
-def chosen(warming: Warmer, text: str) -> list[str]:
-    choice = warming.choose("demo", [required(text)], HERE)
-    return [file.filename for file in choice.files.values()]
+def new_warmer(cache: Cache, jobs: int) -> Warmer:
+    return Warmer(cache.index, cache.downloads, cache.store, cache.bounds, jobs)
 
 
-def test_what_a_young_copy_does_not_list_is_looked_for_anew(
-    warming: Warmer, index: FakeIndex, clock: Clock
+def selected(warmer: Warmer, text: str) -> list[str]:
+    selection = warmer.select("demo", [parse_requirement(text)], HERE)
+    return [file.filename for file in selection.files.values()]
+
+
+def test_a_fresh_page_that_lacks_the_version_is_revalidated(
+    warmer: Warmer, index: FakeIndex, clock: Clock
 ):
     index.add(old := wheel("demo", "1.0"))
-    assert chosen(warming, "demo") == [old.filename]
+    assert selected(warmer, "demo") == [old.filename]
     index.add(new := wheel("demo", "2.0"))
     clock.now += 60
-    assert chosen(warming, "demo") == [old.filename]
+    assert selected(warmer, "demo") == [old.filename]
     assert index.page_count("demo") == 1
-    assert chosen(warming, "demo>=2") == [new.filename]
+    assert selected(warmer, "demo>=2") == [new.filename]
     assert index.page_count("demo") == 2
 
 
-def test_what_upstream_has_not_is_not_looked_for_again_and_again(warming: Warmer, index: FakeIndex):
+def test_a_missing_version_is_not_asked_for_again_at_once(warmer: Warmer, index: FakeIndex):
     index.add(wheel("demo"))
-    assert chosen(warming, "demo>=2") == []
-    assert chosen(warming, "demo>=2") == []
+    assert selected(warmer, "demo>=2") == []
+    assert selected(warmer, "demo>=2") == []
     assert index.page_count("demo") == 1
 
 
-def test_an_upstream_that_does_not_answer_is_told(warming: Warmer, index: FakeIndex):
+def test_an_upstream_that_does_not_answer_makes_the_project_missing(
+    warmer: Warmer, index: FakeIndex
+):
     gated = index.answers["/simple/demo/"] = Gated(b"")
-    choice = warming.choose("demo", [required("demo")], HERE)
-    ((what, reason),) = choice.missing
-    assert (what, "no answer within 0.1 seconds" in reason) == ("demo", True)
+    selection = warmer.select("demo", [parse_requirement("demo")], HERE)
+    ((project, reason),) = selection.missing
+    assert (project, "no answer within 0.1 seconds" in reason) == ("demo", True)
     gated.open()
 
 
 class Busy:
-    """An upstream that refuses `times` pages before it gives any."""
+    """An upstream that answers the first `times` requests with status 503."""
 
     def __init__(self, index: FakeIndex, times: int, **headers: str) -> None:
-        self._index, self._left = index, times
+        self._index, self._refusals = index, times
         self._refusal = reply(b"", "text/plain", "503 Service Unavailable", **headers)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        self._left -= 1
-        answer = self._refusal if self._left >= 0 else self._index._answer
+        self._refusals -= 1
+        answer = self._refusal if self._refusals >= 0 else self._index._answer
         return answer(environ, start_response)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that fails is left alone for a second only, as it is told in whole ones."""
+    """An open circuit breaker half-opens after 0.1 seconds; errors round that up to one."""
     monkeypatch.setattr(circuit_breaker, "INTERVAL", 0.1)
 
 
 @pytest.fixture
-def answered(warming: Warmer, index: FakeIndex) -> None:
-    """Upstream has answered before."""
+def answered(warmer: Warmer, index: FakeIndex) -> None:
+    """Upstream has answered a request."""
     index.add(wheel("demo"), *(wheel(f"p{number}") for number in range(6)))
-    assert chosen(warming, "demo")
+    assert selected(warmer, "demo")
 
 
-def outcomes(warming: Warmer) -> list[bool]:
-    """Whether each of six projects was had."""
-    wanted = [f"p{number}" for number in range(6)]
-    found = warming.each(wanted, lambda name: warming.choose(name, [required(name)], HERE))
-    return [not choice.missing for _, choice in found]
+def outcomes(warmer: Warmer) -> list[bool]:
+    """Select six projects; return for each whether nothing was missing."""
+    projects = [f"p{number}" for number in range(6)]
+    found = warmer.each(projects, lambda name: warmer.select(name, [parse_requirement(name)], HERE))
+    return [not selection.missing for _, selection in found]
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_an_upstream_that_is_left_alone_for_a_while_is_waited_for(parts: Cache, index: FakeIndex):
-    one = Warmer(parts.index, parts.downloads, parts.store, parts.bounds, jobs=1)
-    assert one.choose("demo", [required("demo")], HERE).missing == []
+def test_an_open_circuit_breaker_is_waited_for(cache: Cache, index: FakeIndex):
+    one = new_warmer(cache, jobs=1)
+    assert one.select("demo", [parse_requirement("demo")], HERE).missing == []
     index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
     assert outcomes(one) == [False, False, False, True, True, True]
-    assert parts.upstream.is_circuit_open is False
+    assert cache.upstream.client.is_circuit_open(cache.upstream.pages.url) is False
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_an_upstream_that_asks_to_come_back_is_asked_again(warming: Warmer, index: FakeIndex):
+def test_a_refusal_with_retry_after_is_tried_again(warmer: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 2, Retry_After="1")
-    assert all(outcomes(warming))
+    assert all(outcomes(warmer))
 
 
 @pytest.mark.usefixtures("quick", "answered")
-def test_what_is_refused_time_and_again_is_told(warming: Warmer, index: FakeIndex):
+def test_a_project_that_upstream_refuses_three_times_is_missing(warmer: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 99, Retry_After="0")
-    assert sorted(outcomes(warming)) == [False, True, True, True, True, True]
+    assert sorted(outcomes(warmer)) == [False, True, True, True, True, True]
     assert index.page_count("p2") == 3
 
 
-def test_an_upstream_that_never_answered_is_not_waited_for(warming: Warmer, index: FakeIndex):
+def test_an_upstream_that_never_answered_is_not_waited_for(warmer: Warmer, index: FakeIndex):
     index.answers |= {f"/simple/p{n}/": Busy(index, 99, Retry_After="60") for n in range(6)}
-    assert outcomes(warming) == [False] * 6
+    assert outcomes(warmer) == [False] * 6
 
 
-def test_so_many_are_under_way_at_a_time(warming: Warmer):
-    under_way, most = 0, 0
+def test_at_most_so_many_calls_run_at_once(warmer: Warmer):
+    running, most = 0, 0
     gate = gevent.event.Event()
 
     def work(item: int) -> int:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         gate.wait()
-        under_way -= 1
+        running -= 1
         return item * item
 
-    together = gevent.spawn(lambda: dict(warming.each(range(5), work)))
-    until(lambda: under_way == 2)
+    results = gevent.spawn(lambda: dict(warmer.each(range(5), work)))
+    until(lambda: running == 2)
     gate.set()
-    assert together.get() == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
+    assert results.get() == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
     assert most == 2
 
 
-def test_who_goes_leaves_nothing_under_way(warming: Warmer):
+def test_closing_the_iterator_ends_running_calls(warmer: Warmer):
     ended = []
 
     def work(item: int) -> None:
@@ -159,7 +165,7 @@ def test_who_goes_leaves_nothing_under_way(warming: Warmer):
             ended.append(item)
             raise
 
-    for _ in warming.each(range(5), work):
+    for _ in warmer.each(range(5), work):
         gevent.sleep(0)
         break
     until(lambda: len(ended) == 2)

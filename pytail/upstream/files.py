@@ -1,0 +1,209 @@
+"""Fetches files of the upstream index, whole or in ranges, as the bytes they are stored as."""
+
+from __future__ import annotations
+
+import contextlib
+
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+
+from pytail.errors import (
+    UpstreamGarbled,
+    UpstreamRefused,
+    UpstreamUnreachable,
+    UpstreamWithoutRanges,
+)
+from pytail.telemetry.access import UpstreamWait
+from pytail.telemetry.metrics import Metrics
+from pytail.upstream.client import Client, discard, reason_of, refusal
+from pytail.upstream.headers import content_length, content_range, strong_etag
+from pytail.urls import masked
+
+#: Digests and sizes are those of the bytes without content coding.
+_HEADERS = {"Accept-Encoding": "identity"}
+#: Bytes read at once.
+_CHUNK = 256 * 1024
+#: Bytes of a file up to which `read_range` reads the whole where upstream sends no range.
+_SMALL_FILE = 8 * 1024 * 1024
+
+
+class UpstreamFile:
+    """The body of a response: bytes of a file, never decoded."""
+
+    def __init__(
+        self,
+        response: BaseHTTPResponse,
+        url: str,
+        metrics: Metrics,
+        slot: contextlib.ExitStack,
+    ) -> None:
+        """`close` gives `slot` back."""
+        self._response, self._url, self._metrics = response, masked(url), metrics
+        self._slot = slot
+        #: Offset in the file of the first byte; -1 where a partial response does not say.
+        self.start = 0
+        #: Offset one behind the last byte; None where upstream does not say.
+        self.stop = content_length(response.headers)
+        #: Bytes of the whole file; None where upstream does not say.
+        self.size = self.stop
+        if response.status == 206:
+            found = content_range(response.headers)
+            self.start, self.stop, self.size = found or (-1, None, None)
+        #: The strong validator of the file; None where there is none.
+        self.etag = strong_etag(response.headers)
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        """Return the bytes that have arrived, up to `size` or 256 KiB; waits for the first.
+
+        Empty at the end. Raises UpstreamUnreachable where the connection breaks or times out.
+        """
+        try:
+            return self._response.read1(min(size, _CHUNK), decode_content=False)
+        except (HTTPError, OSError) as error:
+            self._metrics.count_upstream_error("cut")
+            raise UpstreamUnreachable(self._url, reason_of(error)) from error
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end and the pool has it again."""
+        self._response.close()
+        self._slot.close()
+
+
+class FileClient:
+    """Fetches files from any host."""
+
+    def __init__(self, client: Client, max_range_bytes: int = 64 * 1024 * 1024) -> None:
+        """`max_range_bytes` bounds the bytes that `read_range` reads."""
+        self._client, self._max_range_bytes = client, max_range_bytes
+
+    def open(
+        self,
+        url: str,
+        start: int = 0,
+        *,
+        etag: str | None = None,
+        size: int | None = None,
+        kind: str = "file",
+    ) -> UpstreamFile:
+        """Open the file at `url` from `start` on, in a slot of `kind`.
+
+        The result starts at 0 where upstream sends no ranges, or where the strong `etag` or the
+        `size` of the file is another by now (None: any). Raises an UpstreamError.
+        """
+        if start:
+            rest = self._open_rest(url, start, etag, kind)
+            is_same = etag in (None, rest.etag) and size in (None, rest.size)
+            if rest.stop == rest.size and (rest.start == 0 or (rest.start == start and is_same)):
+                return rest
+            rest.close()
+        with self._client.slot(url, kind) as slot, self._client.attempt(url):
+            return self._opened(self._request_whole(url), url, slot)
+
+    def open_range(self, url: str, start: int, stop: int, size: int) -> UpstreamFile:
+        """Open the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
+
+        Raises UpstreamWithoutRanges where upstream sends whole files only, or another
+        UpstreamError.
+        """
+        with self._client.slot(url, "part") as slot, self._client.attempt(url):
+            try:
+                response = self._request_range(url, start, stop, size)
+            except UpstreamRefused as error:
+                if error.status in (416, 501):
+                    raise UpstreamWithoutRanges(masked(url)) from error
+                raise
+            if response.status == 200:
+                discard(response)
+                raise UpstreamWithoutRanges(masked(url))
+            return self._opened(response, url, slot)
+
+    def read_range(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
+        """Read the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
+
+        Returns the offset of the first byte, and the bytes. Where upstream sends no ranges, a file
+        of up to 8 MiB is read whole. Raises UpstreamWithoutRanges for a larger one, or another
+        UpstreamError.
+        """
+        with self._client.slot(url, "page"), self._client.attempt(url):
+            response = self._request_range(url, start, stop, size)
+            try:
+                if response.status == 200:
+                    if size > _SMALL_FILE:
+                        raise UpstreamWithoutRanges(masked(url))
+                    start, stop = 0, size
+                data = self._client.read_body(response, url, self._max_range_bytes)
+            finally:
+                response.close()
+            if data is None or len(data) != stop - start:
+                sent = f"over {self._max_range_bytes}" if data is None else len(data)
+                raise UpstreamGarbled(masked(url), f"sent {sent} bytes, not {stop - start}")
+            return start, data
+
+    def size(self, url: str) -> int | None:
+        """Return the bytes of the file at `url`; None where upstream does not say.
+
+        Raises an UpstreamError.
+        """
+        with UpstreamWait(), self._client.slot(url, "page"), self._client.attempt(url):
+            response, _ = self._client.request(url, _HEADERS, method="HEAD")
+            if response.status in (405, 501):
+                # Headers of GET are those of HEAD (RFC 9110, section 9.3.2); the body is not read.
+                discard(response)
+                response, _ = self._client.request(url, _HEADERS)
+            _require(response, url, 200)
+            response.close()
+            return content_length(response.headers)
+
+    def _open_rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
+        """Open the bytes from `start` on, or the whole file where upstream sends that."""
+        with self._client.slot(url, kind) as slot, self._client.attempt(url):
+            try:
+                response = self._request_range(url, start, etag=etag)
+            except UpstreamRefused as error:
+                if error.status != 416:
+                    raise
+                # The file of upstream ends before `start`, so it is another file.
+                response = self._request_whole(url)
+            return self._opened(response, url, slot)
+
+    def _request_whole(self, url: str) -> BaseHTTPResponse:
+        response, _ = self._client.request(url, _HEADERS)
+        return _require(response, url, 200)
+
+    def _request_range(
+        self,
+        url: str,
+        start: int,
+        stop: int | None = None,
+        size: int | None = None,
+        etag: str | None = None,
+    ) -> BaseHTTPResponse:
+        """Return a response with the whole file (200) or with the range asked for (206).
+
+        `stop` None: to the end, and the range of the response is not checked. Raises
+        UpstreamGarbled where upstream sends another range, or another UpstreamError.
+        """
+        last = "" if stop is None else stop - 1
+        headers = {**_HEADERS, "Range": f"bytes={start}-{last}"}
+        if etag is not None:
+            headers["If-Range"] = etag
+        response, _ = self._client.request(url, headers)
+        _require(response, url, 200, 206)
+        is_checked = stop is not None and response.status == 206
+        if is_checked and content_range(response.headers) != (start, stop, size):
+            response.close()
+            raise UpstreamGarbled(masked(url), "sends another range than asked for")
+        return response
+
+    def _opened(
+        self, response: BaseHTTPResponse, url: str, slot: contextlib.ExitStack
+    ) -> UpstreamFile:
+        return UpstreamFile(response, url, self._client.metrics, slot.pop_all())
+
+
+def _require(response: BaseHTTPResponse, url: str, *statuses: int) -> BaseHTTPResponse:
+    """Return `response`. Raises UpstreamRefused where its status is none of `statuses`."""
+    if response.status not in statuses:
+        discard(response)
+        raise refusal(response, url)
+    return response

@@ -1,0 +1,64 @@
+"""Parses header fields of responses (RFC 9110). `headers` ignore the case of field names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from email.message import Message
+
+from urllib3 import Retry
+from urllib3.exceptions import InvalidHeader
+
+from pytail.simple import fields
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+
+
+def retry_after(headers: Mapping[str, str]) -> int | None:
+    """Return the seconds of Retry-After, given as such or as a date (section 10.2.3).
+
+    A date in the past is 0 seconds, one in the future at most 6 hours. None: absent or malformed.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return fields.serial(value)
+    try:
+        return math.ceil(Retry().parse_retry_after(value))
+    except (InvalidHeader, ValueError, OverflowError):
+        # Besides its own error, the two of dates beyond what the platform can count.
+        return None
+
+
+def content_range(headers: Mapping[str, str]) -> tuple[int, int, int] | None:
+    """Return the start, stop and size in bytes of Content-Range (section 14.4).
+
+    `stop` is one behind the last byte. None: absent, malformed, or without the size of the file.
+    """
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    if match is None:
+        return None
+    start, last, size = map(int, match.groups())
+    return start, last + 1, size
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Return the bytes of Content-Length (section 8.6). None: absent or malformed."""
+    return fields.serial(headers.get("Content-Length"))
+
+
+def strong_etag(headers: Mapping[str, str]) -> str | None:
+    """Return ETag where it is a strong validator (section 8.8.3), quotes included, else None."""
+    etag = headers.get("ETag", "").strip()
+    return etag if _STRONG_ETAG.fullmatch(etag) else None
+
+
+def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return type and charset of Content-Type (section 8.3), in lower case.
+
+    An absent type is "none/none", a malformed one "text/plain". None: there is no charset.
+    """
+    message = Message()
+    message["Content-Type"] = headers.get("Content-Type", "none/none")
+    return message.get_content_type(), message.get_content_charset()
