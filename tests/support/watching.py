@@ -25,10 +25,10 @@ def until(condition: Callable[[], object], seconds: float = 5) -> None:
 
 
 def until_earlier_requests_wait(client: Client) -> None:
-    """Wait until pytail has taken up all requests sent before, so that they wait for upstream.
+    """Wait until pytail waits for upstream in all requests that were sent before.
 
-    pytail starts requests in the order they come in. These three come in last and fail only after a
-    round trip to the fake index, which must not know the projects.
+    pytail starts requests in the order of their arrival. Three more requests then end with 404 after
+    a round trip to the fake index, which must not have these projects.
     """
     for name in ("later-a", "later-b", "later-c"):
         assert client.get(f"/simple/{name}/").status == 404
