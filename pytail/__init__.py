@@ -1,7 +1,7 @@
-"""pytail, an incremental caching proxy for the Python package index.
+"""pytail, a pull-through cache for Python package indexes.
 
-This module imports nothing, so that gevent can patch the standard library before anything else of
-pytail is loaded.
+This module imports nothing, so that gevent can patch the standard library before other modules of
+pytail are loaded.
 """
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""``python -m pytail`` and the command ``pytail``: patch first, then start."""
+"""``python -m pytail`` and the command ``pytail``: patch the standard library, then start."""
 
-# Before anything else of the standard library holds a socket, a lock or an SSL context.
+# Before the first import of a module that makes a socket, a lock or an SSL context.
 from gevent import monkey
 
 monkey.patch_all()

@@ -1,7 +1,7 @@
-"""A gunicorn worker with pytail's own handling of connections: ``-k pytail.gunicorn.Worker``.
+"""A gunicorn worker that serves connections with pytail's own server: ``-k pytail.gunicorn.Worker``.
 
-gunicorn's master loads this room before gevent has patched anything, so it must not lead to any
-that waits for others.
+gunicorn's master imports this module before gevent patches the standard library. So no module that
+is imported here may import one that waits for the network or for threads.
 """
 
 from __future__ import annotations
@@ -13,38 +13,37 @@ from typing import Any
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, GeventResponse
 
 from pytail.server.connection import Connection
+from pytail.server.parser import RequestHead
 from pytail.server.server import Server
 
 
 class LoggedConnection(Connection):
-    """A handler that writes gunicorn's access log."""
+    """A connection whose requests are in gunicorn's access log."""
 
     @property
     def logs_requests(self) -> bool:  # type: ignore[override]
         """Whether gunicorn has an access log."""
-        # Versions before 25 do not tell, but look for themselves.
+        # Loggers of gunicorn before 25 lack the attribute; `access` itself looks for a log.
         return getattr(self.server.log, "access_log_enabled", True)
 
-    def log_request(self) -> None:
-        """Log the request where gunicorn has an access log."""
-        access = self.server.log
-        if self.logs_requests:
-            status, headers = self._orig_status or "000", self.response_headers or []
-            response = GeventResponse(status, headers, self.response_length)
-            environ = {**self.environ, "RAW_URI": self.path}
-            took = timedelta(seconds=self.time_finish - self.time_start)
-            access.access(response, _fields(environ), environ, took)
+    def log_request(self, request: RequestHead, environ: dict[str, Any], seconds: float) -> None:
+        """Write the line of a request to gunicorn's access log."""
+        sent = self.response
+        response = GeventResponse(sent.status or "000", sent.headers, sent.bytes_sent)
+        environ = {**environ, "RAW_URI": request.target}
+        took = timedelta(seconds=seconds)
+        self.server.log.access(response, _fields(environ), environ, took)
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
-    """gunicorn's gevent worker, with our server; ``worker_connections`` bounds the connections."""
+    """gunicorn's gevent worker with pytail's server; ``worker_connections`` bounds connections."""
 
     server_class = Server
     wsgi_handler = LoggedConnection
 
     def run(self) -> None:
-        """Serve until gunicorn says otherwise."""
-        # What is there now stays, and is not to be looked through again and again.
+        """Serve until gunicorn ends the worker."""
+        # The objects of the application live as long as the process: the collector skips them.
         gc.collect()
         gc.freeze()
         super().run()

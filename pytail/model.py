@@ -1,21 +1,23 @@
-"""What an index says, as plain frozen data: `ProjectPage` and `File`.
+"""The plain values of pytail: `ProjectPage` and `File`, and the layout of the files below ``+f``.
 
-They are the only values that travel between parse and render. Everything upstream said is in them,
-except what would break clients or could not be true; a parser decides that, so that whoever holds
-one of these may trust it: a `File` has a filename that is safe to be part of a path, lower-case
-digests of the right length, and an absolute http or https URL.
+The parsers in `pytail.simple` make these values out of upstream's pages; the renderers make pages
+out of them again. A parser drops each field that no client could read or that cannot be true.
+Therefore the filename of every listed `File` is safe in a path. Its digests are lower-case and of the
+right length. Its URL is absolute, with the scheme http or https.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-#: The hashes that clients can check, best first; the values are the digests' lengths in hex digits.
+#: The hash algorithms that clients can verify, best first, with the length of a digest in hex digits.
 DIGEST_LENGTHS: Mapping[str, int] = {
     "sha256": 64,
     "sha512": 128,
@@ -31,105 +33,130 @@ DIGEST_LENGTHS: Mapping[str, int] = {
     "sha1": 40,
 }
 
-
-class Outcome(enum.Enum):
-    """How a response came to be, as its X-Cache header says."""
-
-    #: From what we know or hold, or made here.
-    HIT = "HIT"
-    #: Not known or held; from upstream, asked for this.
-    MISS = "MISS"
-    #: Known, and confirmed by upstream just now.
-    REVALIDATED = "REVALIDATED"
-    #: Known, and older than it should be: upstream could not be asked.
-    STALE = "STALE"
-    #: From upstream, asked for another client.
-    COALESCED = "COALESCED"
-    #: From upstream, and not kept.
-    PASS = "PASS"  # noqa: S105
-
-
 METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"
 
+_DIRECTORY = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
+_BY_URL = "_url/"
+
+
+class Outcome(enum.Enum):
+    """The origin of a response, as its ``X-Cache`` header names it."""
+
+    #: From the cache, or made by pytail itself; upstream was not asked.
+    HIT = "HIT"
+    #: Not in the cache; fetched from upstream for this request.
+    MISS = "MISS"
+    #: From the cache, after upstream answered that the page is unchanged.
+    REVALIDATED = "REVALIDATED"
+    #: From the cache and beyond its TTL, because upstream could not be asked.
+    STALE = "STALE"
+    #: Fetched from upstream for the request of another client.
+    COALESCED = "COALESCED"
+    #: Fetched from upstream and not stored.
+    PASS = "PASS"  # noqa: S105
+
 
 def directory_of(hashes: Mapping[str, str], url: str) -> str:
-    """The directory of a file under ``+f``: digest-addressed where a sha256 is known, else by URL.
+    """Return the directory of a file below ``+f``.
 
-    ``<first 3 of sha256>/<next 13>``, or ``_url/<sha256 of the upstream URL>``. Two different files
-    never share one together with their filename, and a file keeps its own for ever, because lock
-    files record it.
+    ``<first 3 digits of the sha256>/<next 13>`` where `hashes` have a sha256, else
+    ``_url/<sha256 of url>``. Two different files never share a directory and a filename. A file never
+    changes its directory, because lock files record its URL.
     """
     sha256 = hashes.get("sha256")
     if sha256 is None:
-        return f"_url/{hashlib.sha256(url.encode()).hexdigest()}"
+        return f"{_BY_URL}{hashlib.sha256(url.encode()).hexdigest()}"
     return f"{sha256[:3]}/{sha256[3:16]}"
+
+
+def is_directory(text: str) -> bool:
+    """Return whether `text` has the form of `directory_of`, and so is safe in a path."""
+    return _DIRECTORY.fullmatch(text) is not None
+
+
+def directory_in(path: PurePath) -> str:
+    """Return the directory of the file at `path`, which lies below a ``+f``.
+
+    For other paths the result is not a directory of that form, see `is_directory`.
+    """
+    return "/".join(path.parts[-3:-1])
+
+
+def digest_prefix(directory: str) -> str:
+    """Return the first 16 digits of the sha256 of each file in `directory`; "" if it is from a URL."""
+    return "" if directory.startswith(_BY_URL) else directory.replace("/", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One wheel or sdist (or a file beside one) as its project page lists it."""
+    """One wheel or sdist of a project page, or the core metadata or the signature of one.
+
+    Most fields are those of the Simple API (PEP 503, PEP 691, PEP 700). The fields `directory`,
+    `verified_size` and `wheel` are pytail's own.
+    """
 
     filename: str
-    #: Absolute upstream URL, without fragment; empty for what upstream does not have.
+    #: Absolute upstream URL without fragment; empty when upstream does not list the file.
     url: str
-    #: Directory under ``+f``, see `directory_of`.
+    #: Directory below ``+f``, from `directory_of`.
     directory: str
-    #: Algorithm name to lower-case hex digest; empty when upstream gives none.
+    #: Lower-case hex digest by algorithm name; empty when upstream gives none.
     hashes: Mapping[str, str] = field(default_factory=dict)
     #: Bytes; None when the page does not say.
     size: int | None = None
-    #: Bytes that it had when it was verified; None when the page says its size, or nobody knows.
+    #: Bytes that the file had when pytail verified it; None when `size` is known or pytail never
+    #: verified the file.
     verified_size: int | None = None
     #: ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700); None when upstream does not say.
     upload_time: str | None = None
-    #: The specifier verbatim; None when there is none.
+    #: The version specifier, verbatim; None when there is none.
     requires_python: str | None = None
-    #: True or the reason (never empty) when yanked (PEP 592).
+    #: True when yanked without a reason, the reason (never empty) when yanked with one (PEP 592).
     yanked: bool | str = False
-    #: Hashes of the ``.metadata`` beside it, True when there is one without a hash, None when
-    #: upstream does not say that there is one (PEP 658, PEP 714), False when there is none.
+    #: Hashes of the core metadata of this file (PEP 658, PEP 714). True: core metadata without
+    #: a digest; False: there is no core metadata; None: upstream does not say.
     core_metadata: Mapping[str, str] | bool | None = None
-    #: Whether a detached signature lies beside it; None when upstream does not say.
+    #: Whether upstream has a detached signature of this file; None when upstream does not say.
     gpg_sig: bool | None = None
     #: Absolute URL of the provenance document (PEP 740); None when there is none.
     provenance: str | None = None
-    #: Keys of the JSON page that no standard names yet, as they came.
+    #: The keys of the JSON page that no standard names yet, with their values unchanged.
     other: Mapping[str, Any] = field(default_factory=dict)
-    #: The wheel that this file, being core metadata, can be read out of; None for other files.
+    #: The wheel that contains this core metadata; None when this file is anything else.
     wheel: File | None = None
 
     @property
     def key(self) -> str:
-        """Path below ``+f``, in URLs (unquoted) and in the store."""
+        """The path below ``+f``: in URLs (not percent-encoded here) and in the store."""
         return f"{self.directory}/{self.filename}"
 
     @property
+    def is_wheel(self) -> bool:
+        """Whether the filename is that of a wheel."""
+        return self.filename.endswith(".whl")
+
+    @property
     def is_sidecar(self) -> bool:
-        """Whether it is a small file that belongs to a wheel or sdist."""
+        """Whether this is the core metadata or the signature of another file."""
         return self.filename.endswith((METADATA_SUFFIX, SIGNATURE_SUFFIX))
 
     @property
     def metadata(self) -> File | None:
-        """The core metadata beside this file, a file of its own; None when not advertised."""
+        """The core metadata of this file; None when upstream does not offer any."""
         if not self.core_metadata:
             return None
         hashes = self.core_metadata if isinstance(self.core_metadata, Mapping) else {}
         wheel = self if self.is_wheel else None
-        return replace(self._beside(METADATA_SUFFIX, hashes), wheel=wheel)
-
-    @property
-    def is_wheel(self) -> bool:
-        """Whether it is one by its name."""
-        return self.filename.endswith(".whl")
+        return replace(self._sidecar(METADATA_SUFFIX, hashes), wheel=wheel)
 
     @property
     def signature(self) -> File | None:
-        """The detached signature beside this file; None when not advertised."""
-        return self._beside(SIGNATURE_SUFFIX, {}) if self.gpg_sig else None
+        """The detached signature of this file; None when upstream does not offer one."""
+        return self._sidecar(SIGNATURE_SUFFIX, {}) if self.gpg_sig else None
 
-    def _beside(self, suffix: str, hashes: Mapping[str, str]) -> File:
-        # The suffix goes to the path: an upstream URL may carry a query.
+    def _sidecar(self, suffix: str, hashes: Mapping[str, str]) -> File:
+        # The suffix belongs to the path of the URL, because an upstream URL may have a query.
         parts = urlsplit(self.url)
         url = urlunsplit(parts._replace(path=parts.path + suffix))
         return File(
@@ -139,30 +166,30 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectPage:
-    """Everything an index says about one project."""
+    """All that an index lists for one project: its files, versions and status."""
 
-    #: Normalized.
+    #: The normalized name of the project (PEP 503).
     name: str
-    #: In upstream's order, one of each filename.
+    #: In upstream's order, with one file for each filename.
     files: tuple[File, ...] = ()
     #: All versions, also those without files (PEP 700); None when upstream does not say.
     versions: tuple[str, ...] | None = None
-    #: One of active, archived, quarantined, deprecated (PEP 792); None when upstream does not say.
+    #: active, archived, quarantined or deprecated (PEP 792); None when upstream does not say.
     status: str | None = None
-    #: Why it has that status; None when upstream does not say.
+    #: The reason for the status, as free text; None when upstream gives none.
     status_reason: str | None = None
-    #: Upstream's serial of the last change; None when upstream has none.
+    #: Upstream's serial of the last change (``X-PyPI-Last-Serial``); None when upstream has none.
     last_serial: int | None = None
-    #: Keys of the JSON page that no standard names yet, as they came.
+    #: The keys of the JSON page that no standard names yet, with their values unchanged.
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def with_serial(self, last_serial: int | None) -> ProjectPage:
-        """The same page with another serial."""
+        """Return the same page with another `last_serial`."""
         return replace(self, last_serial=last_serial)
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether no file of it may be offered (PEP 792)."""
+        """Whether an index must not offer any file of the project (PEP 792)."""
         return self.status == "quarantined"
 
 

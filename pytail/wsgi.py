@@ -1,7 +1,8 @@
-"""``application``, for ``gunicorn -k gevent pytail.wsgi``, with settings from the environment and a file.
+"""The WSGI ``application`` for ``gunicorn -k gevent pytail.wsgi``.
 
-It is made when this module is loaded, in the worker, and only where gevent has patched the standard
-library before: under another kind of worker each wait would stop all clients.
+The settings come from environment variables and the file. The worker imports this module, and the
+import makes the application. gevent must have patched the standard library before: in another kind
+of worker each wait would block all clients.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from gevent import monkey
 
-#: The exit code by which gunicorn knows not to start the worker again.
+#: Exit code of a worker that gunicorn does not start again.
 _CANNOT_BOOT = 3
 
 
@@ -24,7 +25,7 @@ def _refuse(message: str) -> NoReturn:
 
 if not monkey.is_module_patched("socket"):
     _refuse(
-        "pytail.wsgi needs a worker that gevent has patched: start it with"
+        "pytail.wsgi needs a worker that gevent has patched: start gunicorn with"
         " 'gunicorn -k gevent pytail.wsgi', without --preload"
     )
 
@@ -37,7 +38,7 @@ try:
     _configuration = load(os.environ)
     _settings = _configuration.settings
     logs.configure(_settings.log_level, _settings.log_format)
-    # Before anything imports prometheus_client, which decides then how to count.
+    # Before the first import of prometheus_client, which reads the environment then.
     multiprocess.share(_settings.cache_dir)
     from pytail.web.app import create_app
 
@@ -47,4 +48,8 @@ except SettingError as error:
 log = logging.getLogger("pytail.wsgi")
 for _warning in _configuration.warnings:
     log.warning("%s", _warning)
-log.info("cache in %s, upstream %s", _settings.cache_dir, masked(_settings.upstream_base_url))
+log.info(
+    "worker started: cache directory %s, upstream %s",
+    _settings.cache_dir,
+    masked(_settings.upstream_base_url),
+)

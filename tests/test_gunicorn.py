@@ -1,4 +1,4 @@
-"""gunicorn with the worker class of pytail."""
+"""gunicorn with pytail's worker."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_pages_files_and_ranges_are_served(tmp_path: Path, index: FakeIndex, gun
         path = file_path(running.client.json("demo")["files"][0])
         for _ in range(2):
             assert running.client.get(path).data == dist.data
-        ranged = running.client.get(path, Range="bytes=1000000-1999999")
-        assert (ranged.status, ranged.data) == (206, dist.data[1_000_000:2_000_000])
+        part = running.client.get(path, Range="bytes=1000000-1999999")
+        assert (part.status, part.data) == (206, dist.data[1_000_000:2_000_000])
         assert running.client.get("/simple/nope/").status == 404
         assert running.client.request("POST", "/simple/", body=b"x" * 200_000).status == 405
 
@@ -38,7 +38,7 @@ def test_two_workers_share_a_cache(tmp_path: Path, index: FakeIndex, gunicorn_lo
     assert index.page_count("demo") == 1
 
 
-def test_a_stop_closes_idle_connections_and_lets_responses_end(
+def test_stop_closes_idle_connections_and_ends_others_after_their_response(
     tmp_path: Path, index: FakeIndex, gunicorn_log: Path
 ):
     dist = wheel("demo", payload=os.urandom(30_000_000))
@@ -54,16 +54,14 @@ def test_a_stop_closes_idle_connections_and_lets_responses_end(
         assert idle.sock.recv(1) == b""
         assert running.process.poll() is None
         assert response.read() == dist.data
-        done = time.monotonic()
+        ended = time.monotonic()
         assert running.process.wait(10) == 0
-        assert time.monotonic() - done < 5
+        assert time.monotonic() - ended < 5
         for connection in (idle, busy):
             connection.close()
 
 
-def test_the_access_log_has_the_format_of_gunicorn(
-    tmp_path: Path, index: FakeIndex, gunicorn_log: Path
-):
+def test_requests_are_in_gunicorns_access_log(tmp_path: Path, index: FakeIndex, gunicorn_log: Path):
     index.add(wheel("demo"))
     options = (
         *WORKER,
@@ -74,5 +72,5 @@ def test_the_access_log_has_the_format_of_gunicorn(
     )
     with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *options) as running:
         running.client.get("/simple/demo/?x", Accept=JSON, User_Agent="someone/1")
-    # gunicorn writes the line after the response; here it has ended.
+    # It is written after the response.
     assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()

@@ -32,6 +32,7 @@ from pytail.errors import (
 from pytail.model import File, Source
 from pytail.runtime.threads import off_loop
 from pytail.storage.digests import FileVerifier
+from pytail.storage.partial import PartialFile, PartialState
 from pytail.storage.quota import Quota
 from pytail.storage.store import PartialFile, PartialState
 
@@ -71,7 +72,7 @@ class DownloadReader:
             raise ValueError("read of a closed file")
         return self._alone.read(size)
 
-    def span(self, size: int) -> tuple[int, int, int] | None:
+    def sendable(self, size: int) -> tuple[int, int, int] | None:
         """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
 
         They are read by `advance`. None at the end, and where no file has them. Raises DownloadInterrupted.
@@ -88,7 +89,7 @@ class DownloadReader:
         return self._arrival.descriptor, self._position, min(size, available)
 
     def advance(self, count: int) -> None:
-        """Read over `count` bytes of a `span`."""
+        """Read over `count` bytes of `sendable`."""
         self._position += count
 
     def close(self) -> None:
@@ -264,7 +265,7 @@ class Download:
             # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
             self._fail(error)
         finally:
-            self._close(is_kept=self.is_stored)
+            self._close(is_stored=self.is_stored)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Forget a fetch that is not needed, or could not begin for that `error`."""
@@ -273,7 +274,7 @@ class Download:
             self._partial.discard()
         if isinstance(error, NotStored):
             self._bounds.report(error, self.size)
-        self._close(is_kept=False)
+        self._close(is_stored=False)
 
     def _begin(self) -> None:
         """Ask upstream for what is missing of the partial file, which is ours."""
@@ -297,8 +298,8 @@ class Download:
         if size not in (None, self.size):
             raise DigestMismatch(self.file.filename, "bytes", str(self.size), str(size))
 
-    def _close(self, *, is_kept: bool) -> None:
-        self._bounds.release(self._partial, is_kept=is_kept)
+    def _close(self, *, is_stored: bool) -> None:
+        self._bounds.release(self._partial, is_stored=is_stored)
         if self._source is not None:
             self._source.close()
         self._move()
@@ -331,7 +332,7 @@ class Download:
         """Watch another process bring it in, until it has, or it is ours to go on with."""
         while not self._partial.try_lock():
             standing, size = self._partial.state(), self._partial.size
-            if standing is PartialState.GIVEN_UP:
+            if standing is PartialState.ABANDONED:
                 raise DownloadAbandoned
             if standing is PartialState.COMMITTED:
                 self.size = self.received = self._partial.size

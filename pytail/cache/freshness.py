@@ -260,7 +260,7 @@ class Freshness:
             self._behind.pop(known.name, None)
         else:
             reason = f"upstream went back from serial {known.last_serial}"
-        self._catalog.confirm(known.name, now)
+        self._catalog.mark_revalidated(known.name, now)
         return self._from_copy(replace(known, checked_at=now), Outcome.REVALIDATED, reason)
 
     def _is_behind(self, page: ProjectPage, known: Entry) -> bool:

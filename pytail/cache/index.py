@@ -18,7 +18,14 @@ from pytail.errors import (
     UpstreamError,
     UpstreamUnreachable,
 )
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, ProjectPage
+from pytail.model import (
+    METADATA_SUFFIX,
+    SIGNATURE_SUFFIX,
+    File,
+    Outcome,
+    ProjectPage,
+    is_directory,
+)
 from pytail.runtime.threads import off_loop
 from pytail.simple import names
 from pytail.storage.catalog import Catalog

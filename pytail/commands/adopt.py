@@ -23,12 +23,11 @@ from pytail.commands.output import format_count, format_size, progress_bar
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.errors import PytailError
-from pytail.model import File, directory_of
+from pytail.model import File, digest_prefix, directory_in, directory_of, is_directory
 from pytail.simple import names
-from pytail.storage.digests import FileVerifier
-from pytail.storage.store import PartialFile, is_directory
+from pytail.storage.digests import FileVerifier, chunks_of
+from pytail.storage.partial import PartialFile
 
-_CHUNK_SIZE = 1024 * 1024
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -186,7 +185,7 @@ def _copied(cache_dir: CacheDirectory, path: Path, file: File) -> bool:
 def _copy(path: Path, partial: PartialFile, file: File) -> None:
     verifier = FileVerifier(file)
     with path.open("rb", buffering=0) as source:
-        while data := source.read(_CHUNK_SIZE):
+        for data in chunks_of(source.fileno()):
             partial.write(data)
             verifier.add(data)
     verifier.verify(file.size)
@@ -197,8 +196,8 @@ def _claimed_directory(path: Path) -> str | None:
 
     The sha256 of the file must begin with its digits. None means that the path has no such part.
     """
-    directory = "/".join(path.parts[-3:-1])
-    return directory if is_directory(directory) and not directory.startswith("_") else None
+    directory = directory_in(path)
+    return directory if is_directory(directory) and digest_prefix(directory) else None
 
 
 def _is_stored(cache_dir: CacheDirectory, directory: str, path: Path) -> bool:

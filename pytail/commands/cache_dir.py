@@ -8,7 +8,6 @@ are never removed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,13 +18,13 @@ from pytail.cache.cache import open_storage
 from pytail.commands.output import format_count, format_size, limit_log
 from pytail.config.load import Configuration
 from pytail.errors import SettingError
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, directory_in, is_directory
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
-from pytail.storage.store import DiskFile, Store, is_directory
+from pytail.storage.digests import hash_file
+from pytail.storage.store import DiskFile, Store
 from pytail.urls import without_credentials
 
-_CHUNK_SIZE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class CacheDirectory:
         return removal
 
     def _stored_file(self, on_disk: DiskFile) -> StoredFile:
-        directory, filename = "/".join(on_disk.path.parts[-3:-1]), on_disk.path.name
+        directory, filename = directory_in(on_disk.path), on_disk.path.name
         project = self.catalog.project_of(directory, distribution_of(filename))
         if project is None:
             project = next(iter(names.projects_of(distribution_of(filename))), "")
@@ -135,16 +134,11 @@ def digest_of(path: Path, kind: str, advance: Callable[[int], object]) -> tuple[
 
     `advance` is called with the size of each chunk. Raises OSError.
     """
-    digest, size = hashlib.new(kind or "sha256", usedforsecurity=False), 0
     descriptor = _opened(path)
     try:
-        while data := os.read(descriptor, _CHUNK_SIZE):
-            size += len(data)
-            digest.update(data)
-            advance(len(data))
+        return hash_file(descriptor, kind or None, advance)
     finally:
         os.close(descriptor)
-    return size, digest.hexdigest() if kind else ""
 
 
 def distribution_of(filename: str) -> str:
@@ -154,7 +148,7 @@ def distribution_of(filename: str) -> str:
 
 def _has_key(path: Path) -> bool:
     """Whether the end of `path` is a key."""
-    return is_directory("/".join(path.parts[-3:-1])) and names.is_filename(path.name)
+    return is_directory(directory_in(path)) and names.is_filename(path.name)
 
 
 def _opened(path: Path) -> int:

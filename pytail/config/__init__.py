@@ -1,1 +1,1 @@
-"""Settings: what an operator can choose, and where each value comes from."""
+"""Settings: their parsers, defaults, and sources."""

@@ -1,8 +1,8 @@
-"""What is in force, and where each value came from: flag, then variable, then file, then default.
+"""Load the settings from flags, environment variables, the file and the defaults, in this order.
 
-The command line and gunicorn load the same, from the same places. A key that nobody knows is an
-error in a file and on the command line; in the environment, where others may set variables too, it
-is a warning. Either names what was probably meant.
+The command line and gunicorn load the same way. An unknown key is an error in the file, but only a
+warning in the environment, where other programs set variables too. Both messages name the nearest
+known key.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: What is no setting itself: where the file is, and a short word for a level of the log.
+#: Two options that are not settings: the path of the file, and the short form of a log level.
 CONFIG, VERBOSE = "config", "verbose"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChosenValue:
-    """A value as the operator wrote it."""
+    """The text of a setting, and where the text comes from."""
 
     text: str
     #: One of default, file, variable, flag.
     origin: str
-    #: The file, variable or flag itself, as the operator knows it; empty for a default.
+    #: The path of the file, or the name of the variable or flag; empty for a default.
     source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings in force."""
+    """The settings in force, with their sources."""
 
     settings: Settings
-    #: Of each setting, by its field name.
+    #: By field name.
     choices: Mapping[str, ChosenValue]
-    #: What the operator should know, though it stops nothing.
+    #: One text for each unknown ``PYTAIL_*`` variable.
     warnings: tuple[str, ...]
 
     def shown(self) -> dict[str, dict[str, Any]]:
-        """By field name the value as JSON knows it, its origin and its source; secrets masked."""
+        """Return by field name the value for JSON, its origin and its source; credentials are masked."""
         return {
             name: {
                 "value": _plain(getattr(self.settings, name)),
@@ -64,14 +64,13 @@ class Configuration:
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, Any] = _NOTHING) -> Configuration:
-    """The configuration of the command line's `flags`, the variables of `environ` and the file.
+    """Return the configuration of the command-line `flags`, the variables in `environ` and the file.
 
-    The file is the one that ``--config`` or ``PYTAIL_CONFIG`` names. An empty value is none. Raises
+    ``--config`` or ``PYTAIL_CONFIG`` names the file. An empty value counts as not set. Raises
     SettingError.
     """
     variables = _of_variables(environ)
-    places = (flag(CONFIG), flags.get(CONFIG)), (variable(CONFIG), environ.get(variable(CONFIG)))
-    source, path = next((place for place in places if place[1]), ("", None))
+    source, path = _file_named_by(environ, flags)
     chosen = {
         **{name: ChosenValue(default, "default") for name, default in _defaults().items()},
         **(_of_file(Path(path), source) if path else {}),
@@ -83,6 +82,13 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any] = _NOTHING) -> Con
         lambda name: _spelled(chosen[name], name),
     )
     return Configuration(settings, chosen, tuple(_unknown_variables(environ)))
+
+
+def _file_named_by(environ: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the flag or variable that names the file, and the path; None without a file."""
+    if path := flags.get(CONFIG):
+        return flag(CONFIG), path
+    return variable(CONFIG), environ.get(variable(CONFIG))
 
 
 def _defaults() -> dict[str, str]:
@@ -129,7 +135,7 @@ def _of_file(path: Path, source: str) -> dict[str, ChosenValue]:
             remedy = f"give a string, a number, true or false, not a {type(value).__name__}"
             raise SettingError(f"{path}: key", key, remedy)
         if value != "":
-            # Python writes true and false with a capital; `switch` does not mind.
+            # str(True) is "True", which `switch` accepts.
             found[name] = ChosenValue(str(value), "file", str(path))
     return found
 
@@ -140,7 +146,7 @@ def _read(path: Path, source: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingError(source, path, f"cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, RuntimeError) as error:
-        # Its words are of lines and columns, never of what stands there: it may be a password.
+        # The text of the error has lines and columns but no values, which may be passwords.
         raise SettingError(source, path, f"cannot be read as TOML: {error}") from None
     return content
 
@@ -149,11 +155,14 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterable[str]:
     known = {variable(name) for name in (*_defaults(), CONFIG, VERBOSE)}
     for name in sorted(environ):
         if name.startswith(variable("")) and name not in known:
-            yield f"{name} is no setting of pytail{_nearest(name, known, variable(''))}"
+            yield f"{name} is not a setting of pytail{_nearest(name, known, variable(''))}"
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A hint at the one of `known` that was meant; the `prefix` they share makes none likely."""
+    """Return a hint at the nearest of `known`, empty without a near one.
+
+    The shared `prefix` is left out of the comparison: it makes all names look alike.
+    """
     words = [word.removeprefix(prefix) for word in known]
     found = difflib.get_close_matches(name.removeprefix(prefix), words, n=1)
     return f"; did you mean {prefix}{found[0]}?" if found else ""

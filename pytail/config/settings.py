@@ -1,6 +1,6 @@
-"""What an operator can choose: each setting defined once, for flags, variables and a file.
+"""The settings: each defined once for options, environment variables and the file.
 
-A `Settings` is checked when it is made; whoever holds one may trust it.
+The values of a `Settings` object are valid: the parsers check them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pytail.config import values
 from pytail.config.values import Bind
 from pytail.errors import SettingError
 
-#: The public index. It stands here and nowhere else in the code.
+#: The public index. No other module names it.
 PUBLIC_INDEX = "https://pypi.org"
 
-#: What is no URL may hold credentials anywhere, so all that could be is taken for them.
+#: A text that is not a URL may have credentials anywhere before an "@", so all of that is masked.
 _BEFORE_LAST_AT = re.compile(r"^([a-z]+://)?.*@", re.IGNORECASE | re.DOTALL)
 
 
@@ -29,119 +29,128 @@ def _setting(parse: Callable[[str], Any], default: str, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything an operator can choose, parsed; the fields' metadata make the command line."""
+    """The parsed settings. The metadata of each field has its parser, default and meaning."""
 
     bind: Bind = _setting(
         values.bind, "127.0.0.1:3141", "listen address: host:port, [ipv6]:port or unix:/path"
     )
     upstream_base_url: str = _setting(
-        values.upstream_base_url, PUBLIC_INDEX, "upstream index, with or without /simple"
+        values.upstream_base_url, PUBLIC_INDEX, "URL of the upstream index, with or without /simple"
     )
     cache_dir: Path = _setting(values.directory, ".cache/pytail", "cache directory")
     project_cache_ttl_secs: float = _setting(
-        values.seconds, "900", "age in seconds after which a cached page is revalidated"
+        values.seconds, "900", "age after which a cached page is revalidated"
     )
     request_timeout_secs: float = _setting(
-        values.timeout, "15", "upstream connect and read timeout in seconds"
+        values.timeout, "15", "timeout of a connection to upstream and of each read from it"
     )
-
     revalidate_wait_secs: float = _setting(
         values.seconds,
         "2",
-        "seconds a client waits for a revalidation before it gets the copy we have",
+        "maximum wait of a client for a revalidation; after it the stale page is served",
     )
     max_stale_secs: float = _setting(
         values.seconds,
         "0",
-        "age in seconds beyond which a copy is not served in upstream's stead; 0: any",
+        "maximum age of a stale page served when upstream fails; 0: no limit",
     )
     missing_ttl_secs: float = _setting(
-        values.seconds, "60", "seconds for which it is believed that upstream has no such project"
+        values.seconds, "60", "time for which a 404 of upstream for a project is cached"
     )
     no_cache_interval_secs: float = _setting(
-        values.seconds, "10", "seconds between revalidations that clients force by no-cache"
+        values.seconds,
+        "10",
+        "minimum time between revalidations of a page that clients force by no-cache",
     )
     max_age_interval_secs: float = _setting(
-        values.seconds, "30", "seconds between revalidations that clients force by max-age=0"
+        values.seconds,
+        "30",
+        "minimum time between revalidations of a page that clients force by max-age=0",
     )
     max_page_bytes: int = _setting(
-        values.size,
-        "64MiB",
-        "bytes of a page of upstream's, decompressed, beyond which it is refused",
+        values.size, "64MiB", "maximum size of a page from upstream, decompressed"
     )
     hot_cache_size: int = _setting(
         values.limit,
         "64MiB",
-        "bytes of memory for pages that are ready to send, least recently used go first",
+        "memory for rendered pages in each process; the least recently used are evicted",
     )
     grace_secs: float = _setting(
-        values.seconds, "30", "seconds that responses under way get to end when pytail is stopped"
+        values.seconds,
+        "30",
+        "time for responses in progress to end when pytail stops; a second signal stops at once",
     )
     cache_max_size: int = _setting(
         values.limit,
         "0",
-        "bytes that the cache directory may take, least recently used go first; 0: any",
+        "maximum size of the cache directory; the least recently used files are evicted;"
+        " 0: no limit",
     )
     min_free: int = _setting(
-        values.limit, "0", "bytes of the cache directory's disk that are to stay free"
+        values.limit, "0", "space to leave free on the disk of the cache directory"
     )
     max_connections: int = _setting(
         values.count,
         "1000",
-        "connections of clients at the same time; those that only wait make room",
+        "maximum number of client connections; idle connections are closed to make room",
     )
-    # More than uv asks for at once, 50, since a file can take long; and more pages than that many
-    # processors can read would only be late together.
+    # uv fetches up to 50 pages at once, but a page takes processor time to parse: more than 32 at
+    # once would only make all of them late. A file takes long, so 64 leaves room beyond the 50.
     max_page_fetches: int = _setting(
-        values.count, "32", "pages fetched from upstream at the same time; others wait their turn"
+        values.count,
+        "32",
+        "maximum number of concurrent fetches of pages and core metadata; others wait for a slot",
     )
     max_file_fetches: int = _setting(
         values.count,
         "64",
-        "files fetched from upstream at the same time, and as many parts of files",
+        "maximum number of concurrent fetches of files, and separately of ranges",
     )
     upstream_ca: Path | None = _setting(
-        values.file, "", "PEM file or directory of certificates to trust beside the system's"
+        values.file,
+        "",
+        "PEM file or directory of certificates to trust in addition to the system's",
     )
     upstream_client_cert: Path | None = _setting(
-        values.file, "", "PEM file with the certificate and key to show upstream"
+        values.file, "", "PEM file with the client certificate and key for upstream"
     )
     accel_redirect: str = _setting(
         values.internal_path,
         "",
-        "internal location of the nginx in front, for it to send held files itself",
+        "internal location from which nginx sends stored files, such as /+held/",
     )
     offline: bool = _setting(
-        values.switch, "no", "never ask upstream, list only files that are held"
+        values.switch, "no", "yes: send no requests to upstream and list only stored files"
     )
     core_metadata_from_wheels: bool = _setting(
         values.switch,
         "no",
-        "promise core metadata of wheels where upstream has none, and read it out",
+        "yes: offer core metadata for all wheels; read it from the wheel where upstream has none",
     )
     log_format: str = _setting(
-        values.choice("text", "json"), "text", "log lines for people or for machines: text or json"
+        values.choice("text", "json"), "text", "format of log lines: text or json"
     )
     log_level: str = _setting(
         values.choice("debug", "info", "warning", "error"),
         "info",
-        "least level of what is logged: debug, info, warning or error",
+        "minimum level of log lines: debug, info, warning or error",
     )
     stall_report_secs: float = _setting(
         values.seconds,
         "0",
-        "seconds that the event loop may stand still before the log says why; 0: any",
+        "minimum duration of an event loop stall that is logged with its cause, such as 20ms;"
+        " 0: none is logged",
     )
 
     @classmethod
-    def of(cls, given: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:
-        """The settings for the strings `given` by field name, None and "" meaning the default.
+    def of(cls, texts: Mapping[str, str | None], spell: Callable[[str], str]) -> Settings:
+        """Return the settings of `texts`, by field name; None and "" mean the default.
 
-        `spell` gives a field's name as the operator knows it. Raises SettingError.
+        `spell` returns the name of a field for the error message. Raises SettingError.
         """
         parsed = {}
         for field in dataclasses.fields(cls):
-            value = given.get(field.name)
+            value = texts.get(field.name)
             if value:
                 try:
                     parsed[field.name] = field.metadata["parse"](value)
@@ -152,10 +161,10 @@ class Settings:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"PYTAIL_{name.upper()}"
 
 
 def flag(name: str) -> str:
-    """The command-line option of a setting."""
+    """Return the command-line option of a setting."""
     return f"--{name.replace('_', '-')}"

@@ -1,4 +1,7 @@
-"""Parsers of the values of settings: a string to a value, or ValueError with the remedy."""
+"""Parsers of one value of a setting.
+
+Each parser takes a string, and raises ValueError with the remedy where the string is not valid.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+e[0-9])\s*([A-Za-z]*)", re.ASCII)
 _INTERNAL = re.compile(r"(?:/[A-Za-z0-9._+~-]+)+/*")
 _DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-#: Letters alone are powers of 1024, as in nginx and systemd.
+#: A letter alone is a power of 1024, as in nginx and systemd.
 _SIZES = {"": 1, "b": 1} | {
     letter + suffix: base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -25,7 +28,7 @@ _SIZES = {"": 1, "b": 1} | {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bind:
-    """Where to listen: a TCP `host` and `port`, or the `path` of a Unix socket."""
+    """A listen address: a TCP `host` and `port`, or the `path` of a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -39,7 +42,7 @@ class Bind:
 
 
 def bind(value: str) -> Bind:
-    """``host:port``, ``[::1]:port`` or ``unix:/path``; ValueError with the remedy otherwise."""
+    """Parse ``host:port``, ``[::1]:port`` or ``unix:/path``."""
     if value.startswith("unix:"):
         path = value.removeprefix("unix:")
         if not path or "\0" in path:
@@ -52,7 +55,7 @@ def bind(value: str) -> Bind:
 
 
 def upstream_base_url(value: str) -> str:
-    """The URL above ``/simple/``, without trailing slash; ValueError with the remedy otherwise."""
+    """Parse the URL of an index; return it without ``/simple`` and trailing slash."""
     value = value.strip()
     try:
         parts = urlsplit(value)
@@ -65,7 +68,7 @@ def upstream_base_url(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("give the URL without ? and #")
     if "@" in parts.path:
-        # More likely the rest of a password, which would be shown and asked for.
+        # Probably the rest of a password, which would be logged and sent to upstream.
         raise ValueError("write / in a password as %2F, and @ in a path as %40")
     path = re.sub(r"//+", "/", parts.path).rstrip("/")
     path = path.removesuffix("/simple").rstrip("/")
@@ -73,17 +76,17 @@ def upstream_base_url(value: str) -> str:
 
 
 def directory(value: str) -> Path:
-    """A directory, which need not exist yet; ValueError with the remedy otherwise."""
+    """Parse the path of a directory, which need not exist."""
     if not value.strip() or "\0" in value:
         raise ValueError("name a directory")
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise ValueError("name a directory, not one of a user who has none") from None
+        raise ValueError("name a directory; the user after ~ has no home directory") from None
 
 
 def seconds(value: str) -> float:
-    """Seconds, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    """Parse a duration of zero or more, in seconds or with a unit; return seconds."""
     match = _QUANTITY.fullmatch(value.strip())
     unit = _DURATIONS.get(match[2].lower()) if match else None
     number = math.nan if match is None or unit is None else float(match[1]) * unit
@@ -93,7 +96,7 @@ def seconds(value: str) -> float:
 
 
 def timeout(value: str) -> float:
-    """Seconds above zero, as `seconds`; ValueError with the remedy otherwise."""
+    """Parse a duration above zero, as `seconds` does."""
     number = seconds(value)
     if number == 0:
         raise ValueError("give a number of seconds above zero")
@@ -101,7 +104,7 @@ def timeout(value: str) -> float:
 
 
 def limit(value: str) -> int:
-    """Bytes, zero or more, as a number or with a unit; ValueError with the remedy otherwise."""
+    """Parse a size of zero or more, in bytes or with a unit; return bytes."""
     match = _QUANTITY.fullmatch(value.strip())
     unit = _SIZES.get(match[2].lower()) if match else None
     number = math.nan if match is None or unit is None else float(match[1]) * unit
@@ -111,7 +114,7 @@ def limit(value: str) -> int:
 
 
 def size(value: str) -> int:
-    """Bytes above zero, as `limit`; ValueError with the remedy otherwise."""
+    """Parse a size above zero, as `limit` does."""
     number = limit(value)
     if number == 0:
         raise ValueError("give a number of bytes above zero")
@@ -119,19 +122,19 @@ def size(value: str) -> int:
 
 
 def count(value: str) -> int:
-    """A whole number above zero; ValueError with the remedy otherwise."""
+    """Parse a whole number above zero."""
     if not re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII) or int(value) == 0:
         raise ValueError("give a whole number above zero")
     return int(value)
 
 
 def file(value: str) -> Path | None:
-    """A file, None for an empty string; ValueError with the remedy otherwise."""
+    """Parse the path of a file or directory; return None for an empty string."""
     return directory(value) if value else None
 
 
 def internal_path(value: str) -> str:
-    """A path that ends in a slash, empty for an empty string; ValueError with the remedy otherwise."""
+    """Parse the path of an nginx location; return it with a slash at the end, or an empty string."""
     value = value.strip()
     if value and (not _INTERNAL.fullmatch(value) or ".." in value):
         raise ValueError("give the path of an internal location of nginx, such as /+held/")
@@ -139,7 +142,7 @@ def internal_path(value: str) -> str:
 
 
 def switch(value: str) -> bool:
-    """Yes or no; ValueError with the remedy otherwise."""
+    """Parse yes or no, true or false, on or off, 1 or 0."""
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
     if value.strip().lower() not in words:
@@ -148,13 +151,13 @@ def switch(value: str) -> bool:
 
 
 def choice(*words: str) -> Callable[[str], str]:
-    """One of `words`, in any case; the parser raises ValueError with the remedy otherwise."""
+    """Return a parser of one of `words`, in upper or lower case."""
 
     def parse(value: str) -> str:
         word = value.strip().lower()
         if word not in words:
-            meant = difflib.get_close_matches(word, words, n=1)
-            hint = f"; did you mean {meant[0]}?" if meant else ""
+            nearest = difflib.get_close_matches(word, words, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ValueError(f"give {', '.join(words[:-1])} or {words[-1]}{hint}")
         return word
 

@@ -1,1 +1,1 @@
-"""Tools around gevent that know nothing of pytail."""
+"""Tools around gevent that know nothing of pytail's other folders."""

@@ -1,8 +1,7 @@
-"""Memory that large pages took, given back to the system.
+"""Returns the free memory of the C library to the operating system.
 
-A page passes through many pieces of memory in several threads, and what is free again lies scattered
-among what is not: the C library keeps it all, ten times of what is in use. It gives it back only when
-asked to.
+A large page is copied several times in several threads. Its freed memory lies between memory in use,
+and the C library does not return it: up to ten times the memory in use. `malloc_trim` returns it.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ import gevent
 
 from pytail.runtime.threads import off_loop
 
-#: Seconds from the first large page to giving back what it and those after it took.
+#: Seconds from the first large page to the trim, which serves all pages of that time.
 _DELAY = 0.25
 
 
 class MallocTrimmer:
-    """Gives back, soon after it was told that there is something."""
+    """Trims soon after a large page, once for all pages of that time."""
 
     def __init__(self) -> None:
         self._is_due = False
 
     def trim_soon(self) -> None:
-        """A large page has passed."""
+        """Trim after a delay, in a thread."""
         if not self._is_due:
             self._is_due = True
             gevent.spawn_later(_DELAY, self._trim)
@@ -36,6 +35,6 @@ class MallocTrimmer:
 
 
 def trim() -> None:
-    """Give back what is free, where the C library can (glibc)."""
+    """Return free memory to the operating system, where the C library can (glibc)."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

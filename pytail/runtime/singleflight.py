@@ -1,7 +1,7 @@
-"""One caller works, the others wait and share the outcome, errors too.
+"""Runs the same work once for several callers, which share its result or its error.
 
-The work runs in a greenlet of its own, so that it outlives whoever asked first, and each caller may
-wait as long as suits it. A key is in the map only while its work runs.
+The work runs in its own greenlet. So it goes on after the greenlet of a caller ends, and each caller
+can have its own timeout.
 """
 
 from __future__ import annotations
@@ -16,64 +16,64 @@ Result = TypeVar("Result")
 
 
 class StillRunning(Exception):
-    """The work goes on, but the caller has waited as long as it wanted."""
+    """The work has not ended within the caller's patience; it continues."""
 
 
 class _Call(Generic[Result]):
-    __slots__ = ("error", "landed", "result")
+    __slots__ = ("_done", "_error", "_result")
 
     def __init__(self) -> None:
-        self.landed = Semaphore(0)
-        self.result: Result | None = None
-        self.error: BaseException | None = None
+        self._done = Semaphore(0)
+        self._result: Result | None = None
+        self._error: BaseException | None = None
 
-    def fly(self, work: Callable[[], Result]) -> None:
+    def run(self, work: Callable[[], Result]) -> None:
         try:
-            self.result = work()
+            self._result = work()
         except BaseException as error:  # noqa: BLE001
-            # gevent's Timeout and GreenletExit are no Exceptions, and waiters must learn of them.
-            self.error = error
+            # gevent's Timeout and GreenletExit are not Exceptions, but are for the callers too.
+            self._error = error
         finally:
-            self.landed.release()
+            self._done.release()
 
-    def outcome(self, patience: float | None) -> Result:
-        if not self.landed.acquire(timeout=patience):
+    def wait(self, patience: float | None) -> Result:
+        if not self._done.acquire(timeout=patience):
             raise StillRunning
-        # A turnstile: whoever passes lets the next one pass.
-        self.landed.release()
-        if self.error is not None:
-            raise self.error
-        return self.result  # type: ignore[return-value]
+        # Each caller wakes the next one.
+        self._done.release()
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
 
 
 class SingleFlight(Generic[Result]):
-    """A map from keys to work under way."""
+    """The calls that run, by key. A key is present only while its work runs."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Call[Result]] = {}
+        self._calls: dict[Hashable, _Call[Result]] = {}
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._calls)
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._flights
+        return key in self._calls
 
     def run(
         self, key: Hashable, work: Callable[[], Result], patience: float | None = None
     ) -> Result:
-        """The outcome of the work under way for `key`, else of `work`, now started.
+        """Return the result of the running work for `key`; without one, start `work`.
 
-        Waits at most `patience` seconds (None: for ever), then raises StillRunning. The errors of
-        the work are raised to every caller.
+        Waits at most `patience` seconds, or without limit for None. Raises StillRunning where the
+        work has not ended by then, and to each caller the error of the work.
         """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Call()
-            gevent.spawn(self._run, key, flight, work)
-        return flight.outcome(patience)
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call()
+            gevent.spawn(self._run, key, call, work)
+        return call.wait(patience)
 
-    def _run(self, key: Hashable, flight: _Call[Result], work: Callable[[], Result]) -> None:
+    def _run(self, key: Hashable, call: _Call[Result], work: Callable[[], Result]) -> None:
         try:
-            flight.fly(work)
+            call.run(work)
         finally:
-            del self._flights[key]
+            del self._calls[key]

@@ -1,7 +1,4 @@
-"""Work off the gevent hub: parsing, rendering, compressing, hashing and waiting for the disk.
-
-While such work runs in a thread, the greenlet that wants it waits and all others go on.
-"""
+"""Runs work outside of the event loop, in threads: parsing, compressing, hashing, disk access."""
 
 from __future__ import annotations
 
@@ -14,22 +11,25 @@ from gevent.threadpool import ThreadPool
 
 Result = TypeVar("Result")
 
-#: Host names looked up at once.
-_LOOKUPS = 10
-#: Seconds that a thread computes on while others wait.
-_TURN = 0.0005
+#: Host names resolved at a time.
+_RESOLVER_THREADS = 10
+#: Seconds after which a computing thread yields the GIL to a waiting one; Python's default is 0.005.
+_SWITCH_INTERVAL = 0.0005
 
 
 def off_loop(work: Callable[[], Result], pool: ThreadPool | None = None) -> Result:
-    """What `work` returns or raises, run on `pool` (None: the hub's own) while others go on."""
-    # Not `pool or`: a pool with nothing to do is false.
+    """Run `work` in a thread, and return its result or raise its error.
+
+    Other greenlets run meanwhile. `pool` is a thread pool, None for the event loop's own.
+    """
+    # Not `pool or ...`: a pool without tasks is false.
     threads = gevent.get_hub().threadpool if pool is None else pool
     try:
         error, result = threads.apply(_outcome, (work,))
     except RuntimeError as refusal:
         if "interpreter shutdown" not in str(refusal):
             raise
-        # The process ends: from Python 3.12 on no thread begins any more, and nobody waits for it.
+        # Since Python 3.12 no thread starts while the interpreter shuts down.
         raise gevent.GreenletExit from None
     if error is not None:
         raise error
@@ -37,31 +37,31 @@ def off_loop(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resu
 
 
 def use_resolver_threads() -> None:
-    """Give the looking up of host names threads of its own.
+    """Resolve host names in threads of their own.
 
-    A name server that is silent takes up a thread for half a minute, and nothing else must wait for
-    that.
+    A name server that does not respond blocks a thread for half a minute.
     """
     hub = gevent.get_hub()
     if getattr(hub.resolver, "pool", None) is hub.threadpool:
-        hub.resolver.pool = ThreadPool(_LOOKUPS)
+        hub.resolver.pool = ThreadPool(_RESOLVER_THREADS)
 
 
 def give_way() -> None:
-    """Let the other greenlets go on that can."""
+    """Let other greenlets run."""
     gevent.sleep(0)
 
 
 def shorten_switch_interval() -> None:
-    """Let threads that compute hand over to the hub in half a millisecond, not in five.
+    """Let computing threads yield the GIL to the event loop after half a millisecond, not five.
 
-    A small request takes the hub some rounds, and in each it waits that long while a page is read.
+    A small request takes several rounds of the event loop. While a thread parses a page, each round
+    waits for that interval.
     """
-    sys.setswitchinterval(_TURN)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
 
 
 def _outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:
-    # Raised in the thread, gevent would also print it.
+    # gevent prints errors that are raised in its threads, so they are returned.
     try:
         return None, work()
     except BaseException as error:  # noqa: BLE001

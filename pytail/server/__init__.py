@@ -1,1 +1,1 @@
-"""HTTP/1.1 on a gevent server: connections, request heads, response bodies."""
+"""An HTTP/1.1 server on gevent: connections, request heads, responses."""

@@ -1,4 +1,4 @@
-"""The listening socket: TCP or Unix."""
+"""The listening socket, TCP or Unix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BACKLOG = 1024
 
 @contextlib.contextmanager
 def listening(bind: Bind) -> Iterator[socket.socket]:
-    """Listen on `bind` until the block ends. Raises SettingError."""
+    """Listen on `bind` until the block ends. Raises SettingError where that is impossible."""
     try:
         listener = _unix(bind.path) if bind.path is not None else _tcp(bind)
     except OSError as error:
@@ -41,7 +41,8 @@ def _tcp(bind: Bind) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit it; without it a small answer waits 40 ms for an acknowledgement.
+        # Accepted sockets inherit the option; without it a small response waits 40 ms for an
+        # acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
@@ -57,7 +58,7 @@ def _unix(path: str) -> socket.socket:
         if _is_abandoned(path):
             Path(path).unlink()
         listener.bind(path)
-        # Like a port: who may enter its directory may ask, such as the nginx in front.
+        # Like a TCP port, the socket is open to each user that may enter its directory, such as nginx.
         Path(path).chmod(0o666)
         listener.listen(_BACKLOG)
     except BaseException:
@@ -67,7 +68,7 @@ def _unix(path: str) -> socket.socket:
 
 
 def _is_abandoned(path: str) -> bool:
-    """Whether `path` is a socket that nobody listens on, left by a process that was killed."""
+    """Return whether `path` is the socket of a killed process, on which no process listens."""
     if not Path(path).is_socket():
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,10 +1,10 @@
-"""Requests that were just answered, answered once more where they arrive.
+"""Repeats a response to identical requests within one second, from the event loop.
 
-Clients of one kind send the same bytes, and many of them at once. What the application says may be
-said again is kept for the running second, by the bytes of its request, and then goes out from the
-event loop itself, without a parser and without a switch of greenlets. Nothing is decided here: the
-application is asked each time whether it would say the same, and whatever else comes is handed to the
-greenlet of the connection.
+Clients of one kind send the same bytes, and many of them at once. `Microcache` stores the responses
+that the application allows to be repeated, by the bytes of their requests, for the running second.
+`ReplayingReceiver` sends them from the event loop, without a parser and without a switch of
+greenlets. The application confirms each repetition. All other requests go to the greenlet of the
+connection.
 """
 
 from __future__ import annotations
@@ -19,165 +19,175 @@ from typing import Protocol
 import gevent
 from gevent.hub import Waiter
 
+from pytail.server.client_socket import RECEIVE_SIZE
 from pytail.telemetry.access import AccessRecord
 
-#: In a WSGI environment: the `Replay` of the response, set by the application.
+#: Key of a WSGI environment: the `Replayable` that the application sets for its response.
 REPLAY = "pytail.replay"
-_RECEIVED = 16 * 1024
-#: Bytes of a request that could be one of many, and of all that is kept.
-_LONGEST, _MOST = 2048, 32 * 1024 * 1024
+
+#: Bytes of the longest request whose response is stored, and of all stored requests and responses.
+_MAX_REQUEST, _MAX_SIZE = 2048, 32 * 1024 * 1024
+#: libev's EV_READ.
 _READABLE = 1
 
 
-class Replay(Protocol):
-    """A response that may be sent again, each time as an exchange of its own."""
+class Replayable(Protocol):
+    """A response that can be repeated; each repetition has its own access record."""
 
-    #: The bytes to send again; None for those that `copy` gives.
+    #: The bytes of the body; None where `copy` gives them.
     body: bytes | None
     #: The request id in the head of the first response; each repetition has its own instead.
     id: bytes
-    #: Returns a copy of the body while that is open, None where there is none.
+    #: Returns a copy of the body while the body is open, None where the body cannot be copied.
     copy: Callable[[], bytes | None]
 
     def begin(self) -> AccessRecord | None:
-        """Return the exchange of another response, None where it would be a different one now."""
+        """Return the access record of a repetition, None where the response would differ now."""
 
-    def end(self, exchange: AccessRecord, sent: int) -> None:
-        """End `exchange`, of whose body `sent` bytes have gone out."""
+    def end(self, record: AccessRecord, sent: int) -> None:
+        """End `record`, after `sent` bytes of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """A response that may be given again."""
+    """A response that can be repeated."""
 
-    #: The head up to the id of its exchange, what follows that, and the body.
-    before: bytes
-    after: bytes
+    #: The bytes of the head before and after the request id, and those of the body.
+    before_id: bytes
+    after_id: bytes
     body: bytes
-    replay: Replay
+    replay: Replayable
 
 
 class Microcache:
-    """What was said in the running second, by the bytes of the requests."""
+    """The responses of the running second, by the bytes of their requests."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, CachedResponse] = {}
-        #: Requests that came once and whose answers take a copy.
-        self._once: set[bytes] = set()
+        self._responses: dict[bytes, CachedResponse] = {}
+        #: Requests received once whose responses need a copy of the body.
+        self._requested_once: set[bytes] = set()
         self._second, self._size = 0, 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._responses)
 
     def find(self, request: bytes) -> CachedResponse | None:
-        """What was said to `request`; None where there is nothing, or it would tell an old date."""
-        reply = self._kept.get(request)
-        return reply if reply is None or int(time.time()) == self._second else None
+        """Return the response to `request`, None where there is none with the current date."""
+        response = self._responses.get(request)
+        return response if response is None or int(time.time()) == self._second else None
 
-    def keep(self, request: bytes, head: bytes, repeat: Replay) -> None:
-        """Remember the `head` of the response to `request`, and how to give it again."""
-        self.forget()
-        if len(request) > _LONGEST:
+    def store(self, request: bytes, head: bytes, replay: Replayable) -> None:
+        """Store the response to `request` with this `head`, within the bounds of size."""
+        self.expire()
+        if len(request) > _MAX_REQUEST:
             return
-        body = repeat.body
+        body = replay.body
         if body is None:
-            # Most files are asked for once.
-            is_first = request not in self._once
-            self._once.add(request)
-            body = None if is_first or self._size >= _MOST else repeat.copy()
+            # Most files are requested once in a second: only the second request is worth a copy.
+            is_first = request not in self._requested_once
+            self._requested_once.add(request)
+            body = None if is_first or self._size >= _MAX_SIZE else replay.copy()
         if body is None:
             return
         size = len(request) + len(head) + len(body)
-        if self._size + size <= _MOST:
-            before, _, after = head.partition(repeat.id)
-            repeat.body = body
-            self._kept[request] = CachedResponse(before, after, body, repeat)
+        if self._size + size <= _MAX_SIZE:
+            before_id, _, after_id = head.partition(replay.id)
+            replay.body = body
+            self._responses[request] = CachedResponse(before_id, after_id, body, replay)
             self._size += size
 
-    def forget(self) -> None:
-        """Let go of what was said before this second."""
+    def expire(self) -> None:
+        """Drop the responses of earlier seconds."""
         second = int(time.time())
         if second != self._second:
-            self._kept, self._once, self._size, self._second = {}, set(), 0, second
+            self._responses, self._requested_once, self._size = {}, set(), 0
+            self._second = second
 
 
 class ReplayingReceiver:
-    """Receives for one connection, from which nobody else reads meanwhile."""
+    """Receives the bytes of one connection, and repeats the responses that the microcache has.
+
+    Nothing else may read from the connection while `receive` waits.
+    """
 
     def __init__(
         self,
         descriptor: int,
-        replies: Microcache,
-        may_answer: Callable[[], bool],
-        send: Callable[[memoryview], None],
+        microcache: Microcache,
+        may_replay: Callable[[], bool],
+        send_rest: Callable[[memoryview], None],
     ) -> None:
-        """`descriptor` is the connection's.
+        """`descriptor` is the connection's socket.
 
-        `may_answer` says before each answer whether the connection goes on after it; `send` sends,
-        in the greenlet, what the client does not take at once.
+        `may_replay` is called before each repetition, and returns whether the connection stays open
+        after it. `send_rest` sends, in the greenlet, the bytes that the client does not take at once.
         """
-        self._descriptor, self._replies = descriptor, replies
-        self._may_answer, self._send = may_answer, send
+        self._descriptor, self._microcache = descriptor, microcache
+        self._may_replay, self._send_rest = may_replay, send_rest
         self._waiter: Waiter[bytes | None] = Waiter()
-        self._unsent: tuple[CachedResponse, AccessRecord, bytes] | None = None
+        self._unfinished: tuple[CachedResponse, AccessRecord, bytes] | None = None
 
     def receive(self) -> bytes:
-        """What arrives and is not answered here; empty at the end. Raises OSError."""
+        """Return the next bytes that the microcache has no response to; none at the end.
+
+        Raises OSError.
+        """
         while (data := self._wait()) is None:
             self._finish()
         return data
 
     def _wait(self) -> bytes | None:
-        """What arrives, None where a reply to it is to be sent."""
+        """Return the next bytes, None where a response has to be sent to its end first."""
         self._waiter = Waiter()
-        arrival = gevent.get_hub().loop.io(self._descriptor, _READABLE)
-        arrival.start(self._arrived)
+        watcher = gevent.get_hub().loop.io(self._descriptor, _READABLE)
+        watcher.start(self._on_readable)
         try:
             data: bytes | None = self._waiter.get()
             return data
         finally:
-            arrival.stop()
-            arrival.close()
+            watcher.stop()
+            watcher.close()
 
-    def _arrived(self) -> None:
-        # In the event loop, where nothing may wait and no error may end.
+    def _on_readable(self) -> None:
+        # A callback of the event loop: it must not wait, and its errors belong to the greenlet.
         try:
-            data = os.read(self._descriptor, _RECEIVED)
-            reply = self._replies.find(data)
-            exchange = reply.replay.begin() if reply is not None and self._may_answer() else None
-            if reply is None or exchange is None:
+            data = os.read(self._descriptor, RECEIVE_SIZE)
+            response, record = self._microcache.find(data), None
+            if response is not None and self._may_replay():
+                record = response.replay.begin()
+            if response is None or record is None:
                 self._waiter.switch(data)
-            elif not self._answered(reply, exchange):
+            elif not self._is_sent(response, record):
                 self._waiter.switch(None)
         except BlockingIOError:
-            # Nothing had come after all.
+            # The kernel can report a socket as readable that has no bytes: select(2).
             pass
         except BaseException:  # noqa: BLE001
             self._waiter.throw(*sys.exc_info())
 
-    def _answered(self, reply: CachedResponse, exchange: AccessRecord) -> bool:
-        """Whether the client took all of the reply at once."""
-        head = b"%b%b%b" % (reply.before, exchange.id.encode(), reply.after)
-        body = reply.body
+    def _is_sent(self, response: CachedResponse, record: AccessRecord) -> bool:
+        """Send `response`. Return False where the client does not take all of it at once."""
+        head = b"%b%b%b" % (response.before_id, record.id.encode(), response.after_id)
+        body = response.body
         try:
             sent = os.writev(self._descriptor, (head, body))
         except BlockingIOError:
             sent = 0
         except BaseException:
-            reply.replay.end(exchange, 0)
+            response.replay.end(record, 0)
             raise
         if sent == len(head) + len(body):
-            reply.replay.end(exchange, len(body))
+            response.replay.end(record, len(body))
             return True
-        self._unsent = reply, exchange, (head + body)[sent:]
+        self._unfinished = response, record, (head + body)[sent:]
         return False
 
     def _finish(self) -> None:
-        assert self._unsent is not None
-        (reply, exchange, rest), self._unsent = self._unsent, None
-        sent = len(reply.body) - len(rest)
+        assert self._unfinished is not None
+        (response, record, rest), self._unfinished = self._unfinished, None
+        sent = len(response.body) - len(rest)
         try:
-            self._send(memoryview(rest))
-            sent = len(reply.body)
+            self._send_rest(memoryview(rest))
+            sent = len(response.body)
         finally:
-            reply.replay.end(exchange, max(0, sent))
+            response.replay.end(record, max(0, sent))

@@ -1,8 +1,8 @@
-"""Request heads (RFC 9112): bytes to what they say, strictly; pure functions.
+"""Parses request heads (RFC 9112) strictly; pure functions.
 
-What two readers could understand in two ways is refused, so that no request hides in another one:
-each line ends in CRLF, nothing is folded, a length is said once and in one way. A field whose name
-has an underscore is dropped, since in a WSGI environment it would pass for one with a hyphen.
+A head that two parsers could read differently is refused, against request smuggling (RFC 9112 section
+11.2): each line ends in CRLF, no line is folded, and there is at most one length. A field whose name
+has an underscore is dropped, since a WSGI environment has the same key for the name with a hyphen.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
-#: Bytes of the request line and of the whole head, and fields, beyond which a head is refused.
-LONGEST_LINE, LONGEST_HEAD, MOST_FIELDS = 8192, 64 * 1024, 100
+#: Bytes of a request line, bytes of a head, and fields of a head; larger heads are refused.
+MAX_LINE, MAX_HEAD, MAX_FIELDS = 8192, 64 * 1024, 100
 
-#: All but control characters; tabs are white space.
+#: All bytes but control characters; a tab is white space.
 _PLAIN = bytes({9, *range(32, 127), *range(128, 256)})
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VERSION = re.compile(r"HTTP/1\.[0-9]")
@@ -26,7 +26,7 @@ _TOO_LARGE = "431 Request Header Fields Too Large"
 
 
 class RequestRefused(ValueError):
-    """A head that is malformed, ambiguous or too large."""
+    """A request head is malformed, ambiguous or too large."""
 
     def __init__(self, reason: str, status: str = "400 Bad Request") -> None:
         super().__init__(reason)
@@ -36,16 +36,17 @@ class RequestRefused(ValueError):
 
 @dataclass(slots=True)
 class RequestHead:
-    """What the head of a request says."""
+    """A parsed request head."""
 
-    #: All of it as sent, without the empty line; and the request line, for logs.
+    #: The bytes as sent, without the empty line.
     data: bytes
+    #: The request line, for logs.
     line: str
     method: str
     target: str
     #: ``HTTP/1.1`` or ``HTTP/1.0``.
     version: str
-    #: Its part of a WSGI environment.
+    #: The keys of a WSGI environment (PEP 3333) that come from the head.
     environ: dict[str, str]
     #: Whether the client expects the connection to stay open.
     keeps_alive: bool
@@ -53,13 +54,13 @@ class RequestHead:
     length: int | None
 
 
-def parsed(head: bytes) -> RequestHead:
-    """The head of a request, up to but not including the empty line. Raises RequestRefused."""
+def parse(head: bytes) -> RequestHead:
+    """Return the parsed `head`, which is without the empty line. Raises RequestRefused."""
     lines = head.split(b"\r\n")
-    if controls(head) != b"\r\n" * (len(lines) - 1):
-        raise RequestRefused("control characters, or a line that ends otherwise than in CRLF")
+    if control_characters(head) != b"\r\n" * (len(lines) - 1):
+        raise RequestRefused("control characters, or a line that does not end in CRLF")
     check_size(head)
-    if len(lines) > MOST_FIELDS + 1:
+    if len(lines) > MAX_FIELDS + 1:
         raise RequestRefused("too many fields", _TOO_LARGE)
     line, *fields = head.decode("latin-1").split("\r\n")
     method, target, version = _request_line(line)
@@ -71,7 +72,7 @@ def parsed(head: bytes) -> RequestHead:
     environ["QUERY_STRING"] = query
     environ["SERVER_PROTOCOL"] = version
     if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
-        raise RequestRefused("no Host")
+        raise RequestRefused("no Host field")
     length = _length(environ, method, version)
     return RequestHead(
         head, line, method, target, version, environ, _keeps_alive(environ, version), length
@@ -79,27 +80,27 @@ def parsed(head: bytes) -> RequestHead:
 
 
 def check_size(head: bytes) -> None:
-    """Raise RequestRefused where `head`, or what has arrived of it, is too large."""
-    if len(head) > LONGEST_LINE and b"\r\n" not in head[: LONGEST_LINE + 2]:
+    """Raise RequestRefused where `head`, complete or not, is too large."""
+    if len(head) > MAX_LINE and b"\r\n" not in head[: MAX_LINE + 2]:
         raise RequestRefused("request line too long", "414 URI Too Long")
-    if len(head) > LONGEST_HEAD:
-        raise RequestRefused("too large", _TOO_LARGE)
+    if len(head) > MAX_HEAD:
+        raise RequestRefused("head too large", _TOO_LARGE)
 
 
-def controls(head: bytes) -> bytes:
-    """The control characters of a request's or a response's head, line ends among them."""
+def control_characters(head: bytes) -> bytes:
+    """Return the control characters of a request's or response's head, with the line ends."""
     return head.translate(None, _PLAIN)
 
 
 def _request_line(line: str) -> tuple[str, str, str]:
     words = line.split(" ")
     if len(words) != 3 or "\t" in line:
-        raise RequestRefused("not a request line")
+        raise RequestRefused("malformed request line")
     method, target, version = words
     if not _TOKEN.fullmatch(method) or not target:
-        raise RequestRefused("not a request line")
+        raise RequestRefused("malformed request line")
     if not _VERSION.fullmatch(version):
-        raise RequestRefused("not HTTP/1", "505 HTTP Version Not Supported")
+        raise RequestRefused("HTTP version is not 1.x", "505 HTTP Version Not Supported")
     return method, target, "HTTP/1.0" if version == "HTTP/1.0" else "HTTP/1.1"
 
 
@@ -109,12 +110,12 @@ def _environ(fields: list[str]) -> dict[str, str]:
         name, colon, value = field.partition(":")
         key = _key(name)
         if not colon:
-            raise RequestRefused("a field without colon")
+            raise RequestRefused("a field without a colon")
         value = value.strip(_WHITE)
         if key not in environ:
             environ[key] = value
         elif key in {"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"}:
-            raise RequestRefused(f"{name} twice")
+            raise RequestRefused(f"more than one {name} field")
         else:
             environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
     environ.pop("", None)
@@ -123,9 +124,9 @@ def _environ(fields: list[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _key(name: str) -> str:
-    """The variable for a field's `name`, "" for one to drop; RequestRefused where it is no name."""
+    """Return the environment's key for a field, "" for a field to drop. Raises RequestRefused."""
     if not _TOKEN.fullmatch(name):
-        raise RequestRefused("not a field name")
+        raise RequestRefused("malformed field name")
     if "_" in name:
         return ""
     key = name.upper().replace("-", "_")
@@ -133,12 +134,12 @@ def _key(name: str) -> str:
 
 
 def _origin_form(method: str, target: str, environ: dict[str, str]) -> str:
-    """`target` as a path with its query; the host that an absolute one names is the Host."""
+    """Return `target` as a path with its query; the host of an absolute target is the Host."""
     if target.startswith("/") or (target == "*" and method == "OPTIONS"):
         return target
     origin = _ORIGIN.match(target)
     if origin is None:
-        raise RequestRefused("not a request target")
+        raise RequestRefused("malformed request target")
     environ["HTTP_HOST"] = origin[1]
     path = target[origin.end() :]
     return path if path.startswith("/") else f"/{path}"
@@ -156,12 +157,12 @@ def _length(environ: dict[str, str], method: str, version: str) -> int | None:
     coding, length = environ.get("HTTP_TRANSFER_ENCODING"), environ.get("CONTENT_LENGTH")
     if coding is not None:
         if length is not None or version == "HTTP/1.0" or coding.lower() != "chunked":
-            raise RequestRefused("a Transfer-Encoding that leaves the length in doubt")
+            raise RequestRefused("a Transfer-Encoding that leaves the length ambiguous")
         return None
     if length is None:
         return 0
     if not _LENGTH.fullmatch(length):
-        raise RequestRefused("not a Content-Length")
+        raise RequestRefused("malformed Content-Length")
     if method == "HEAD" and int(length):
-        raise RequestRefused("a HEAD with a body")
+        raise RequestRefused("a HEAD request with a body")
     return int(length)

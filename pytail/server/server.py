@@ -1,16 +1,14 @@
-"""The connections of all clients: how many there may be, for how long, and how they end.
+"""The server: how many connections there are, how long they may wait, and how they end.
 
-Whoever keeps us waiting for too long is cut. While there are as many connections as there may be,
-each answer ends its connection, and who has been waiting longest makes room; so those who only hold
-connections cannot keep out those who ask.
+Every second the server cuts the connections whose deadline has passed. At the maximum number of
+connections, each response ends its connection, and a new connection cuts the one that has waited
+longest for a request. So clients that send no requests cannot block those that do.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import resource
-import socket
 import time
 from typing import Any
 
@@ -21,16 +19,19 @@ from pytail.server.microcache import Microcache
 
 log = logging.getLogger("pytail.server")
 
-#: Connections at the same time; others wait to be accepted.
+#: Connections at a time; further ones wait to be accepted.
 MAX_CONNECTIONS = 1000
-#: Descriptors for each connection: its own, that of its file, one of upstream's.
+#: Descriptors for each connection: its socket, its file, a connection to upstream.
 _DESCRIPTORS = 3
-#: Seconds between looks at the deadlines.
+#: Seconds between two looks at the deadlines.
 _SWEEP = 1.0
 
 
 class Server(WSGIServer):
-    """A pywsgi server that bounds, cuts and drains; `spawn` is the bound, or a pool of that size."""
+    """A pywsgi server that bounds its connections, cuts slow ones, and drains at its end.
+
+    `spawn` is the maximum number of connections, or a gevent Pool of that size.
+    """
 
     handler_class = Connection
 
@@ -43,13 +44,13 @@ class Server(WSGIServer):
         self._sweeper: Any = None
         options = {"log": None, "error_log": log, **options}
         if "ssl_context" in options:
-            # With the first bytes of a request instead, for which there is a deadline.
+            # The handshake then belongs to the first request, which has a deadline.
             options["do_handshake_on_connect"] = False
         super().__init__(listener, application, spawn=spawn, **options)
 
     @property
     def is_scarce(self) -> bool:
-        """Whether connections are to be given up where that is possible."""
+        """Whether each response ends its connection, as new connections wait or none may stay."""
         return self.is_draining or self.pool.full()
 
     def start(self) -> None:
@@ -68,25 +69,26 @@ class Server(WSGIServer):
         super().handle(sock, address)
 
     def sweep(self, now: float | None = None) -> None:
-        """Cut the connections whose deadline has passed, and forget what was said before."""
-        self.microcache.forget()
+        """Cut the connections whose deadline is before `now`, and expire the microcache.
+
+        `now` is a `time.monotonic` time, by default the current one.
+        """
+        self.microcache.expire()
         now = time.monotonic() if now is None else now
-        for handler in list(self.connections):
-            if handler.deadline < now:
-                handler.cut()
+        for connection in list(self.connections):
+            if connection.deadline < now:
+                connection.cut()
 
     def close(self) -> None:
-        """Stop accepting and close the connections between requests; others may end."""
+        """Stop accepting, and close the connections without a request; others end after theirs."""
         self.is_draining = True
         super().close()
-        for handler in list(self.connections):
-            if handler.is_idle:
-                # Its wait for a next request ends as if the client had gone.
-                with contextlib.suppress(OSError):
-                    handler.socket.shutdown(socket.SHUT_RD)
+        for connection in list(self.connections):
+            if connection.is_idle:
+                connection.close_idle()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Close, and give the responses under way `timeout` seconds."""
+        """Close, and wait up to `timeout` seconds for responses to end."""
         super().stop(timeout)
         if self._sweeper is not None:
             self._sweeper.close()
@@ -94,10 +96,13 @@ class Server(WSGIServer):
 
 
 def _allow_descriptors(wanted: int) -> None:
-    """Let this process have that many, as many as it may: at first 1024 are usual."""
+    """Raise this process's limit of open files to `wanted`, or as far as its hard limit permits.
+
+    A usual soft limit is 1024.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("only %d open files are allowed, %d could be needed", hard, wanted)
+        log.warning("the limit of open files is %d, but %d may be needed", hard, wanted)
         wanted = hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

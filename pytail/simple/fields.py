@@ -1,7 +1,7 @@
-"""The fields of a page, each made right or dropped: upstream may say anything.
+"""The fields of a page, normalized or dropped: upstream may send any value.
 
-Each function takes whatever stood there and gives a value that every released client can read, or
-None. One bad field never loses the file, and one bad file never loses the page.
+Each function takes the decoded value and returns one that every released client can read, or None.
+A bad field does not lose its file, and a bad file does not lose its page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pytail import urls
 from pytail.model import DIGEST_LENGTHS, File
 from pytail.simple import names
 
-STATUSES = frozenset({"active", "archived", "deprecated", "quarantined"})
+#: The project statuses of PEP 792.
+PROJECT_STATUSES = frozenset({"active", "archived", "deprecated", "quarantined"})
 
 _HEX = re.compile(r"[0-9a-f]+")
 _TIME = re.compile(
@@ -25,30 +26,30 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([01]\d|2[0-3]):?([0-5]\d))",
     re.ASCII,
 )
-#: As nearly every index writes it; the days that not each month has are looked at apart.
+#: The spelling of nearly every index. The days 29 to 31 are left out: not every month has them.
 _PLAIN_TIME = re.compile(
     r"[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
     r"T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{6})?Z",
     re.ASCII,
 )
-#: Most hashes are this one alone.
+#: Most files have this hash alone.
 _PLAIN_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: object) -> str | None:
-    """A string with something in it, else None."""
+    """Return a string that is not blank, else None."""
     return value if isinstance(value, str) and value.strip() else None
 
 
 def size(value: object) -> int | None:
-    """A number of bytes."""
+    """Return a number of bytes, None for any other value."""
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def hashes(value: object) -> dict[str, str]:
-    """Algorithm to lower-case digest, of the algorithms that clients know, of the right length.
+    """Return the lower-case digests by algorithm, of the algorithms that clients know.
 
-    Anything else is left out: pip refuses a file with one hash name it does not know.
+    Other entries are dropped: pip refuses a file with one algorithm that pip does not know.
     """
     if not isinstance(value, dict):
         return {}
@@ -56,18 +57,18 @@ def hashes(value: object) -> dict[str, str]:
     if len(value) == 1 and isinstance(sha256, str) and _PLAIN_SHA256.fullmatch(sha256):
         return {"sha256": sha256}
     found = {}
-    for key, given in value.items():
-        if isinstance(key, str) and isinstance(given, str):
-            name, digest = key.lower(), given.lower()
+    for key, text_ in value.items():
+        if isinstance(key, str) and isinstance(text_, str):
+            name, digest = key.lower(), text_.lower()
             if len(digest) == DIGEST_LENGTHS.get(name) and _HEX.fullmatch(digest):
                 found[name] = digest
     return found
 
 
 def hash_in(expression: str) -> dict[str, str]:
-    """The hash of a URL fragment or of an attribute, ``sha256=<hex>``; empty when there is none."""
-    for part in expression.split("&"):
-        name, _, digest = part.partition("=")
+    """Return the hash of a URL fragment or an attribute, ``sha256=<hex>``; empty without one."""
+    for member in expression.split("&"):
+        name, _, digest = member.partition("=")
         found = hashes({name.strip(): digest.strip()})
         if found:
             return found
@@ -75,9 +76,9 @@ def hash_in(expression: str) -> dict[str, str]:
 
 
 def upload_time(value: object) -> str | None:
-    """The same instant as ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700), None when it is not one.
+    """Return the time as ``yyyy-mm-ddThh:mm:ss[.ffffff]Z`` (PEP 700), None for any other value.
 
-    A time without a zone is no instant, and clients fail on a page with one.
+    A time without a zone is dropped: clients fail on a page with such a time.
     """
     if not isinstance(value, str):
         return None
@@ -99,40 +100,46 @@ def upload_time(value: object) -> str | None:
 
 
 def yanked(value: object) -> bool | str:
-    """True or a reason when yanked. An empty reason in JSON is an index saying "not yanked"."""
+    """Return True or the reason for a yanked file, False otherwise.
+
+    Indexes that write an empty reason in JSON mean "not yanked".
+    """
     if isinstance(value, str):
         return value if value.strip() else False
     return value is True
 
 
 def core_metadata(value: object) -> dict[str, str] | bool | None:
-    """The hashes, True where there is a metadata file of unknown hash, None where there is none."""
+    """Return the hashes of the core metadata, True where the hashes are unknown, else None."""
     if isinstance(value, dict):
         return hashes(value) or True
     return True if value is True else None
 
 
 def status(value: object) -> str | None:
-    """One of the project statuses of PEP 792."""
-    return value if isinstance(value, str) and value in STATUSES else None
+    """Return a project status of PEP 792, None for any other value."""
+    return value if isinstance(value, str) and value in PROJECT_STATUSES else None
 
 
 def versions(value: object) -> tuple[str, ...] | None:
-    """All version strings once each, in upstream's order; None when upstream gives no list."""
+    """Return each version string once, in the order of upstream; None without a list."""
     if not isinstance(value, list):
         return None
     return tuple(dict.fromkeys(version for version in value if text(version)))
 
 
 def serial(value: object) -> int | None:
-    """A last serial, from a header or from JSON."""
+    """Return the last serial of a header or of JSON, None for any other value."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
         value = int(value)
     return size(value)
 
 
 def provenance(value: object, base: str) -> str | None:
-    """The absolute URL of a provenance document; relative ones are meant against the page."""
+    """Return the absolute URL of a provenance document; `base` is the URL of the page.
+
+    None for an absolute URL that is not https.
+    """
     url = urls.http_url(value, base)
     if url is None or url.startswith("https:"):
         return url
@@ -140,8 +147,11 @@ def provenance(value: object, base: str) -> str | None:
     return url if is_relative else None
 
 
-def one_of_each(files: Iterable[File]) -> tuple[File, ...]:
-    """`files` with one of each filename, preferring the one that has a hash, order kept."""
+def unique(files: Iterable[File]) -> tuple[File, ...]:
+    """Return `files` with each filename once, in the same order.
+
+    Of several entries with one filename, the first with a hash remains, else the first.
+    """
     found: dict[str, File] = {}
     for file in files:
         known = found.get(file.filename)
@@ -153,12 +163,15 @@ def one_of_each(files: Iterable[File]) -> tuple[File, ...]:
 def complete_versions(
     versions: tuple[str, ...] | None, files: Iterable[File], project: str
 ) -> tuple[str, ...] | None:
-    """`versions` and those of `files` that it lacks, which the standard wants in it (PEP 700)."""
+    """Return `versions` with the missing versions of `files`, as PEP 700 requires.
+
+    None where `versions` is None.
+    """
     if versions is None:
         return None
     spelled = {names.version_text(file.filename, project) or "" for file in files} - {*versions}
-    # Spelled otherwise in a filename (1.0_1, 1_0) is the same version, not a further one; what is
-    # none is more than a version, such as the platform of an old installer.
+    # A filename may spell a listed version in another way (1.0_1, 1_0). Text that is not a version,
+    # such as a version with the platform of an old installer, is not added.
     known = {None, *map(_version, versions)} if spelled else set()
     added = []
     for version in map(_version, sorted(spelled)):

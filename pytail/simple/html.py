@@ -13,20 +13,20 @@ from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import fields, names
 
-#: PEP 833 freezes the HTML form here.
+#: The last version of the HTML form (PEP 833).
 REPOSITORY_VERSION = "1.4"
 
-#: A fragment names one hash; the order is by what clients can read, uv above all.
+#: A fragment names one hash. The algorithms that most clients read come first, above all uv.
 _FRAGMENT_HASHES = ("sha256", "sha512", "sha384", "md5", "sha1")
 _META_CHARSET = re.compile(rb"<meta\s[^>]*charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 
 
 def parse(body: bytes, url: str, project: str, charset: str | None = None) -> ProjectPage:
-    """The page of `project` (normalized) that `body` is.
+    """Return the page of `project` (normalized) in `body`.
 
-    `url` is where it was found, which relative links are meant against (and against ``<base>``);
-    `charset` is that of the Content-Type, None leaves it to the document, then to UTF-8. Raises
-    PageUnreadable when it does not look like a project page: a captive portal is one page for all.
+    `url` is the URL of the page, the base of relative links without ``<base>``. `charset` is the
+    one of the Content-Type; None: the charset of the document, else UTF-8. Raises PageUnreadable
+    where `body` does not look like a project page, such as the login page of a captive portal.
     """
     root = _document(body, charset)
     metas = {
@@ -36,11 +36,11 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
     version = metas.get("pypi:repository-version", "1.0")
     if version.partition(".")[0] != "1":
         raise PageUnreadable(f"its repository version is {version[:20]!r}, which is not 1.x")
-    # The first that has an href counts, and only if it is one that can be followed.
+    # The first <base> with an href counts, but only where the href is an http URL.
     base = next((element.get("href") for element in root.iterfind(".//base[@href]")), None)
     base = urls.http_url(base, url) or url
     found = (_file(anchor.attrib, base, project) for anchor in root.iter("a"))
-    files = fields.one_of_each(file for file in found if file is not None)
+    files = fields.unique(file for file in found if file is not None)
     if not files and "pypi:repository-version" not in metas and not _is_empty(root, project):
         raise PageUnreadable(f"the HTML lists no file of {project!r} and is not an empty listing")
     status = fields.status(metas.get("pypi:project-status"))
@@ -58,7 +58,7 @@ def _document(body: bytes, charset: str | None) -> etree._Element:
     lowered = text.lower()
     is_open = "<html" in lowered and "</html" not in lowered
     if is_open or text.rfind("<") > text.rfind(">"):
-        raise PageUnreadable("the HTML is cut off: it does not close what it opens")
+        raise PageUnreadable("the HTML is truncated: a tag is not closed")
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True)
     try:
         root = etree.fromstring(text.encode("utf-8", "replace"), parser)
@@ -66,14 +66,14 @@ def _document(body: bytes, charset: str | None) -> etree._Element:
         raise PageUnreadable(f"the HTML is broken: {error}") from None
     if root is None:
         raise PageUnreadable("the HTML is empty")
-    # Where the parser gives up, at its limits, what it has read so far must not pass for the page.
+    # At its limits the parser stops, and the result would look like a page with fewer files.
     if fatal := parser.error_log.filter_from_fatals():
-        raise PageUnreadable(f"the HTML is not read to its end: {fatal[0].message}")
+        raise PageUnreadable(f"the parser stopped before the end of the HTML: {fatal[0].message}")
     return root
 
 
 def _text(body: bytes, charset: str | None) -> str:
-    # Decoded here, since lxml fails in its own ways on what is not of its charset.
+    # Decoded here: lxml fails in several ways on bytes that are not of the charset.
     declared = _META_CHARSET.search(body, 0, 2048)
     if charset is None and declared is not None:
         charset = declared[1].decode("ascii", "replace")
@@ -84,7 +84,7 @@ def _text(body: bytes, charset: str | None) -> str:
 
 
 def _is_empty(root: etree._Element, project: str) -> bool:
-    # An index names the project in the title or heading of an empty listing, or writes nothing.
+    # In an empty listing an index names the project in the title or heading, or has no text.
     if next(root.iter("form", "script", "iframe", "input"), None) is not None:
         return False
     headings = " ".join("".join(element.itertext()) for element in root.iter("title", "h1"))
@@ -103,7 +103,7 @@ def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None
     if not is_file or not names.is_of_project(filename, project):
         return None
     hashes = fields.hash_in(href.partition("#")[2])
-    signed = attributes.get("data-gpg-sig")
+    signature = attributes.get("data-gpg-sig")
     return File(
         filename=filename,
         url=url,
@@ -114,7 +114,7 @@ def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None
         core_metadata=_core_metadata(
             attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
         ),
-        gpg_sig=signed.lower() == "true" if signed else None,
+        gpg_sig=signature.lower() == "true" if signature else None,
         provenance=fields.provenance(attributes.get("data-provenance"), base),
     )
 
@@ -126,7 +126,7 @@ def _core_metadata(value: str) -> dict[str, str] | bool | None:
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
-    """The body for `page`, its files under the URLs that `href` gives."""
+    """Return the body of `page`; `href` returns the URL of a file."""
     head = ""
     if page.status is not None:
         head = _meta("pypi:project-status", page.status)
@@ -137,13 +137,13 @@ def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
 
 
 def render_projects(projects: Iterable[str]) -> bytes:
-    """The body of the project list; the links are relative to it."""
+    """Return the body of the project list, with relative links."""
     lines = [f'<a href="{escape(name)}/">{escape(name)}</a><br>' for name in projects]
     return _page("Simple index", "", lines)
 
 
 def _page(title: str, head: str, lines: Iterable[str]) -> bytes:
-    # pip 22.0 wants exactly this doctype; no <base>, a relative one breaks every client.
+    # pip 22.0 requires exactly this doctype. No <base>: a relative one breaks every client.
     opening = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"{_meta('pypi:repository-version', REPOSITORY_VERSION)}{head}"
@@ -171,8 +171,8 @@ def _anchor(file: File, url: str) -> str:
         attributes.append(("data-gpg-sig", "true" if file.gpg_sig else "false"))
     if file.provenance is not None:
         attributes.append(("data-provenance", file.provenance))
-    written = " ".join(f'{name}="{escape(value)}"' for name, value in attributes)
-    return f"<a {written}>{escape(file.filename)}</a><br>"
+    text = " ".join(f'{name}="{escape(value)}"' for name, value in attributes)
+    return f"<a {text}>{escape(file.filename)}</a><br>"
 
 
 def _expression(hashes: Mapping[str, str]) -> str:

@@ -12,15 +12,16 @@ from pytail.errors import PageUnreadable
 from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import fields, json_chunks, names
 
-#: The newest version pytail speaks, and the one for pages that lack what 1.1 made mandatory.
+#: The newest version that pytail sends, and the version of pages without the sizes and versions
+#: that 1.1 requires (PEP 700).
 API_VERSION, API_VERSION_WITHOUT_SIZES = "1.4", "1.0"
 
 _PAGE_KEYS = frozenset(
     {"meta", "name", "files", "versions", "project-status", "project-status-reason"}
-    # Never passed on: rejected (PEP 708), or promising endpoints that pytail lacks (PEP 752).
+    # Dropped: PEP 708 is rejected, and PEP 752 needs endpoints that pytail does not have.
     | {"tracks", "alternate-locations", "namespaces"}
 )
-#: The name of the standard, the one before it, and the one it was misspelled as.
+#: The key of PEP 714, the key before it (PEP 658), and a common misspelling of that.
 _METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
 _FILE_KEYS = frozenset(
     {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
@@ -29,10 +30,10 @@ _FILE_KEYS = frozenset(
 
 
 def parse(body: bytes, url: str, project: str) -> ProjectPage:
-    """The page of `project` (normalized) that `body` is.
+    """Return the page of `project` (normalized) in `body`.
 
-    `url` is where it was found, which relative links are meant against. Raises PageUnreadable when
-    it is not a page of a version this program knows (1.x), or is another project's.
+    `url` is the URL of the page, the base of relative links. Raises PageUnreadable where `body` is
+    not a page, has another API version than 1.x, or is the page of another project.
     """
 
     def file(entry: object) -> File | None:
@@ -49,7 +50,7 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
     name = data.get("name") or project
     if not isinstance(name, str) or names.normalized(name) != project:
         raise PageUnreadable(f"the page is for {str(name)[:80]!r}, not for {project!r}")
-    files = fields.one_of_each(file for file in found if file is not None)
+    files = fields.unique(file for file in found if file is not None)
     status, reason = _status(data, meta)
     return ProjectPage(
         name=project,
@@ -69,12 +70,12 @@ def _check_version(version: object) -> None:
 
 
 def _status(data: dict[str, Any], meta: dict[str, Any]) -> tuple[str | None, str | None]:
-    # PEP 792 has an object at the top; its own example shows it in meta, and old drafts a string.
-    given = data.get("project-status") or meta.get("project-status")
-    if isinstance(given, dict):
-        status, reason = given.get("status"), given.get("reason")
+    # PEP 792 has an object at the top level, its example has it in meta, and old drafts a string.
+    value = data.get("project-status") or meta.get("project-status")
+    if isinstance(value, dict):
+        status, reason = value.get("status"), value.get("reason")
     else:
-        status, reason = given, meta.get("project-status-reason")
+        status, reason = value, meta.get("project-status-reason")
     known = fields.status(status)
     return known, fields.text(reason) if known else None
 
@@ -111,7 +112,7 @@ def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
         return {}
     other = {key: value for key, value in data.items() if key not in known}
     try:
-        # As deep as it would stand in a page: more nesting can be read than written.
+        # Two levels deeper, as in a page: orjson decodes deeper nesting than it encodes.
         orjson.dumps([[other]] if other else None)
     except orjson.JSONEncodeError:
         return {}
@@ -119,7 +120,7 @@ def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
-    """The body for `page`, its files under the URLs that `href` gives."""
+    """Return the body of `page`; `href` returns the URL of a file."""
     is_complete = page.versions is not None and all(file.size is not None for file in page.files)
     meta: dict[str, Any] = {
         "api-version": API_VERSION if is_complete else API_VERSION_WITHOUT_SIZES
@@ -147,14 +148,14 @@ def _entry(file: File, url: str) -> dict[str, Any]:
         "gpg-sig": file.gpg_sig,
         "provenance": file.provenance,
     }
-    # Absent, never null: uv gives up a whole page for one null size, upload-time or yanked.
+    # Absent, never null: uv refuses a whole page for one null size, upload-time or yanked.
     entry.update((key, value) for key, value in optional.items() if value is not None)
     entry["yanked"] = file.yanked
     return {**file.other, **entry}
 
 
 def render_projects(projects: Iterable[str], last_serial: int | None) -> bytes:
-    """The body of the project list."""
+    """Return the body of the project list."""
     meta: dict[str, Any] = {"api-version": API_VERSION}
     if last_serial is not None:
         meta["_last-serial"] = last_serial

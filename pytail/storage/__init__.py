@@ -1,1 +1,1 @@
-"""Keeps: the catalog of what is known, and the files on disk."""
+"""Storage: the catalog (a SQLite database of projects and files) and the store (files on disk)."""

@@ -1,7 +1,8 @@
-"""The files of a page as the catalog has them: a few hundred to a part, each on a line of its own.
+"""Packs: up to 200 files of a project page in one row of the catalog.
 
-A row for each file would cost more than all else that is done with a new page. Of a part, only the
-line of the file that is looked for is decoded, and its keys tell whether there is one.
+One row for each file would cost more than all other work for a new page. A pack has two columns, the
+fingerprints and the lines of its files. By a fingerprint, a query finds the packs that may list a file.
+A line is a JSON array with the fields of one file, so that only this line is decoded to read the file.
 """
 
 from __future__ import annotations
@@ -15,48 +16,54 @@ import orjson
 
 from pytail.model import File
 
-#: Files of a part: more make a page cheaper to write, fewer a file cheaper to find.
+#: Files of a pack. More files make a page faster to write, fewer make a file faster to find.
 _FILES = 200
 
 
-def fingerprint(shelf: str) -> bytes:
-    """What stands among the keys of a part for each of its files on that `shelf`."""
-    return hashlib.blake2b(shelf.encode(), digest_size=8).digest()
+def fingerprint(directory: str) -> bytes:
+    """Return the 8 bytes that stand for a file of `directory` among the fingerprints of its pack."""
+    return hashlib.blake2b(directory.encode(), digest_size=8).digest()
 
 
 def packs(files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and the lines of each part of `files`."""
+    """Yield the fingerprints and the lines of each pack of `files`."""
     for start in range(0, len(files), _FILES):
         some = files[start : start + _FILES]
         yield b"".join([fingerprint(file.directory) for file in some]), b"".join(map(_line, some))
 
 
 def files(lines: bytes) -> Iterator[File]:
-    """All files of a part, in order. Raises ValueError where it is damaged."""
+    """Return all files of a pack, in order. Raises ValueError where the lines are damaged."""
     return map(_file, orjson.loads(b"[%b]" % lines[1:].replace(b"\n", b",")))
 
 
-def file(lines: bytes, shelf: str, filename: str) -> File | None:
-    """The one with that `shelf` and `filename`. Raises ValueError where the part is damaged."""
-    start, end = _span(lines, shelf, filename)
+def file(lines: bytes, directory: str, filename: str) -> File | None:
+    """Return one file of a pack, None when the pack does not list it.
+
+    Raises ValueError where the line is damaged.
+    """
+    start, end = _span(lines, directory, filename)
     return _file(orjson.loads(lines[start:end])) if start < end else None
 
 
 def with_core_metadata(
-    lines: bytes, shelf: str, filename: str, core_metadata: Mapping[str, str] | bool
+    lines: bytes, directory: str, filename: str, core_metadata: Mapping[str, str] | bool
 ) -> bytes | None:
-    """`lines` with other core metadata for that file; None when it is not among them."""
-    start, end = _span(lines, shelf, filename)
+    """Return `lines` with another `File.core_metadata` of one file, None when the file is not listed.
+
+    Raises ValueError where the line is damaged.
+    """
+    start, end = _span(lines, directory, filename)
     if start == end:
         return None
-    known = _file(orjson.loads(lines[start:end]))
-    return lines[:start] + _line(replace(known, core_metadata=core_metadata)) + lines[end:]
+    listed = _file(orjson.loads(lines[start:end]))
+    return lines[:start] + _line(replace(listed, core_metadata=core_metadata)) + lines[end:]
 
 
-def _span(lines: bytes, shelf: str, filename: str) -> tuple[int, int]:
-    """Where the line of that file begins and ends; at the same place when there is none."""
-    # Within a line there is no line feed: JSON has it escaped.
-    start = lines.find(b"\n%b," % orjson.dumps((filename, shelf))[:-1])
+def _span(lines: bytes, directory: str, filename: str) -> tuple[int, int]:
+    """Return the start and the end of the line of one file, two equal numbers when there is none."""
+    # A line feed always begins a line: JSON escapes those within strings.
+    start = lines.find(b"\n%b," % orjson.dumps((filename, directory))[:-1])
     if start < 0:
         return 0, 0
     end = lines.find(b"\n", start + 1)
@@ -75,13 +82,13 @@ def _line(file: File) -> bytes:
 
 def _file(row: Sequence[Any]) -> File:
     (
-        filename, shelf, url, hashes, size, upload_time, requires_python, yanked, core_metadata,
+        filename, directory, url, hashes, size, upload_time, requires_python, yanked, core_metadata,
         gpg_sig, provenance, other,
     ) = row  # fmt: skip
     return File(
         filename=filename,
         url=url,
-        directory=shelf,
+        directory=directory,
         hashes=hashes,
         size=size,
         upload_time=upload_time,

@@ -1,7 +1,11 @@
-"""The tables of the catalog, and how its file comes to have them.
+"""The tables of the catalog, and the preparation of its SQLite file at the start.
 
-A file of an older schema is migrated and keeps what is known. One that is damaged, or another
-program's, is set aside and begun anew; one that a newer pytail wrote is refused, untouched.
+`prepare` migrates a file of schema 2 or 3 and keeps its content. It renames a file that is damaged, of
+another schema or of another program, and creates an empty one. It refuses a file of a newer schema
+and does not change it.
+
+The names of tables, columns and indexes on disk are those of schema 4. Some differ from the names of
+the Python classes and fields.
 """
 
 from __future__ import annotations
@@ -25,31 +29,34 @@ from pytail.storage import packing
 
 log = logging.getLogger("pytail.storage")
 
-#: Marks the file as pytail's own ("ptal").
+#: ``PRAGMA application_id`` of a catalog ("ptal"; https://www.sqlite.org/pragma.html).
 APPLICATION_ID = 0x7074616C
-#: Raised with every change of the tables below.
+#: ``PRAGMA user_version`` of a catalog; each change of the tables below increases it by one.
 SCHEMA_VERSION = 4
-#: The oldest that is migrated.
-_OLDEST = 2
-#: Seconds to wait for another process's write.
-LOCK_PATIENCE = 5.0
-_LONGEST_CHECK = 0.5
+#: The oldest schema that is migrated.
+_OLDEST_MIGRATED = 2
+#: Seconds to wait for the lock that another process holds while it writes.
+BUSY_TIMEOUT = 5.0
+#: Seconds for the check of an existing file at the start.
+_MAX_CHECK_TIME = 0.5
 
 
 class Project(peewee.Model):
-    """What we know of one project: a page, or that there is none."""
+    """One project: its page without the files, or the fact that upstream has no such project."""
 
+    #: Normalized.
     name = peewee.CharField(primary_key=True)
-    #: Where its page was asked for, without credentials: the URL above ``/simple/``.
+    #: The index that was asked: the URL above ``/simple/`` without credentials.
     upstream = peewee.CharField()
+    #: False when upstream has no such project.
     found = peewee.BooleanField()
-    #: The validator of the page, verbatim; None when upstream gave none.
+    #: The ETag of the page, verbatim; None when upstream gave none.
     etag = peewee.TextField(null=True)
     last_serial = peewee.BigIntegerField(null=True)
-    #: Seconds since the epoch: when the page came, and when upstream last confirmed it.
+    #: Seconds since the epoch: when the page was fetched, and when it was last revalidated.
     fetched_at = peewee.DoubleField()
     checked_at = peewee.DoubleField()
-    #: Changes whenever the page's content does.
+    #: Changes with the content of the page.
     revision = peewee.CharField()
     versions = peewee.BlobField(null=True)
     status = peewee.CharField(null=True)
@@ -63,38 +70,38 @@ class Project(peewee.Model):
 
 
 class FilePack(peewee.Model):
-    """Some of the files of a page, see `pytail.parts`."""
+    """One pack of the files of a page, see `pytail.storage.packing`."""
 
     id = peewee.AutoField()
     project = peewee.CharField()
+    #: The place of the pack in its page, from 0.
     number = peewee.IntegerField()
-    #: Before the lines: so they are read without them.
-    keys = peewee.BlobField()
+    #: Before `lines`, so that SQLite reads the fingerprints of a row without its lines.
+    fingerprints = peewee.BlobField(column_name="keys")
     lines = peewee.BlobField()
 
     class Meta:
-        # Not without rowid, as its rows are large.
+        # With a rowid, because its rows are large (https://www.sqlite.org/withoutrowid.html).
         table_name = "part"
-        indexes = ((("project", "number"), True),)
 
 
 class MisnamedFile(peewee.Model):
-    """A listed file by whose name its project would not be found."""
+    """A listed file whose filename does not tell the name of its project."""
 
-    shelf = peewee.CharField()
+    directory = peewee.CharField(column_name="shelf")
     filename = peewee.CharField()
-    project = peewee.CharField(index=True)
+    project = peewee.CharField()
 
     class Meta:
         table_name = "stray"
         without_rowid = True
-        primary_key = peewee.CompositeKey("shelf", "filename", "project")
+        primary_key = peewee.CompositeKey("directory", "filename", "project")
 
 
 class VerifiedSize(peewee.Model):
-    """How large a file was when it was verified, where its page does not say its size."""
+    """The size of a verified file in bytes, where its page does not list a size."""
 
-    location = peewee.TextField(primary_key=True)
+    key = peewee.TextField(primary_key=True, column_name="location")
     size = peewee.BigIntegerField()
 
     class Meta:
@@ -103,74 +110,88 @@ class VerifiedSize(peewee.Model):
 
 
 class ReadyPage(peewee.Model):
-    """A page as it is sent, in one form and coding; it can be made again from what we know."""
+    """The body of a project page, rendered and compressed; made again when it is missing."""
 
-    #: Rises in the order in which they were kept.
+    #: Increases in the order of writing.
     id = peewee.AutoField()
     project = peewee.CharField()
-    #: What tells it from the project's others of the same revision.
+    #: The form, the coding and all else that distinguishes bodies of one revision.
     variant = peewee.TextField()
-    #: Of the page that it shows.
+    #: The revision of the page that was rendered.
     revision = peewee.CharField()
-    #: The pytail that rendered it: another one may render otherwise.
+    #: The version of pytail that rendered the page; another version may render other bytes.
     version = peewee.CharField()
     etag = peewee.CharField()
     data = peewee.BlobField()
 
     class Meta:
-        # Not without rowid, as its rows are large.
+        # With a rowid, because its rows are large.
         table_name = "ready"
-        indexes = ((("project", "variant"), True),)
 
+
+# Peewee would derive the names of these indexes from the names of the classes.
+FilePack.add_index(
+    FilePack.index(FilePack.project, FilePack.number, unique=True, name="part_project_number")
+)
+MisnamedFile.add_index(MisnamedFile.index(MisnamedFile.project, name="stray_project"))
+ReadyPage.add_index(
+    ReadyPage.index(
+        ReadyPage.project, ReadyPage.variant, unique=True, name="readypage_project_variant"
+    )
+)
 
 TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, ReadyPage)
 
-_INSERT_PART = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
-_INSERT_STRAY = "INSERT INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
-#: A file of the schemas that had a row for each.
+_INSERT_PACK = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
+_INSERT_MISNAMED = "INSERT INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
+#: The files of a project in schema 2 and 3, which had one row for each file.
 _SELECT_ROWS = (
     "SELECT filename, url, shelf, hashes, size, upload_time, requires_python, yanked,"
     " core_metadata, gpg_sig, provenance, other FROM file WHERE project = ? ORDER BY position"
 )
 
 
-def open_at(path: Path) -> None:
-    """Make the file at `path` one that can be used, whatever is there.
+def prepare(path: Path) -> None:
+    """Make the file at `path` a catalog of this schema, whether it exists or not.
 
-    Raises SettingError where a newer pytail wrote it, and OSError or a PeeweeException where the
-    directory does not let it be used.
+    Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException where
+    the file or its directory cannot be used.
     """
-    with _only_process(path.with_name(f"{path.name}.lock")):
-        if path.exists() and (flaw := _flaw(path)):
-            _set_aside(path, flaw)
+    with _exclusive(path.with_name(f"{path.name}.lock")):
+        if path.exists() and (fault := _fault(path)):
+            _set_aside(path, fault)
         try:
             _create(path)
         except peewee.OperationalError:
-            # Locked, or a disk without room: nothing is wrong with the file.
+            # The file is locked or the disk is full, which does not mean damage.
             raise
         except peewee.DatabaseError as error:
-            # What was looked at was sound, but not all of it was.
+            # `_fault` reads only as much of the file as fits in its time; the damage is elsewhere.
             _set_aside(path, str(error))
             _create(path)
 
 
 def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[File]) -> None:
-    """Insert the `files` of the page of `project`, which has none."""
+    """Insert the `files` of the page of `project`, which must not have any yet."""
     numbered = enumerate(packing.packs(files))
-    rows = ((project, number, keys, lines) for number, (keys, lines) in numbered)
-    # One at a time: all of them together take long to make, and to let go.
-    database.connection().executemany(_INSERT_PART, rows)
-    strays = [
+    rows = ((project, number, fingerprints, lines) for number, (fingerprints, lines) in numbered)
+    # A generator: a list of all packs costs much time to allocate and to free.
+    database.connection().executemany(_INSERT_PACK, rows)
+    misnamed = [
         (file.directory, file.filename, project)
         for file in files
-        if not names.tells_project(file.filename, project)
+        if not names.may_belong_to(file.filename, project)
     ]
-    database.connection().executemany(_INSERT_STRAY, strays)
+    database.connection().executemany(_INSERT_MISNAMED, misnamed)
 
 
-def database_at(path: Path, patience: float) -> peewee.SqliteDatabase:
-    """The catalog in the file at `path`; other processes' writes are waited for `patience` seconds."""
-    # Each is used by one thread at a time, and inline without yielding: no state for each greenlet.
+def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
+    """Return a connection to the catalog at `path`, not yet open.
+
+    It waits `busy_timeout` seconds for the write of another process.
+    """
+    # Each connection is used by one thread at a time, and on the event loop without yielding.
+    # Therefore Peewee needs no connection state for each thread or greenlet.
     return peewee.SqliteDatabase(
         str(path),
         pragmas={
@@ -178,7 +199,7 @@ def database_at(path: Path, patience: float) -> peewee.SqliteDatabase:
             "synchronous": "normal",
             "journal_size_limit": 2**24,
         },
-        timeout=patience,
+        timeout=busy_timeout,
         thread_safe=False,
         check_same_thread=False,
         lock_type="IMMEDIATE",
@@ -187,19 +208,20 @@ def database_at(path: Path, patience: float) -> peewee.SqliteDatabase:
 
 def _create(path: Path) -> None:
     if not path.exists():
-        # Only as the very first thing: then what is forgotten can leave the disk.
+        # SQLite takes auto_vacuum only before the first table (https://www.sqlite.org/pragma.html).
+        # Without it, deleted rows never free disk space.
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA auto_vacuum = incremental")
             connection.execute("PRAGMA journal_mode = wal")
-    database = database_at(path, LOCK_PATIENCE)
+    database = connect(path, BUSY_TIMEOUT)
     with contextlib.closing(database):
-        # Nothing is written where there is nothing to make: another process may have the lock.
+        # Without a write when nothing is missing, because another process may hold the lock.
         if database.get_tables() and not _is_older(database):
             return
-        # Sidesteps Model.bind: a model belongs to no database, each query names its own.
+        # Not Model.bind: the models belong to no database, and each query names its own.
         with database.atomic():
             for model in TABLES:
-                # Those that are there stay as they are.
+                # Creates only what does not exist.
                 peewee.SchemaManager(model, database).create_all()
             if not (has_rows := database.table_exists("file")):
                 _sign(database)
@@ -213,13 +235,14 @@ def _sign(database: peewee.SqliteDatabase) -> None:
 
 
 def _migrate(database: peewee.SqliteDatabase) -> None:
-    """Move the files from a table with a row for each, as older schemas had it, into parts."""
-    log.info("%s: migrating it to schema %d", database.database, SCHEMA_VERSION)
-    left = Project.select(Project.name).where(
+    """Move the files of each project from the table ``file`` of schema 2 and 3 into packs."""
+    log.info("migrating the catalog %s to schema %d", database.database, SCHEMA_VERSION)
+    not_moved = Project.select(Project.name).where(
         Project.name.not_in(FilePack.select(FilePack.project))
     )
-    for (project,) in list(left.tuples().execute(database)):
-        # One by one: whoever starts us may not wait until all are done, and then start us anew.
+    for (project,) in list(not_moved.tuples().execute(database)):
+        # One transaction for each project. A service manager may stop a start that takes too long;
+        # then the next start continues the migration.
         with database.atomic():
             _move_files(database, project)
     with database.atomic():
@@ -232,7 +255,7 @@ def _move_files(database: peewee.SqliteDatabase, project: str) -> None:
     try:
         files = [_file_of(row) for row in rows]
     except ValueError:
-        # Damaged: as if it had never been asked for.
+        # A damaged row. Without the project, its page is fetched again.
         Project.delete().where(Project.name == project).execute(database)
     else:
         put_files(database, project, files)
@@ -257,18 +280,21 @@ def _file_of(row: Sequence[Any]) -> File:
 
 
 def _is_older(database: peewee.SqliteDatabase) -> bool:
-    """Whether it is ours, of a schema that is migrated."""
+    """Return whether the database is a catalog of a schema that is migrated."""
     (application,) = database.execute_sql("PRAGMA application_id").fetchone()
     (version,) = database.execute_sql("PRAGMA user_version").fetchone()
-    return bool(application == APPLICATION_ID and _OLDEST <= version < SCHEMA_VERSION)
+    return bool(application == APPLICATION_ID and _OLDEST_MIGRATED <= version < SCHEMA_VERSION)
 
 
-def _flaw(path: Path) -> str | None:
-    """Why the file at `path` cannot be used, None when it can."""
-    # Looked at only, also its -wal: closing one opened for writing would merge or delete that.
+def _fault(path: Path) -> str | None:
+    """Return why the file at `path` cannot be used as a catalog, None when it can.
+
+    Raises SettingError where a newer pytail wrote the file.
+    """
+    # Read-only: closing a connection that may write would merge or delete the -wal of the file.
     url = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(url, timeout=LOCK_PATIENCE, uri=True)) as connection:
-        deadline = time.monotonic() + _LONGEST_CHECK
+    with contextlib.closing(sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)) as connection:
+        deadline = time.monotonic() + _MAX_CHECK_TIME
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -276,36 +302,49 @@ def _flaw(path: Path) -> str | None:
             if tables == 0:
                 return None
             if application != APPLICATION_ID:
-                return "it is another program's"
+                return "another program wrote it"
             if version > SCHEMA_VERSION:
-                remedy = f"a newer pytail keeps its catalog here (schema {version}): run that one"
+                remedy = (
+                    f"a newer pytail wrote its catalog (schema {version});"
+                    " run that version, or name another directory"
+                )
                 raise SettingError("cache directory", path.parent, remedy)
-            if version < _OLDEST:
+            if version < _OLDEST_MIGRATED:
                 return f"its schema version is {version}, not {SCHEMA_VERSION}"
-            # A long check is given up: what it has read so far is sound.
+            # The check ends at the deadline; the rest of the file counts as sound.
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
-            # Locked, out of time or not to be opened: no word about what is in the file. But none
-            # of ours has a journal to be rolled back, which cannot be done by looking.
-            telling = ("unsupported file format", "readonly database")
-            return str(error) if any(word in str(error) for word in telling) else None
+            # The file is locked, cannot be opened or is not checked in time, which does not mean
+            # damage. But a catalog never has a rollback journal, which a read-only connection
+            # reports by these messages.
+            faults = ("unsupported file format", "readonly database")
+            return str(error) if any(fault in str(error) for fault in faults) else None
         except sqlite3.DatabaseError as error:
             return str(error)
-    return None if verdict == "ok" else " ".join(str(verdict).split())
+    return None if result == "ok" else " ".join(str(result).split())
 
 
-def _set_aside(path: Path, flaw: str) -> None:
+def _set_aside(path: Path, fault: str) -> None:
     aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}")
-    log.warning("%s cannot be used: %s; set aside as %s and begun anew", path, flaw, aside.name)
+    log.warning(
+        "cannot use the catalog %s: %s; renamed it to %s, starting with an empty catalog",
+        path,
+        fault,
+        aside.name,
+    )
     for suffix in ("-journal", "-wal", "-shm", ""):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 
 
 @contextlib.contextmanager
-def _only_process(path: Path) -> Iterator[None]:
-    # Workers of one cache directory start together; one makes the tables, the others find them.
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file at `path`.
+
+    Workers of one cache directory start at the same time. The first one creates the tables; the
+    others wait and find them.
+    """
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

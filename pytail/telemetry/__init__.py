@@ -1,1 +1,1 @@
-"""Tells operators what happens: access records, logs and metrics."""
+"""Access records, logs and metrics, for operators."""

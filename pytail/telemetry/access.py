@@ -1,7 +1,7 @@
-"""One request and its response, from the first byte to the last: its id, its bytes, its time.
+"""The access record of each request and its response: id, status, bytes, times.
 
-It is watched where every server passes, around the WSGI application, and told once, when the server
-has let go of the body: a transfer that was cut is told too, with what went out of it.
+The record covers the whole response, until the server closes its body. So it also covers responses
+that end early. The running greenlet has a current record and a current client, as context variables.
 """
 
 from __future__ import annotations
@@ -15,38 +15,36 @@ from urllib.parse import quote
 
 Result = TypeVar("Result")
 
-#: The exchange that the running greenlet serves.
-_CURRENT: ContextVar[AccessRecord | None] = ContextVar("exchange", default=None)
-#: The address of the client that the running greenlet works for.
+_CURRENT: ContextVar[AccessRecord | None] = ContextVar("record", default=None)
 _CLIENT: ContextVar[str] = ContextVar("client", default="")
-#: What of a path can stand in a line of a log as it is.
+#: Characters of a path that need no quoting in a line of a log.
 _PLAIN = re.compile(r"[!-~]*")
 
 
 class AccessRecord:
-    """What is known of a request and its response."""
+    """The facts about one request and its response."""
 
-    __slots__ = ("id", "is_interrupted", "method", "outcome", "path", "seconds", "bytes_sent", "started",
-                 "status", "upstream_seconds")  # fmt: skip
+    __slots__ = ("bytes_sent", "id", "is_interrupted", "method", "outcome", "path", "seconds",
+                 "started", "status", "upstream_seconds")  # fmt: skip
 
     def __init__(self, method: str, path: str, identity: str) -> None:
         self.method = method
-        #: Without the query, as WSGI has it: Latin-1, unquoted.
+        #: Without the query, as WSGI has it: unquoted, decoded as Latin-1.
         self.path = path
-        #: Of the X-Request-Id header.
+        #: The value of the X-Request-Id header.
         self.id = identity
         self.started = time.perf_counter()
-        #: Three digits; empty where no response was begun.
+        #: Three digits; empty where no response has begun.
         self.status = ""
-        #: The word of the X-Cache header; empty where there is none.
+        #: The value of the X-Cache header; empty without one.
         self.outcome = ""
-        #: Bytes of the body that the server has taken.
+        #: Bytes of the body.
         self.bytes_sent = 0
-        #: Seconds until the server let go of the body.
+        #: Seconds until the server closed the body.
         self.seconds = 0.0
-        #: Seconds for which upstream was waited for.
+        #: Seconds of waiting for upstream.
         self.upstream_seconds = 0.0
-        #: Whether the body ended before its end.
+        #: Whether the body ended early.
         self.is_interrupted = False
 
     def __str__(self) -> str:
@@ -59,18 +57,18 @@ class AccessRecord:
 
     @property
     def is_monitoring(self) -> bool:
-        """Whether it is of those who watch pytail, not of those who use it."""
+        """Whether the request is for a page of pytail itself, such as ``/+health``."""
         return self.path.startswith("/+")
 
     @property
     def plain_path(self) -> str:
-        """The path without what could break a line."""
+        """The path, with white space and control characters quoted."""
         if _PLAIN.fullmatch(self.path):
             return self.path
         return quote(self.path, safe="/:@!$&'()*+,;=~", encoding="latin-1")
 
     def as_dict(self) -> dict[str, Any]:
-        """What a machine wants to read of it; times in milliseconds."""
+        """Return the facts by their names in the JSON log; times in milliseconds."""
         return {
             "method": self.method,
             "path": self.plain_path,
@@ -83,81 +81,94 @@ class AccessRecord:
         }
 
 
+def begin(record: AccessRecord, client: str) -> None:
+    """Set the record and the client address that the running greenlet works for."""
+    _CURRENT.set(record)
+    _CLIENT.set(client)
+
+
+def finish() -> None:
+    """Unset the record of the running greenlet, which may serve another request later."""
+    _CURRENT.set(None)
+
+
 def current_id() -> str | None:
-    """The id of the request that the running greenlet serves, None where it serves none."""
-    exchange = _CURRENT.get()
-    return None if exchange is None else exchange.id
-
-
-def count_handed_over(size: int) -> None:
-    """Another server sends `size` bytes of the body in our stead: they count as gone out."""
-    exchange = _CURRENT.get()
-    if exchange is not None:
-        exchange.bytes_sent += size
+    """Return the request id that the running greenlet works for, None without a request."""
+    record = _CURRENT.get()
+    return None if record is None else record.id
 
 
 def current_client() -> str:
-    """The address of the client that the running greenlet works for, "" where there is none."""
+    """Return the client address that the running greenlet works for, "" without a client."""
     return _CLIENT.get()
 
 
 def for_client(work: Callable[[], Result]) -> Callable[[], Result]:
-    """`work`, which another greenlet can do for the client that this one works for."""
+    """Return `work` for another greenlet, with the client of the running one."""
     client = _CLIENT.get()
 
-    def do() -> Result:
+    def run() -> Result:
         _CLIENT.set(client)
         return work()
 
-    return do
+    return run
+
+
+def count_sent_elsewhere(size: int) -> None:
+    """Count `size` bytes of the body that another server sends, such as an nginx in front."""
+    record = _CURRENT.get()
+    if record is not None:
+        record.bytes_sent += size
 
 
 class UpstreamWait:
-    """The block waits for upstream, on behalf of the exchange that the running greenlet serves."""
+    """Adds the time of a ``with`` block to the current record, as time of waiting for upstream."""
 
     __slots__ = ("_started", "counts")
 
     def __enter__(self) -> UpstreamWait:  # noqa: PYI034
-        #: Whether it did; it may turn out that upstream had nothing to do with it.
+        #: Set to False inside the block where upstream was not needed.
         self.counts = True
         self._started = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        exchange = _CURRENT.get()
-        if exchange is not None and self.counts:
-            exchange.upstream_seconds += time.perf_counter() - self._started
+        record = _CURRENT.get()
+        if record is not None and self.counts:
+            record.upstream_seconds += time.perf_counter() - self._started
 
 
 class Readable(Protocol):
-    """A file as far as it is read here."""
+    """The methods of a file that `TimedStream` needs."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, none at the end."""
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free the resources of the file."""
 
 
 class TimedStream:
-    """A file that arrives from upstream: reading it is `UpstreamWait`."""
+    """A stream whose bytes come from upstream: each read is an `UpstreamWait`."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
-        self._span = getattr(stream, "span", None)
+        self._sendable = getattr(stream, "sendable", None)
         self.close = stream.close
 
     def read(self, size: int) -> bytes:
-        """As the stream's."""
+        """Return up to `size` bytes of the stream, none at the end."""
         with UpstreamWait():
             return self._stream.read(size)
 
-    def span(self, size: int) -> tuple[int, int, int] | None:
-        """As the stream's, None where it has none."""
+    def sendable(self, size: int) -> tuple[int, int, int] | None:
+        """Return the stream's own `sendable`, None where the stream has none."""
         with UpstreamWait():
-            found: tuple[int, int, int] | None = None if self._span is None else self._span(size)
+            if self._sendable is None:
+                return None
+            found: tuple[int, int, int] | None = self._sendable(size)
             return found
 
     def advance(self, count: int) -> None:
-        """As the stream's."""
+        """Note that the next `count` bytes of `sendable` are sent."""
         self._stream.advance(count)  # type: ignore[attr-defined]

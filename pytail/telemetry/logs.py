@@ -1,8 +1,7 @@
-"""How the log is written: lines for people or JSON for machines, on standard error.
+"""Writes the log to standard error, as text or as JSON.
 
-Whatever a line says, credentials of a URL are masked in it. The lines of single requests, of which
-there can be thousands a second, are gathered for a moment and written at once; every other line goes
-out immediately, and the gathered ones before it.
+Each line has the credentials of URLs masked. There can be thousands of access lines a second, so the
+handler writes them in batches. It writes each other line immediately, after the batch before it.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from pytail.urls import masked
 
 log = logging.getLogger("pytail.access")
 
-#: Seconds and lines for which the lines of requests are gathered at most.
+#: The seconds and the lines of the longest batch.
 BATCH_SECONDS, BATCH_LINES = 0.2, 500
 
 
 def configure(level: str, form: str) -> None:
-    """Log to standard error from `level` on, in the `form` ``text`` or ``json``."""
+    """Log to standard error from `level` on, in the format `form`: ``text`` or ``json``."""
     handler = BatchingHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler])
     logging.getLogger("pytail").setLevel(level.upper())
@@ -35,19 +34,19 @@ def configure(level: str, form: str) -> None:
     log.propagate = False
 
 
-def access(exchange: AccessRecord) -> None:
-    """Log an exchange that is over."""
-    # Those who watch pytail would fill the log with themselves.
-    level = logging.DEBUG if exchange.is_monitoring else logging.INFO
+def access(record: AccessRecord) -> None:
+    """Log a request whose response has ended."""
+    # Probes and scrapers come every few seconds and would fill the log.
+    level = logging.DEBUG if record.is_monitoring else logging.INFO
     if log.isEnabledFor(level):
         moment = time.time()
         for handler in log.handlers:
             if isinstance(handler, BatchingHandler):
-                handler.gather(moment, level, exchange)
+                handler.add(moment, level, record)
 
 
 class TextFormatter(logging.Formatter):
-    """``<time> <level> <logger>: <message>``, and a traceback below where there is one."""
+    """Formats ``<time> <level> <logger>: <message>``, with a traceback below if any."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -59,32 +58,34 @@ class TextFormatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         return f"{self._clock(record.created)},{int(record.msecs):03d}"
 
-    def line(self, moment: float, level: int, exchange: AccessRecord) -> str:
-        """The line of an exchange that ended at `moment`, in seconds since the epoch."""
-        word, thousandths = logging.getLevelName(level), int(moment % 1 * 1000)
-        return _safe(f"{self._clock(moment)},{thousandths:03d} {word} {log.name}: {exchange}")
+    def line(self, moment: float, level: int, record: AccessRecord) -> str:
+        """Return the line of `record`, which ended at `moment` in seconds since the epoch."""
+        name, thousandths = logging.getLevelName(level), int(moment % 1 * 1000)
+        return _safe(f"{self._clock(moment)},{thousandths:03d} {name} {log.name}: {record}")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats one JSON object a line."""
 
     def __init__(self) -> None:
         super().__init__()
         self._clock = _Clock("%Y-%m-%dT%H:%M:%S", time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self._head(record.created, record.levelno, record.name, current_id())
+        line = self._common(record.created, record.levelno, record.name, current_id())
         line["message"] = record.getMessage()
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return _safe(orjson.dumps(line).decode())
 
-    def line(self, moment: float, level: int, exchange: AccessRecord) -> str:
-        """The line of an exchange that ended at `moment`, in seconds since the epoch."""
-        line = self._head(moment, level, log.name, exchange.id) | exchange.as_dict()
+    def line(self, moment: float, level: int, record: AccessRecord) -> str:
+        """Return the line of `record`, which ended at `moment` in seconds since the epoch."""
+        line = self._common(moment, level, log.name, record.id) | record.as_dict()
         return _safe(orjson.dumps(line).decode())
 
-    def _head(self, moment: float, level: int, name: str, request_id: str | None) -> dict[str, Any]:
+    def _common(
+        self, moment: float, level: int, name: str, request_id: str | None
+    ) -> dict[str, Any]:
         return {
             "time": f"{self._clock(moment)}.{int(moment % 1 * 1000):03d}Z",
             "level": logging.getLevelName(level).lower(),
@@ -94,17 +95,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Clock:
-    """The time of a log line to the second, worded anew only when that is over."""
+    """Formats times to the second, and formats each second once."""
 
-    def __init__(self, words: str, parts: Callable[[float], time.struct_time]) -> None:
-        self._format, self._parts = words, parts
-        self._second, self._words = -1, ""
+    def __init__(self, form: str, split: Callable[[float], time.struct_time]) -> None:
+        self._form, self._split = form, split
+        self._second, self._text = -1, ""
 
     def __call__(self, moment: float) -> str:
         second = int(moment)
         if second != self._second:
-            self._second, self._words = second, time.strftime(self._format, self._parts(second))
-        return self._words
+            self._second, self._text = second, time.strftime(self._form, self._split(second))
+        return self._text
 
 
 def _safe(line: str) -> str:
@@ -112,20 +113,20 @@ def _safe(line: str) -> str:
 
 
 class BatchingHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes lines, those of exchanges a moment later and together."""
+    """Writes lines immediately, but access lines in batches."""
 
     def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
         super().__init__(stream)
         self.setFormatter(formatter)
         self._line = formatter.line
-        self._gathered: list[str] = []
+        self._batch: list[str] = []
 
-    def gather(self, moment: float, level: int, exchange: AccessRecord) -> None:
-        """Write the line of `exchange` soon. For the hub's thread only."""
-        self._gathered.append(self._line(moment, level, exchange))
-        if len(self._gathered) == 1:
+    def add(self, moment: float, level: int, record: AccessRecord) -> None:
+        """Add the line of `record` to the batch. For the thread of the event loop only."""
+        self._batch.append(self._line(moment, level, record))
+        if len(self._batch) == 1:
             gevent.spawn_later(BATCH_SECONDS, self.flush)
-        elif len(self._gathered) >= BATCH_LINES:
+        elif len(self._batch) >= BATCH_LINES:
             self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -137,8 +138,8 @@ class BatchingHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().flush()
 
     def _write(self) -> None:
-        lines, self._gathered = self._gathered, []
+        lines, self._batch = self._batch, []
         if lines:
-            # Nobody is left to be told of it, and a client's response must not suffer.
+            # An unwritable log must not fail a response, and there is no other place to report it.
             with contextlib.suppress(OSError, ValueError):
                 self.stream.write("\n".join([*lines, ""]))

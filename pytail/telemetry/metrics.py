@@ -1,8 +1,8 @@
-"""What pytail counts and measures of itself, for Prometheus and for ``/+status``.
+"""Metrics of pytail, for Prometheus and for ``/+status``.
 
-All instruments stand here; other rooms tell what happened and know nothing of their names. Under
-gunicorn what is read is the sum over all workers, whichever of them is asked. Each series is there
-from the start, at zero, so that a rate sees its first step.
+Only this module has the names of metrics; other folders call the methods of `Metrics`. Under gunicorn
+each worker shows the sum over all workers. Each series exists from the start, with the value zero, so
+that a rate in Prometheus includes the first increase.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from pytail.telemetry.access import AccessRecord
 
 log = logging.getLogger("pytail.telemetry")
 
-#: Of the text that `Metrics.text` gives.
+#: The media type of `Metrics.exposition`.
 MEDIA_TYPE = CONTENT_TYPE_LATEST
-#: Fetched for this very client; everything else comes from what is known, held or arriving anyway.
+#: Outcomes of responses that are fetched for one client; all others come from the cache.
 _FETCHED = (Outcome.MISS.value, Outcome.PASS.value)
 _ERRORS = ("unreachable", "refused", "garbled", "cut")
-#: Of fetches: pages and all that is small, whole files, parts of files.
+#: Kinds of fetches: pages and other small responses, whole files, ranges of files.
 KINDS = ("page", "file", "part")
-#: Seconds.
+#: Bounds of histogram buckets, in seconds.
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
-_HUB_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_LOOP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Snapshot:
-    """What the series said at one moment."""
+    """The values of all series at one moment."""
 
     def __init__(self, samples: Iterable[Any]) -> None:
         self._samples = list(samples)
 
     def total(self, name: str) -> float:
-        """The value of the series `name`, those of all labels added up."""
+        """Return the sum of the series `name` over all labels."""
         return sum(self.by(name).values())
 
     def by(self, name: str, label: str = "") -> dict[str, float]:
-        """The values of the series `name` by the value of their `label`, others added up."""
+        """Return the sums of the series `name` by the value of `label`."""
         totals: dict[str, float] = {}
         for sample in self._samples:
             if sample.name == name:
@@ -67,7 +67,7 @@ class Snapshot:
 
 
 class Metrics:
-    """The instruments of one application."""
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -76,8 +76,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._make_counters()
         self._make_gauges()
-        #: Responses and bytes by outcome and status that the counters do not have yet.
-        self._answered: dict[tuple[str, str], list[int]] = {}
+        #: Responses and bytes by outcome and status, not added to the counters yet.
+        self._pending: dict[tuple[str, str], list[int]] = {}
         for outcome in Outcome:
             self._count(outcome.value, "200", 0, 0)
         for kind in _ERRORS:
@@ -85,131 +85,146 @@ class Metrics:
         for kind in KINDS:
             self._turned_away.labels(kind)
         self._evicted_files = self._evicted_bytes = 0
-        #: Whether anyone has told what is held.
+        #: Whether `set_store` was called.
         self.is_store_known = False
 
     def _make_counters(self) -> None:
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(f"pytail_{name}", meaning, labels, registry=self._registry)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"pytail_{name}", text, labels, registry=self._registry)
 
-        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"pytail_{name}", meaning, buckets=buckets, registry=self._registry)
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"pytail_{name}", text, buckets=buckets, registry=self._registry)
 
         self._requests = counter("requests", "Responses to clients", "outcome", "status")
-        self._sent = counter("sent_bytes", "Bytes of bodies sent to clients", "source")
-        self._cut = counter("cut_responses", "Responses that broke off before their end")
-        self._upstream_errors = counter("upstream_errors", "Failures of upstream", "kind")
-        self._turned_away = counter("turned_away", "Fetches that got no turn in time", "kind")
-        self._evictions = counter("evictions", "Files removed to make room")
-        self._evicted = counter("evicted_bytes", "Bytes removed to make room")
-        self._upstream_seconds = histogram(
-            "upstream_seconds", "Seconds until upstream begins to answer", _UPSTREAM_BUCKETS
+        self._sent = counter("sent_bytes", "Bytes of response bodies sent to clients", "source")
+        self._interrupted = counter("cut_responses", "Responses that ended early")
+        self._upstream_errors = counter(
+            "upstream_errors", "Requests to upstream without a usable response", "kind"
         )
-        self._hub_delay = histogram(
-            "hub_delay_seconds", "Seconds by which the event loop is late", _HUB_BUCKETS
+        self._turned_away = counter("turned_away", "Fetches that got no slot in time", "kind")
+        self._evictions = counter("evictions", "Files evicted")
+        self._evicted = counter("evicted_bytes", "Bytes evicted")
+        self._upstream_seconds = histogram(
+            "upstream_seconds", "Seconds until upstream's response begins", _UPSTREAM_BUCKETS
+        )
+        self._loop_delay = histogram(
+            "hub_delay_seconds", "Seconds by which the event loop runs a timer late", _LOOP_BUCKETS
         )
 
     def _make_gauges(self) -> None:
-        def gauge(name: str, meaning: str, mode: Any, *labels: str) -> Gauge:
+        def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
             full, registry = f"pytail_{name}", self._registry
-            return Gauge(full, meaning, labels, multiprocess_mode=mode, registry=registry)
+            return Gauge(full, text, labels, multiprocess_mode=mode, registry=registry)
 
-        self._breaker = gauge("breaker_open", "1 while upstream is left alone", "livemax")
-        self._arriving = gauge("arriving_files", "Files that are being fetched", "livesum")
-        self._fetches = gauge("fetches", "What is fetched from upstream", "livesum", "kind")
-        self._waiting = gauge("waiting_fetches", "What waits to be fetched", "livesum", "kind")
-        self._held = gauge("store_files", "Files held", "livemostrecent")
-        self._size = gauge("store_bytes", "Bytes held", "livemostrecent")
-        self._limit = gauge("store_limit_bytes", "Bytes that may be held; 0: any", "livemax")
-        self._started = gauge("start_time_seconds", "When the oldest worker began", "livemin")
+        self._breaker = gauge(
+            "breaker_open", "1 while the circuit breaker of upstream is open", "livemax"
+        )
+        self._downloading = gauge("arriving_files", "Files in download", "livesum")
+        self._fetches = gauge("fetches", "Fetches from upstream in progress", "livesum", "kind")
+        self._waiting = gauge("waiting_fetches", "Fetches that wait for a slot", "livesum", "kind")
+        self._files = gauge("store_files", "Stored files", "livemostrecent")
+        self._size = gauge("store_bytes", "Bytes of stored files", "livemostrecent")
+        self._limit = gauge(
+            "store_limit_bytes", "Maximum bytes of stored files; 0: no limit", "livemax"
+        )
+        self._started = gauge(
+            "start_time_seconds",
+            "Start time of the oldest worker, in seconds since the epoch",
+            "livemin",
+        )
         self._started.set(time.time())
-        gauge("build_info", "1, with the version", "livemax", "version").labels(__version__).set(1)
+        gauge("build_info", "Always 1, labelled with the version", "livemax", "version").labels(
+            __version__
+        ).set(1)
 
-    def count_response(self, exchange: AccessRecord) -> None:
-        """A response is over; those to whoever watches pytail do not count."""
-        if exchange.is_monitoring:
+    def count_response(self, record: AccessRecord) -> None:
+        """Count a response that has ended; requests for monitoring do not count."""
+        if record.is_monitoring:
             return
-        if not self._answered:
-            # Counters take locks: once in a round of the event loop, however many it answers.
-            gevent.get_hub().loop.run_callback(self._settle)
-        key = exchange.outcome, exchange.status
-        answered = self._answered.get(key) or self._answered.setdefault(key, [0, 0])
-        answered[0] += 1
-        answered[1] += exchange.bytes_sent
-        if exchange.is_interrupted:
-            self._cut.inc()
+        if not self._pending:
+            # Counters take locks, so they change once in a round of the event loop.
+            gevent.get_hub().loop.run_callback(self._count_pending)
+        key = record.outcome, record.status
+        pending = self._pending.get(key) or self._pending.setdefault(key, [0, 0])
+        pending[0] += 1
+        pending[1] += record.bytes_sent
+        if record.is_interrupted:
+            self._interrupted.inc()
 
-    def _settle(self) -> None:
-        """Let the counters have what was answered since the last time."""
-        answered, self._answered = self._answered, {}
-        for (outcome, status), (responses, sent) in answered.items():
+    def _count_pending(self) -> None:
+        pending, self._pending = self._pending, {}
+        for (outcome, status), (responses, sent) in pending.items():
             self._count(outcome, status, responses, sent)
 
     def observe_upstream(self, seconds: float) -> None:
-        """Upstream began to answer after `seconds`, whatever it says."""
+        """Observe that a response of upstream, of any status, began after `seconds`."""
         self._upstream_seconds.observe(seconds)
 
     def count_upstream_error(self, kind: str) -> None:
-        """No usable answer: unreachable, refused (5xx, 429), garbled, or a file cut short."""
+        """Count a failure: ``unreachable``, ``refused`` (5xx, 429), ``garbled``, ``cut`` (file)."""
         self._upstream_errors.labels(kind).inc()
 
     def observe_loop_delay(self, seconds: float) -> None:
-        """The event loop came to something `seconds` after it was due."""
-        self._hub_delay.observe(max(0.0, seconds))
+        """Observe that the event loop ran a timer `seconds` late."""
+        self._loop_delay.observe(max(0.0, seconds))
 
     def set_breaker(self, *, is_open: bool) -> None:
-        """Whether upstream is left alone."""
+        """Set whether the circuit breaker of upstream is open."""
         self._breaker.set(is_open)
 
     def set_downloading(self, files: int) -> None:
-        """The files that this process is fetching."""
-        self._arriving.set(files)
+        """Set how many files this process downloads."""
+        self._downloading.set(files)
 
     def set_fetches(self, kind: str, *, under_way: int, waiting: int) -> None:
-        """What this process fetches of a `kind`, and what waits for its turn."""
+        """Set how many fetches of a `kind` run in this process, and how many wait for a slot."""
         self._fetches.labels(kind).set(under_way)
         self._waiting.labels(kind).set(waiting)
 
     def count_turned_away(self, kind: str) -> None:
-        """A fetch of a `kind` got no turn in time."""
+        """Count a fetch of a `kind` that got no slot in time."""
         self._turned_away.labels(kind).inc()
 
     def set_store(self, *, files: int, size: int, limit: int) -> None:
-        """What is held by all processes together; sizes in bytes, no `limit`: 0."""
+        """Set the files and bytes that all processes store; `limit` in bytes, 0 for no limit."""
         self.is_store_known = True
-        self._held.set(files)
+        self._files.set(files)
         self._size.set(size)
         self._limit.set(limit)
 
     def count_evictions(self, files: int, size: int) -> None:
-        """Files and bytes that this process has removed to make room, since it began."""
+        """Count evictions; `files` and `size` in bytes are totals since this process began."""
         self._evictions.inc(files - self._evicted_files)
         self._evicted.inc(size - self._evicted_bytes)
         self._evicted_files, self._evicted_bytes = files, size
 
     def exposition(self) -> bytes:
-        """Everything, in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         with self._read() as registry:
             return generate_latest(registry)
 
     def snapshot(self) -> Snapshot:
-        """What all series say now."""
+        """Return the current values of all series."""
         with self._read() as registry:
             return Snapshot(sample for family in registry.collect() for sample in family.samples)
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[CollectorRegistry]:
-        self._settle()
+        self._count_pending()
         registry = self._registry
         with contextlib.ExitStack() as stack:
             if self._shared is not None:
                 try:
-                    stack.enter_context(multiprocess.living(self._shared))
+                    stack.enter_context(multiprocess.locked(self._shared))
                     registry = CollectorRegistry()
                     MultiProcessCollector(registry, str(self._shared))
                 except OSError as error:
-                    # Someone may have emptied the cache directory.
-                    log.warning("what is told is of this worker alone: %s", error)
+                    # The cache directory may have been emptied.
+                    log.warning(
+                        "cannot read the metrics of other workers,"
+                        " showing those of this worker alone: %s",
+                        error,
+                    )
             yield registry
 
     def _count(self, outcome: str, status: str, responses: int, sent: int) -> None:

@@ -1,10 +1,10 @@
-"""Which processes count together: the workers of one gunicorn, through a directory of their own.
+"""Shares metrics between the workers of one gunicorn, through a directory.
 
-prometheus_client keeps the counters of each process in mapped files there, so that whichever worker
-is asked can add them up. Their space is taken beforehand, because a page that a full disk has no
-room for would end the process. A dead worker's counters are added to those of the dead, since a
-counter must not go back; whatever else it left is removed. A worker is alive while it holds the lock
-on its file, and where everyone of a gunicorn is dead, its directory goes too.
+prometheus_client maps files of that directory into memory, so that each worker can add up the counters
+of all. The files get their full size beforehand: writing to a mapped page kills the process where the
+disk is full. A worker is alive while it locks its lock file. The counters of a dead worker are added
+to the files of the dead, since a counter must not decrease; the worker's files are removed. The
+directory of a gunicorn without a live worker is removed.
 """
 
 from __future__ import annotations
@@ -20,43 +20,44 @@ from pathlib import Path
 
 log = logging.getLogger("pytail.telemetry")
 
-#: Where prometheus_client looks for the directory, when it is imported.
+#: The variable with the directory; prometheus_client reads it when it is imported.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-#: Bytes of each file, ten times what is needed.
+#: Bytes of each file, ten times the need.
 _SIZE = 128 * 1024
-#: What outlives a worker, and what does not: gauges, by how those of several workers become one.
+#: Types of metrics that outlive a worker.
 _LASTING = ("counter", "histogram")
-_PASSING = ("gauge_livesum", "gauge_livemax", "gauge_livemin", "gauge_livemostrecent")
+#: Types that do not: gauges, by the way in which those of several workers are combined.
+_LIVE = ("gauge_livesum", "gauge_livemax", "gauge_livemin", "gauge_livemostrecent")
 _DEAD = "dead"
 
 
 def share(cache_dir: Path) -> None:
-    """Count together with the other workers; before anything imports prometheus_client.
+    """Share metrics with the other workers. Call this before any import of prometheus_client.
 
-    Where the directory cannot be made, this worker counts alone, and the log says so.
+    Where the directory cannot be used, this logs a warning, and the worker counts alone.
     """
-    # Containers may share a cache directory and have the same process ids.
+    # Two containers with one cache directory can have the same process ids.
     directory = cache_dir / "+metrics" / f"{socket.gethostname()}-{os.getppid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _alone(directory):
-            _clear(directory)
+        with _lock(directory):
+            _remove_abandoned(directory)
             _join(directory)
     except OSError as error:
         os.environ.pop(VARIABLE, None)
-        log.warning("/+metrics is of each worker alone: %s", error)
+        log.warning("cannot share metrics, /+metrics shows each worker alone: %s", error)
 
 
 @contextlib.contextmanager
-def living(directory: Path) -> Iterator[None]:
-    """While no worker comes or goes, and the dead ones are buried. Raises OSError."""
-    with _alone(directory):
-        _bury_dead(directory)
+def locked(directory: Path) -> Iterator[None]:
+    """Merge the metrics of dead workers, and let none start or be merged meanwhile. Raises OSError."""
+    with _lock(directory):
+        _merge_dead(directory)
         yield
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _lock(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -66,26 +67,26 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _join(directory: Path) -> None:
-    # Once set, prometheus_client may be imported.
+    # From here on prometheus_client may be imported.
     os.environ[VARIABLE] = str(directory)
     for kind in _LASTING:
         _allocate(directory / f"{kind}_{_DEAD}.db")
-    _bury_dead(directory)
-    # Open until this process ends, however it does.
+    _merge_dead(directory)
+    # The descriptor stays open, and its file locked, until this process ends.
     descriptor = os.open(
         directory / f"{os.getpid()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
     )
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for kind in (*_LASTING, *_PASSING):
+    for kind in (*_LASTING, *_LIVE):
         _allocate(directory / f"{kind}_{os.getpid()}.db")
 
 
-def _bury_dead(directory: Path) -> None:
+def _merge_dead(directory: Path) -> None:
     for lock in directory.glob("*.lock"):
-        # A lock of our own number that we do not hold yet is of a worker long dead; but what it
-        # counted is where we go on.
-        if lock.stem != str(os.getpid()) and not _is_held(lock):
-            _bury(directory, lock.stem)
+        # An unlocked lock with the id of this process is of a dead worker that had the same id. The
+        # counters of this process continue in the files of that worker.
+        if lock.stem != str(os.getpid()) and not _is_locked(lock):
+            _merge(directory, lock.stem)
 
 
 def _allocate(path: Path) -> None:
@@ -96,8 +97,8 @@ def _allocate(path: Path) -> None:
         os.close(descriptor)
 
 
-def _bury(directory: Path, pid: str) -> None:
-    """Add what worker `pid` counted to what the dead did, and remove its files."""
+def _merge(directory: Path, pid: str) -> None:
+    """Add the counters of the dead worker `pid` to those of the dead, and remove its files."""
     from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415
 
     for kind in _LASTING:
@@ -112,14 +113,15 @@ def _bury(directory: Path, pid: str) -> None:
     (directory / f"{pid}.lock").unlink()
 
 
-def _clear(directory: Path) -> None:
+def _remove_abandoned(directory: Path) -> None:
+    """Remove the directories of gunicorns without a live worker."""
     for other in directory.parent.iterdir():
-        if other != directory and other.is_dir() and not any(map(_is_held, other.glob("*.lock"))):
+        if other != directory and other.is_dir() and not any(map(_is_locked, other.glob("*.lock"))):
             shutil.rmtree(other)
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether the worker whose `lock` it is lives."""
+def _is_locked(lock: Path) -> bool:
+    """Return whether the worker with this `lock` file is alive."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,9 @@
-"""Puts the parts together: the routes, and the one table from error to status."""
+"""The WSGI application: its parts, its background work and its routes."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,91 +19,121 @@ from pytail.telemetry import logs
 from pytail.web.errors import on_error
 from pytail.web.files import FileResource
 from pytail.web.middleware import METHODS, AccessRecording, CommonHeaders
-from pytail.web.monitoring import ExpositionResource, HealthResource, StatusResource
-from pytail.web.pages import MissingSlash, ProjectListResource, ProjectResource, RedirectResource
+from pytail.web.monitoring import (
+    HealthResource,
+    MetricsResource,
+    StatusResource,
+    sample_gauges,
+)
+from pytail.web.pages import (
+    MissingSlashResource,
+    ProjectListResource,
+    ProjectResource,
+    RedirectResource,
+)
 from pytail.web.rendered import RenderedPages
-
-log = logging.getLogger("pytail.web")
 
 
 class Application(falcon.App):  # type: ignore[type-arg]
-    """The WSGI application; `close` frees what it holds."""
+    """The WSGI application. `close` ends the background work and frees all resources."""
 
-    __slots__ = ("_parts", "_watched")
+    __slots__ = ("_closing", "_recording")
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(middleware=[CommonHeaders()])
         shorten_switch_interval()
-        self._parts = contextlib.ExitStack()
-        parts = Cache.of(settings, clock)
-        self._parts.callback(parts.close)
-        metrics, upstream, index = parts.metrics, parts.upstream, parts.index
-        bounds, downloads = parts.bounds, parts.downloads
-        self._watched = AccessRecording(super().__call__, logs.access, metrics.count_response)
-        self._parts.callback(gevent.spawn(bounds.run).kill)
-        flavour = "promising" if settings.core_metadata_from_wheels else ""
-        pages = RenderedPages(settings.hot_cache_size, parts.catalog, flavour)
-        self._parts.callback(pages.close)
-
-        def look() -> None:
-            metrics.set_breaker(is_open=upstream.client.is_circuit_open(upstream.pages.url))
-            metrics.set_downloading(downloads.downloading)
-            for kind, limiter in upstream.client.limiters.items():
-                metrics.set_fetches(kind, under_way=limiter.in_progress, waiting=limiter.waiting)
-            metrics.set_store(files=bounds.files, size=bounds.size, limit=bounds.limit)
-            metrics.count_evictions(bounds.evicted, bounds.evicted_bytes)
-
-        self._parts.callback(Heartbeat(metrics.observe_loop_delay, look).stop)
-        if settings.stall_report_secs:
-            self._parts.callback(StallReporter(settings.stall_report_secs).stop)
-        self.add_route("/+health", HealthResource())
-        self.add_route("/+status", StatusResource(metrics, upstream.pages.url))
-        self.add_route("/+metrics", ExpositionResource(metrics))
-        self.add_route("/", RedirectResource("simple/"))
-        # The second is what users of devpi have configured; a link leads to the same files.
-        for mount, files in (
-            ("/simple", "../../root/pypi/+f/"),
-            ("/root/pypi/+simple", "../../+f/"),
-        ):
-            self.add_route(mount, RedirectResource(f"{mount.rpartition('/')[2]}/"))
-            self.add_route(f"{mount}/", ProjectListResource(index, pages))
-            self.add_route(f"{mount}/{{project}}", MissingSlash())
-            self.add_route(
-                f"{mount}/{{project}}/",
-                ProjectResource(
-                    index,
-                    pages,
-                    files,
-                    no_cache_interval=settings.no_cache_interval_secs,
-                    max_age_interval=settings.max_age_interval_secs,
-                ),
-            )
-        self.add_route(
-            "/root/pypi/+f/{first}/{rest}/{filename}",
-            FileResource(index, downloads, settings.accel_redirect),
+        self._closing = contextlib.ExitStack()
+        cache = self._open_cache(settings, clock)
+        pages = self._open_pages(settings, cache)
+        self._recording = AccessRecording(
+            super().__call__, logs.access, cache.metrics.count_response
         )
+        self._start_background_work(settings, cache)
+        self._add_routes(_routes(settings, cache, pages))
+        self._add_error_handlers()
+
+    def __call__(self, env: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        return self._recording(env, start_response)
+
+    def close(self) -> None:
+        """Stop the background work, finish pending writes, close the catalog and the connections."""
+        self._closing.close()
+
+    def _open_cache(self, settings: Settings, clock: Callable[[], float]) -> Cache:
+        cache = Cache.of(settings, clock)
+        self._closing.callback(cache.close)
+        return cache
+
+    def _open_pages(self, settings: Settings, cache: Cache) -> RenderedPages:
+        # Part of the key of a stored page: another value would render the page anew.
+        options = "promising" if settings.core_metadata_from_wheels else ""
+        pages = RenderedPages(settings.hot_cache_size, cache.catalog, options)
+        self._closing.callback(pages.close)
+        return pages
+
+    def _start_background_work(self, settings: Settings, cache: Cache) -> None:
+        self._closing.callback(gevent.spawn(cache.bounds.run).kill)
+        sample = functools.partial(sample_gauges, cache)
+        self._closing.callback(Heartbeat(cache.metrics.observe_loop_delay, sample).stop)
+        if settings.stall_report_secs:
+            self._closing.callback(StallReporter(settings.stall_report_secs).stop)
+
+    def _add_routes(self, routes: dict[str, object]) -> None:
+        for path, resource in routes.items():
+            self.add_route(path, resource)
         self.add_sink(_no_route, "/")
+
+    def _add_error_handlers(self) -> None:
         for kind in (Exception, falcon.HTTPError):
             self.add_error_handler(kind, on_error)
 
-    def __call__(self, env: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """As WSGI has it (PEP 3333)."""
-        return self._watched(env, start_response)
-
-    def close(self) -> None:
-        """Finish what is being written and close the catalog and the connections."""
-        self._parts.close()
-
 
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Application:
-    """The application for `settings`; `clock` gives seconds since the epoch.
+    """Return the application for `settings`; `clock` returns seconds since the epoch.
 
     Raises SettingError where the cache directory cannot be used.
     """
     return Application(settings, clock)
 
 
+def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str, object]:
+    """Return each URI template with its resource."""
+    project_list = ProjectListResource(cache.index, pages)
+
+    def project_page(files: str) -> ProjectResource:
+        return ProjectResource(
+            cache.index,
+            pages,
+            files,
+            no_cache_interval=settings.no_cache_interval_secs,
+            max_age_interval=settings.max_age_interval_secs,
+        )
+
+    return {
+        "/+health": HealthResource(),
+        "/+status": StatusResource(cache.metrics, cache.upstream.url),
+        "/+metrics": MetricsResource(cache.metrics),
+        "/": RedirectResource("simple/"),
+        "/simple": RedirectResource("simple/"),
+        "/simple/": project_list,
+        "/simple/{project}": MissingSlashResource(),
+        "/simple/{project}/": project_page("../../root/pypi/+f/"),
+        # The paths of devpi, for clients configured for devpi.
+        "/root/pypi/+simple": RedirectResource("+simple/"),
+        "/root/pypi/+simple/": project_list,
+        "/root/pypi/+simple/{project}": MissingSlashResource(),
+        "/root/pypi/+simple/{project}/": project_page("../../+f/"),
+        "/root/pypi/+f/{first}/{rest}/{filename}": FileResource(
+            cache.index, cache.downloads, settings.accel_redirect
+        ),
+    }
+
+
 def _no_route(req: falcon.Request, resp: falcon.Response, **_: Any) -> None:
     if req.method not in METHODS:
         raise falcon.HTTPMethodNotAllowed([])
-    raise falcon.HTTPNotFound(description=f"there is nothing at {req.path[:200]!r}; see /simple/")
+    raise falcon.HTTPNotFound(
+        description=f"there is nothing at {req.path[:200]!r}: the project list is at /simple/,"
+        " check the index URL of the client"
+    )

@@ -1,4 +1,4 @@
-"""Conditional and range requests (RFC 9110 sections 13 and 14): pure functions over headers."""
+"""Conditional requests and range requests (RFC 9110 sections 13 and 14), as functions of headers."""
 
 from __future__ import annotations
 
@@ -6,36 +6,43 @@ import re
 from dataclasses import dataclass
 
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
-#: With room for what clients take for "to the end", but not for numbers that are work to read.
+#: At most 99 digits: more than any client sends, and few enough for `int` to be quick.
 _RANGE = re.compile(r"\s*(\d{0,99})\s*-\s*(\d{0,99})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A part of a file: bytes from `start` up to but not including `stop`."""
+class ByteRange:
+    """The bytes of a file from `start` up to but not including `stop`."""
 
     start: int
     stop: int
 
 
-class Unsatisfiable(Exception):
-    """A range that begins behind the end of the file."""
+class RangeNotSatisfiable(Exception):
+    """The range begins at or after the end of a file of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
-def matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether a client's If-None-Match names `etag`: a list, weak comparison, or ``*``."""
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
+    """Return whether an If-None-Match header names `etag`: weak comparison, a list or ``*``."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
 
 
-def span(range_: str | None, if_range: str | None, etag: str, size: int) -> Span | None:
-    """The part that a Range header asks of a file of `size` bytes; None: answer with the whole.
+def requested_range(
+    range_header: str | None, if_range: str | None, etag: str, size: int
+) -> ByteRange | None:
+    """Return the range that a Range header requests from a file of `size` bytes.
 
-    Everything but one well-formed range of bytes is ignored, as the RFC allows, and so is a range
-    of another version than `etag` by If-Range. Raises Unsatisfiable.
+    None means the whole file: without one well-formed byte range the header is ignored (RFC 9110
+    section 14.2), and so is the header where If-Range names another validator than `etag`. Raises
+    RangeNotSatisfiable.
     """
-    unit, separator, ranges = (range_ or "").partition("=")
+    unit, separator, ranges = (range_header or "").partition("=")
     match = _RANGE.fullmatch(ranges)
     if not separator or unit.strip().lower() != "bytes" or match is None:
         return None
@@ -51,5 +58,5 @@ def span(range_: str | None, if_range: str | None, etag: str, size: int) -> Span
     else:
         return None
     if start >= size:
-        raise Unsatisfiable
-    return Span(start, min(stop, size))
+        raise RangeNotSatisfiable(size)
+    return ByteRange(start, min(stop, size))

@@ -1,7 +1,6 @@
-"""The files below ``/root/pypi/+f/``, held or arriving, whole or in part.
+"""The files below ``/root/pypi/+f/``: whole files and ranges, stored or downloading.
 
-A file is sent byte for byte as upstream has it: never compressed, always as a stream of bytes, so
-that no client is tempted to decode it.
+The content type is always a stream of bytes without a content coding, so that no client decodes it.
 """
 
 from __future__ import annotations
@@ -14,156 +13,150 @@ from urllib.parse import quote
 import falcon
 import gevent
 
-from pytail.cache.files import FileRange, Files
+from pytail.cache.files import FileRange, Files, OpenedFile
 from pytail.cache.index import Index
 from pytail.errors import DownloadInterrupted
 from pytail.model import File, Outcome
-from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_handed_over
-from pytail.web.conditional import Unsatisfiable, matches, span
+from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
+from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 from pytail.web.middleware import STILL_VALID
 
-_PIECE = 256 * 1024
-#: Bytes of a body up to which it is worth a copy to say it again.
-_REPEATED = 256 * 1024
+#: Bytes of a file read at once.
+_CHUNK = 256 * 1024
+#: Maximum bytes of a body that the microcache may copy.
+_MAX_REPLAYED = 256 * 1024
 
 
 class FileResource:
-    """One file; its URL holds a digest, so it never changes."""
+    """One file. The URL contains a digest, so the content never changes."""
 
-    def __init__(self, index: Index, downloads: Files, accel_redirect: str = "") -> None:
-        """Held files are sent by the nginx in front from its location `accel_redirect`, if any."""
-        self._index, self._downloads = index, downloads
+    def __init__(self, index: Index, files: Files, accel_redirect: str = "") -> None:
+        """`accel_redirect` is the nginx location that sends stored files; "": pytail sends them."""
+        self._index, self._files = index, files
         self._accel_redirect = accel_redirect
 
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        _describe(resp, file)
-        if self._is_unchanged(req, resp, file):
+        _set_file_headers(resp, file)
+        if self._is_not_modified(req, resp, file):
             return
-        part = self._part(req, resp, file)
-        if resp.status == falcon.HTTP_416:
+        try:
+            range_ = self._requested_range(req, file)
+        except RangeNotSatisfiable as error:
+            _refuse_range(resp, error.size)
             return
         with UpstreamWait() as wait:
-            opened = self._downloads.open(file, part)
+            opened = self._files.open(file, range_)
             wait.counts = opened.outcome is not Outcome.HIT
-        stream = TimedStream(opened.stream) if wait.counts else opened.stream
-        if part is None:
-            length = opened.size
-        elif part.size == opened.size:
-            length = part.stop - part.start
-        else:
+        length = _length(file, opened, range_)
+        if range_ is not None:
+            _set_range_headers(resp, range_)
+        is_stored = opened.outcome is Outcome.HIT and length is not None
+        if length is not None and is_stored and self._is_for_nginx(req, range_):
             opened.stream.close()
-            raise DownloadInterrupted(file.filename, f"it has {opened.size} bytes, not {part.size}")
-        if opened.outcome is Outcome.HIT and length is not None and self._is_for_nginx(req, part):
-            opened.stream.close()
-            self._leave_to_nginx(resp, file, length, is_whole=part is None)
+            self._send_by_nginx(resp, file, length, is_whole=range_ is None)
         else:
-            _send(resp, FileBody(file.filename, stream, length), length)
-            if opened.stored_at is not None and length is not None and length <= _REPEATED:
+            stream = TimedStream(opened.stream) if wait.counts else opened.stream
+            _send_body(resp, FileBody(file.filename, stream, length), length)
+            if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
                 req.env[STILL_VALID] = self._index.still_stored(file, opened.stored_at)
         age = None if opened.stored_at is None else self._index.age(opened.stored_at)
-        _tell(resp, opened.outcome, age)
+        _set_cache_headers(resp, opened.outcome, age)
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._index.file(f"{first}/{rest}", filename)
-        _describe(resp, file)
-        if not self._is_unchanged(req, resp, file):
+        _set_file_headers(resp, file)
+        if not self._is_not_modified(req, resp, file):
             age = self._index.stored_age(file)
-            _tell(resp, Outcome.MISS if age is None else Outcome.HIT, age)
-            resp.content_length = self._downloads.size(file)
-            # Given a stream, falcon does not take an unknown length for none.
+            _set_cache_headers(resp, Outcome.MISS if age is None else Outcome.HIT, age)
+            resp.content_length = self._files.size(file)
+            # Without a stream, Falcon sends an unknown length as Content-Length 0.
             resp.stream = iter(())
 
-    def _is_unchanged(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
-        """Whether the client has it: then a 304 is all, held or not, as the URL says what it is."""
-        if not matches(req.get_header("If-None-Match"), etag_of(file)):
+    def _is_not_modified(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
+        """Return whether If-None-Match names the file, and set the status to 304 then.
+
+        The URL determines the content, so the file need not be stored.
+        """
+        if not etag_matches(req.get_header("If-None-Match"), etag_of(file)):
             return False
-        _tell(resp, Outcome.HIT, self._index.stored_age(file))
+        _set_cache_headers(resp, Outcome.HIT, self._index.stored_age(file))
         resp.status = falcon.HTTP_304
         return True
 
-    def _is_for_nginx(self, req: falcon.Request, part: FileRange | None) -> bool:
-        """Whether nginx is to send what is held: it reads the Range of the request itself.
+    def _requested_range(self, req: falcon.Request, file: File) -> FileRange | None:
+        """Return the requested range, None for the whole file. Raises RangeNotSatisfiable."""
+        range_header = req.get_header("Range")
+        size = None if range_header is None else self._files.size(file)
+        if size is None:
+            return None
+        found = requested_range(range_header, req.get_header("If-Range"), etag_of(file), size)
+        return None if found is None else FileRange(found.start, found.stop, size)
 
-        Not where it would understand something else by it than `part`, nor when it asks again, by
-        ``X-Accel-Redirect: no``, because the file went before it was there.
+    def _is_for_nginx(self, req: falcon.Request, range_: FileRange | None) -> bool:
+        """Return whether nginx can send the stored file.
+
+        nginx evaluates the Range header itself, so pytail sends where nginx would choose other
+        bytes than `range_`. ``X-Accel-Redirect: no`` marks the second request of nginx for a file
+        that was evicted before nginx opened it.
         """
         if not self._accel_redirect or req.get_header("X-Accel-Redirect") == "no":
             return False
-        conditions = ["If-Match", "If-Unmodified-Since", *(["Range"] if part is None else [])]
+        conditions = ["If-Match", "If-Unmodified-Since", *(["Range"] if range_ is None else [])]
         return all(req.get_header(name) is None for name in conditions)
 
-    def _leave_to_nginx(
+    def _send_by_nginx(
         self, resp: falcon.Response, file: File, length: int, *, is_whole: bool
     ) -> None:
-        count_handed_over(length)
+        count_sent_elsewhere(length)
         resp.set_header("X-Accel-Redirect", self._accel_redirect + quote(file.key))
         if is_whole:
-            # nginx says it once more.
+            # nginx adds this header, which would stand twice.
             resp.delete_header("Accept-Ranges")
-
-    def _part(self, req: falcon.Request, resp: falcon.Response, file: File) -> FileRange | None:
-        """The part that is asked for, None for the whole; the head is made ready for it."""
-        asked = req.get_header("Range"), req.get_header("If-Range")
-        size = None if asked[0] is None else self._downloads.size(file)
-        if size is None:
-            return None
-        try:
-            found = span(*asked, etag_of(file), size)
-        except Unsatisfiable:
-            resp.status = falcon.HTTP_416
-            resp.set_header("Content-Range", f"bytes */{size}")
-            resp.set_header("Cache-Control", "no-store")
-            _tell(resp, Outcome.HIT, None)
-            return None
-        if found is None:
-            return None
-        resp.status = falcon.HTTP_206
-        resp.set_header("Content-Range", f"bytes {found.start}-{found.stop - 1}/{size}")
-        return FileRange(found.start, found.stop, size)
 
 
 class FileBody:
-    """What is to be sent of an opened file, as a WSGI body; closing it closes the file."""
+    """The bytes of an opened file as a WSGI body; `close` closes the file."""
 
     def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
-        """`length` is in bytes, None for all that `stream` gives."""
+        """`length` is in bytes; None: up to the end of `stream`."""
         self._filename, self._stream, self._left = filename, stream, length
         self._length, self._ready = length, b""
 
     def start(self) -> None:
-        """Make ready to send. Raises what reading the first bytes raises."""
-        if not isinstance(self._stream, io.FileIO) and self.held() is None:
+        """Read the first bytes of a stream without a descriptor. Raises the errors of `read`."""
+        if not isinstance(self._stream, io.FileIO) and self.sendable() is None:
             self._ready = self._read()
 
-    def held(self) -> tuple[int, int, int] | None:
-        """The descriptor, offset and length in bytes of what is to be sent.
+    def sendable(self) -> tuple[int, int, int] | None:
+        """Return the descriptor, offset and length in bytes of the next bytes of the body.
 
-        Of an arriving file it is what has come, as soon as there is some. Whoever sends it so tells
-        by `advance`. None where the rest, if any, has to be iterated. Raises DownloadInterrupted.
+        Of a downloading file, return the bytes downloaded so far, and wait for the first of them.
+        The server sends them and reports them to `advance`. None: the rest has to be iterated.
+        Raises DownloadInterrupted.
         """
         if not self._left or self._ready:
             return None
         if isinstance(self._stream, io.FileIO):
             return self._stream.fileno(), self._stream.tell(), self._left
-        return self._stream.span(self._left) if isinstance(self._stream, TimedStream) else None
+        return self._stream.sendable(self._left) if isinstance(self._stream, TimedStream) else None
 
     def advance(self, count: int) -> None:
-        """Take `count` bytes of what `held` told for sent."""
+        """Skip `count` bytes that the server has sent from the descriptor."""
         assert self._left is not None
         if isinstance(self._stream, io.FileIO):
             self._stream.seek(count, os.SEEK_CUR)
         else:
-            assert isinstance(self._stream, TimedStream), "the rest is iterated"
+            assert isinstance(self._stream, TimedStream), "other streams are iterated"
             self._stream.advance(count)
         self._left -= count
 
     def copy(self) -> bytes | None:
-        """The whole of it where it is held and all was sent, None otherwise."""
+        """Return the whole body of a stored file once all of it is sent, None otherwise."""
         if self._left != 0 or not isinstance(self._stream, io.FileIO) or self._length is None:
             return None
         data = os.pread(self._stream.fileno(), self._length, self._stream.tell() - self._length)
@@ -173,12 +166,12 @@ class FileBody:
         return self
 
     def __next__(self) -> bytes:
-        piece, self._ready = self._ready or self._read(), b""
-        if not piece:
+        chunk, self._ready = self._ready or self._read(), b""
+        if not chunk:
             raise StopIteration
-        # A fast client never makes the greenlet wait; others want their turn.
+        # Sending to a fast client never blocks, so other greenlets would not run meanwhile.
         gevent.sleep(0)
-        return piece
+        return chunk
 
     def close(self) -> None:
         self._stream.close()
@@ -186,34 +179,74 @@ class FileBody:
     def _read(self) -> bytes:
         if self._left == 0:
             return b""
-        piece = self._stream.read(_PIECE if self._left is None else min(_PIECE, self._left))
+        chunk = self._stream.read(_CHUNK if self._left is None else min(_CHUNK, self._left))
         if self._left is not None:
-            if not piece:
-                # The head promised more: only a closed connection tells the client.
+            if not chunk:
+                # Content-Length is sent: only a closed connection tells the client of the error.
                 raise DownloadInterrupted(
-                    self._filename, "the held file was truncated while it was sent"
+                    self._filename, "the stored file was truncated while pytail sent it"
                 )
-            self._left -= len(piece)
-        return piece
+            self._left -= len(chunk)
+        return chunk
 
 
-def _describe(resp: falcon.Response, file: File) -> None:
-    """Say what is true of every response for `file`."""
+def etag_of(file: File) -> str:
+    """Return the strong ETag of `file`, quoted: the end of the URL, known before the download.
+
+    A server in front of pytail can derive the same ETag from the URL.
+    """
+    return f'"{quote(file.key, safe="/+!")}"'
+
+
+def _length(file: File, opened: OpenedFile, range_: FileRange | None) -> int | None:
+    """Return the bytes of the body, None where the size is unknown.
+
+    Closes the stream and raises DownloadInterrupted where the file has another size than `range_`.
+    """
+    if range_ is None:
+        return opened.size
+    if range_.size == opened.size:
+        return range_.stop - range_.start
+    opened.stream.close()
+    raise DownloadInterrupted(file.filename, f"the file has {opened.size} bytes, not {range_.size}")
+
+
+def _set_file_headers(resp: falcon.Response, file: File) -> None:
+    """Set the headers of every response for `file`."""
     resp.set_headers(
         {
             "Accept-Ranges": "bytes",
             "Cache-Control": "max-age=365000000, immutable, public",
             "ETag": etag_of(file),
-            # For an nginx in front: bytes that it gathers, nobody has yet.
+            # An nginx in front would otherwise collect a download before sending it on.
             "X-Accel-Buffering": "no",
         }
     )
     resp.content_type = "application/octet-stream"
 
 
-def _send(resp: falcon.Response, body: FileBody, length: int | None) -> None:
+def _set_range_headers(resp: falcon.Response, range_: FileRange) -> None:
+    resp.status = falcon.HTTP_206
+    content_range = f"bytes {range_.start}-{range_.stop - 1}/{range_.size}"
+    resp.set_header("Content-Range", content_range)
+
+
+def _set_cache_headers(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
+    """Set X-Cache and Age; `age` is in seconds, None for a file that is not stored."""
+    resp.set_header("X-Cache", outcome.value)
+    resp.set_header("Age", str(int(age or 0)))
+
+
+def _refuse_range(resp: falcon.Response, size: int) -> None:
+    resp.status = falcon.HTTP_416
+    resp.set_header("Content-Range", f"bytes */{size}")
+    resp.set_header("Cache-Control", "no-store")
+    _set_cache_headers(resp, Outcome.HIT, None)
+
+
+def _send_body(resp: falcon.Response, body: FileBody, length: int | None) -> None:
     try:
-        # The first bytes before the head: an error is still an answer until then.
+        # Before the head is sent, an error can still become an error response.
         body.start()
     except BaseException:
         body.close()
@@ -221,17 +254,3 @@ def _send(resp: falcon.Response, body: FileBody, length: int | None) -> None:
     if length is not None:
         resp.content_length = length
     resp.stream = body
-
-
-def _tell(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
-    """Say how the response came to be; `age` in seconds, None for a file that is not held."""
-    resp.set_header("X-Cache", outcome.value)
-    resp.set_header("Age", str(int(age or 0)))
-
-
-def etag_of(file: File) -> str:
-    """The strong validator of `file`, quoted: known before the file is, and the same for ever.
-
-    It is the end of the URL, so that a server in front can tell it as well.
-    """
-    return f'"{quote(file.key, safe="/+!")}"'

@@ -1,4 +1,4 @@
-"""Around each request: the access record, and the headers of every response."""
+"""Work around each request: the access record and the headers of every response."""
 
 from __future__ import annotations
 
@@ -12,46 +12,47 @@ from typing import Any
 import falcon
 
 from pytail.server.microcache import REPLAY
-from pytail.telemetry.access import _CLIENT, _CURRENT, AccessRecord
+from pytail.telemetry import access
+from pytail.telemetry.access import AccessRecord
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = ", ".join(METHODS)
+#: In a WSGI environment: a function that returns whether the response is still valid.
+STILL_VALID = "pytail.still_valid"
 
 _EVERY_RESPONSE = {
     "X-Content-Type-Options": "nosniff",
     # For installers that run in a browser, such as micropip.
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "Content-Length, Content-Range, Accept-Ranges, ETag",
-    # Whatever a page holds, a browser runs none of it and sends nothing from it.
+    # A browser runs no script of a response and sends no form from it.
     "Content-Security-Policy": "sandbox allow-top-navigation; default-src 'none'",
 }
-#: How a response came to be that nobody else had a part in, such as a redirect.
-_MADE_HERE = {"X-Cache": "HIT", "Age": "0"}
+#: For responses whose resource sets no outcome, such as a redirect.
+_DEFAULTS = {"X-Cache": "HIT", "Age": "0"}
 _PREFLIGHT = {
     "Allow": ALLOW,
     "Access-Control-Allow-Methods": ALLOW,
     "Access-Control-Allow-Headers": "Accept, Cache-Control, If-None-Match, If-Range, Range",
     "Access-Control-Max-Age": "86400",
 }
-
-
-STILL_VALID = "pytail.still_valid"
-_CLIENTS_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+#: Characters that cannot forge a log line or a header.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
 
 class CommonHeaders:
-    """Falcon middleware around each request."""
+    """Falcon middleware: the headers of every response, and the response to OPTIONS."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Drop what follows a raw ``#``: it is no part of a path, but some clients send it."""
+        """Cut the path at a raw ``#``: some clients send the fragment of a link."""
         req.path = req.path.partition("#")[0]
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
     ) -> None:
-        """Add the headers; answer OPTIONS, for any path."""
+        """Add the common headers; answer OPTIONS on every path."""
         resp.set_headers(_EVERY_RESPONSE)
-        for name, value in _MADE_HERE.items():
+        for name, value in _DEFAULTS.items():
             if resp.get_header(name) is None:
                 resp.set_header(name, value)
         if req.method == "OPTIONS":
@@ -61,116 +62,125 @@ class CommonHeaders:
 
 
 class AccessRecording:
-    """A WSGI application whose exchanges are told of, each at its end."""
+    """WSGI middleware that makes one access record per request and reports it at the end."""
 
-    def __init__(self, application: Any, *tell: Callable[[AccessRecord], None]) -> None:
-        self._application, self._tell = application, tell
-        # Unlike those of other processes, and cheaper than a random number for each.
+    def __init__(self, application: Any, *report: Callable[[AccessRecord], None]) -> None:
+        """Each function of `report` is called with each finished record."""
+        self._application, self._report = application, report
+        # Unique among processes, and cheaper than a random number per request.
         self._ids, self._prefix = itertools.count(1), os.urandom(6).hex()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """As WSGI has it (PEP 3333)."""
-        given: str | None = environ.get("HTTP_X_REQUEST_ID")
-        identity = given if given and _CLIENTS_ID.fullmatch(given) else self.new_id()
-        exchange = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], identity)
-        _CURRENT.set(exchange)
-        _CLIENT.set(environ.get("REMOTE_ADDR", ""))
+        """Answer one request (PEP 3333)."""
+        record = self._begin(environ)
 
-        def begin(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
-            exchange.status, exchange.outcome = status[:3], ""
+        def begin_response(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
+            record.status, record.outcome = status[:3], ""
             for name, value in headers:
                 if name == "x-cache":
-                    exchange.outcome = value
-            headers.append(("x-request-id", exchange.id))
+                    record.outcome = value
+            headers.append(("x-request-id", record.id))
             return start_response(status, headers, *failure)
 
         try:
-            body = self._application(environ, begin)
-            again = environ.get(STILL_VALID)
-            if again is not None and "HTTP_X_REQUEST_ID" not in environ:
-                environ[REPLAY] = Replay(exchange, body, again, self)
-            return _Body(body, exchange, self.end)
+            body = self._application(environ, begin_response)
+            is_valid = environ.get(STILL_VALID)
+            if is_valid is not None and "HTTP_X_REQUEST_ID" not in environ:
+                environ[REPLAY] = Replay(record, body, is_valid, self)
+            return _Body(body, record, self.end)
         except BaseException:
-            exchange.is_interrupted = True
-            self.end(exchange)
+            record.is_interrupted = True
+            self.end(record)
             raise
 
+    def _begin(self, environ: dict[str, Any]) -> AccessRecord:
+        """Return the record of a request and make it the current one of this greenlet."""
+        given: str | None = environ.get("HTTP_X_REQUEST_ID")
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else self.new_id()
+        record = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], request_id)
+        access.begin(record, environ.get("REMOTE_ADDR", ""))
+        return record
+
     def new_id(self) -> str:
-        """An id that no other exchange has."""
+        """Return a request id that no other request has."""
         return f"{self._prefix}{next(self._ids):x}"
 
-    def end(self, exchange: AccessRecord) -> None:
-        """Tell of `exchange`, which is over."""
-        exchange.seconds = time.perf_counter() - exchange.started
-        for tell in self._tell:
-            tell(exchange)
-        # The same greenlet may serve another request, or something else.
-        _CURRENT.set(None)
+    def end(self, record: AccessRecord) -> None:
+        """Finish `record` and report it."""
+        record.seconds = time.perf_counter() - record.started
+        for report in self._report:
+            report(record)
+        access.finish()
 
 
 class Replay:
-    """A response that a server may give again by itself, each time as an exchange of its own."""
+    """A response that the server may send again, with a new access record each time."""
 
-    __slots__ = ("_again", "_first", "_watched", "body", "copy", "id")
+    __slots__ = ("_first", "_is_valid", "_recording", "body", "copy", "id")
 
     def __init__(
-        self, first: AccessRecord, body: Any, again: Callable[[], bool], watched: AccessRecording
+        self,
+        first: AccessRecord,
+        body: Any,
+        is_valid: Callable[[], bool],
+        recording: AccessRecording,
     ) -> None:
-        self._first, self._again, self._watched = first, again, watched
-        #: The bytes to give again; None for those that have to be copied first.
+        """`first` and `body` are of the first response; `is_valid` checks the response now."""
+        self._first, self._is_valid, self._recording = first, is_valid, recording
+        #: The bytes to send again; None where only `copy` gives them.
         self.body: bytes | None = b"".join(body) if isinstance(body, list) else None
-        #: Gives a copy of the body while that is open, None where there is none to be had.
+        #: Returns the bytes of a body that is sent but not yet closed; None where there are none.
         self.copy: Callable[[], bytes | None] = getattr(body, "copy", lambda: None)
-        #: The id in the head of the first response, which each other has its own in place of.
+        #: The request id in the head of the first response, to be replaced in each further one.
         self.id = first.id.encode()
 
     def begin(self) -> AccessRecord | None:
-        """Another exchange with the same response, None where it would be another one now."""
-        if not self._again():
+        """Return the access record of a further response, None where the first is no longer valid."""
+        if not self._is_valid():
             return None
         first = self._first
-        exchange = AccessRecord(first.method, first.path, self._watched.new_id())
-        exchange.status, exchange.outcome = first.status, first.outcome
-        return exchange
+        record = AccessRecord(first.method, first.path, self._recording.new_id())
+        record.status, record.outcome = first.status, first.outcome
+        return record
 
-    def end(self, exchange: AccessRecord, sent: int) -> None:
-        """`sent` bytes of the body have gone out in `exchange`, and no more will."""
-        exchange.bytes_sent, exchange.is_interrupted = sent, sent < len(self.body or b"")
-        self._watched.end(exchange)
+    def end(self, record: AccessRecord, sent: int) -> None:
+        """Finish `record` after `sent` bytes of the body."""
+        record.bytes_sent, record.is_interrupted = sent, sent < len(self.body or b"")
+        self._recording.end(record)
 
 
 class _Body:
-    """A response's body, counted as the server takes it."""
+    """The body of a response; counts the bytes that the server takes."""
 
-    __slots__ = ("_body", "_end", "_exchange")
+    __slots__ = ("_body", "_end", "_record")
 
     def __init__(
-        self, body: Iterable[bytes], exchange: AccessRecord, end: Callable[[AccessRecord], None]
+        self, body: Iterable[bytes], record: AccessRecord, end: Callable[[AccessRecord], None]
     ) -> None:
-        self._body, self._exchange, self._end = body, exchange, end
-        exchange.is_interrupted = True
+        self._body, self._record, self._end = body, record, end
+        record.is_interrupted = True
 
     def __iter__(self) -> Iterator[bytes]:
-        exchange = self._exchange
-        for piece in self._body:
-            yield piece
-            # It asks for more: what it was given last has gone out.
-            exchange.bytes_sent += len(piece)
-        exchange.is_interrupted = False
+        record = self._record
+        for chunk in self._body:
+            yield chunk
+            # The server asks for the next chunk after it has sent this one.
+            record.bytes_sent += len(chunk)
+        record.is_interrupted = False
 
-    def held(self) -> tuple[int, int, int] | None:
-        """As the body's own: descriptor, offset and length for a server that sends files itself.
+    def sendable(self) -> tuple[int, int, int] | None:
+        """Return the descriptor, offset and length of the next bytes, None: iterate the body.
 
-        None for what has to be iterated. What goes out is told by `advance`.
+        The server sends them itself and reports them to `advance`.
         """
-        held = getattr(self._body, "held", None)
-        span: tuple[int, int, int] | None = None if held is None else held()
-        return span
+        sendable = getattr(self._body, "sendable", None)
+        found: tuple[int, int, int] | None = None if sendable is None else sendable()
+        return found
 
     def advance(self, count: int) -> None:
-        """Another `count` bytes of what is `held` have gone out."""
+        """Count `count` bytes that the server has sent from the descriptor."""
         self._body.advance(count)  # type: ignore[attr-defined]
-        self._exchange.bytes_sent += count
+        self._record.bytes_sent += count
 
     def close(self) -> None:
         try:
@@ -178,4 +188,4 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._end(self._exchange)
+            self._end(self._record)

@@ -1,6 +1,6 @@
-"""What those ask who watch pytail: is it there, how is it, what has it counted.
+"""The monitoring paths ``/+health``, ``/+status`` and ``/+metrics``.
 
-Nothing here asks upstream, writes to the database or looks through the store.
+They send no request to upstream, write nothing to the catalog and do not list the store.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import falcon
 import orjson
 
 from pytail import __version__
+from pytail.cache.cache import Cache
 from pytail.model import Outcome
 from pytail.telemetry.metrics import KINDS, MEDIA_TYPE, Metrics, Snapshot
 
-#: Answered without fetching content from upstream for this very client.
+#: Outcomes of responses without a fetch from upstream for that request alone.
 _HITS = {outcome.value for outcome in Outcome} - {Outcome.MISS.value, Outcome.PASS.value}
 
 
 class HealthResource:
-    """``/+health``: 200 as long as requests are answered."""
+    """``/+health``: 200 while the process answers requests."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         _send(resp, {"status": "ok", "version": __version__})
@@ -28,25 +29,25 @@ class HealthResource:
 
 
 class StatusResource:
-    """``/+status``: how pytail is, of all workers together."""
+    """``/+status``: counters and gauges as JSON, summed over all workers."""
 
     def __init__(self, metrics: Metrics, upstream_url: str) -> None:
         self._metrics, self._upstream_url = metrics, upstream_url
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        read = self._metrics.snapshot()
-        requests = read.by("pytail_requests_total", "outcome")
-        sent = read.by("pytail_sent_bytes_total", "source")
+        snapshot = self._metrics.snapshot()
+        requests = snapshot.by("pytail_requests_total", "outcome")
+        sent = snapshot.by("pytail_sent_bytes_total", "source")
         _send(
             resp,
             {
                 "version": __version__,
-                "uptime_secs": round(time.time() - read.total("pytail_start_time_seconds"), 1),
-                "upstream": self._of_upstream(read),
-                "held": _held(read) if self._metrics.is_store_known else None,
-                "evicted_files": int(read.total("pytail_evictions_total")),
-                "arriving_files": int(read.total("pytail_arriving_files")),
-                "fetches": _fetches(read),
+                "uptime_secs": round(time.time() - snapshot.total("pytail_start_time_seconds"), 1),
+                "upstream": _upstream_status(snapshot, self._upstream_url),
+                "held": _store_status(snapshot) if self._metrics.is_store_known else None,
+                "evicted_files": int(snapshot.total("pytail_evictions_total")),
+                "arriving_files": int(snapshot.total("pytail_arriving_files")),
+                "fetches": _fetch_status(snapshot),
                 "requests": {name: int(number) for name, number in requests.items()},
                 "sent_bytes": {name: int(number) for name, number in sent.items()},
                 "hit_ratio": {
@@ -58,18 +59,9 @@ class StatusResource:
 
     on_head = on_get
 
-    def _of_upstream(self, read: Snapshot) -> dict[str, object]:
-        errors = read.by("pytail_upstream_errors_total", "kind")
-        return {
-            "url": self._upstream_url,
-            "breaker": "open" if read.total("pytail_breaker_open") else "closed",
-            "answers": int(read.total("pytail_upstream_seconds_count")),
-            "errors": {name: int(number) for name, number in errors.items()},
-        }
 
-
-class ExpositionResource:
-    """``/+metrics``: what was counted and measured, in the text format of Prometheus."""
+class MetricsResource:
+    """``/+metrics``: all series in the text format of Prometheus."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -82,12 +74,33 @@ class ExpositionResource:
     on_head = on_get
 
 
-def _fetches(read: Snapshot) -> dict[str, dict[str, int]]:
-    """By kind, what is fetched, what waits for its turn, and what has got none in time."""
+def sample_gauges(cache: Cache) -> None:
+    """Set the gauges of `cache.metrics` to the state of this process."""
+    metrics, quota = cache.metrics, cache.bounds
+    metrics.set_breaker(is_open=cache.upstream.is_circuit_open)
+    metrics.set_downloading(cache.downloads.downloading)
+    for kind, fetches in cache.upstream.fetches.items():
+        metrics.set_fetches(kind, under_way=fetches.in_progress, waiting=fetches.waiting)
+    metrics.set_store(files=quota.files, size=quota.size, limit=quota.limit)
+    metrics.count_evictions(quota.evicted, quota.evicted_bytes)
+
+
+def _upstream_status(snapshot: Snapshot, url: str) -> dict[str, object]:
+    errors = snapshot.by("pytail_upstream_errors_total", "kind")
+    return {
+        "url": url,
+        "breaker": "open" if snapshot.total("pytail_breaker_open") else "closed",
+        "answers": int(snapshot.total("pytail_upstream_seconds_count")),
+        "errors": {name: int(number) for name, number in errors.items()},
+    }
+
+
+def _fetch_status(snapshot: Snapshot) -> dict[str, dict[str, int]]:
+    """Return by kind the fetches in progress, waiting for a slot, and without a slot in time."""
     series = {
-        "under_way": read.by("pytail_fetches", "kind"),
-        "waiting": read.by("pytail_waiting_fetches", "kind"),
-        "turned_away": read.by("pytail_turned_away_total", "kind"),
+        "under_way": snapshot.by("pytail_fetches", "kind"),
+        "waiting": snapshot.by("pytail_waiting_fetches", "kind"),
+        "turned_away": snapshot.by("pytail_turned_away_total", "kind"),
     }
     return {
         kind: {name: int(numbers.get(kind, 0)) for name, numbers in series.items()}
@@ -95,11 +108,11 @@ def _fetches(read: Snapshot) -> dict[str, dict[str, int]]:
     }
 
 
-def _held(read: Snapshot) -> dict[str, object]:
+def _store_status(snapshot: Snapshot) -> dict[str, object]:
     return {
-        "files": int(read.total("pytail_store_files")),
-        "bytes": int(read.total("pytail_store_bytes")),
-        "limit_bytes": int(read.total("pytail_store_limit_bytes")) or None,
+        "files": int(snapshot.total("pytail_store_files")),
+        "bytes": int(snapshot.total("pytail_store_bytes")),
+        "limit_bytes": int(snapshot.total("pytail_store_limit_bytes")) or None,
     }
 
 
@@ -109,7 +122,7 @@ def _send(resp: falcon.Response, content: dict[str, object]) -> None:
     resp.data = orjson.dumps(content)
 
 
-def _share(numbers: dict[str, float], good: set[str]) -> float | None:
-    """The share of `good` in all `numbers`; None where there are none."""
-    every = sum(numbers.values())
-    return round(sum(numbers.get(name, 0) for name in good) / every, 4) if every else None
+def _share(numbers: dict[str, float], names: set[str]) -> float | None:
+    """Return the share of `names` in the sum of `numbers`, None where the sum is 0."""
+    total = sum(numbers.values())
+    return round(sum(numbers.get(name, 0) for name in names) / total, 4) if total else None

@@ -1,9 +1,9 @@
-"""Rendered pages, ready to send, in each form and coding.
+"""Rendered pages, ready to send, in each form and content coding.
 
-A page is rendered and compressed once per change, off the hub, and kept in memory up to a limit in
-bytes, least recently used first to go. Beyond that, and for other processes, a stock keeps the large
-ones. Its ETag is a digest of the very bytes that are sent, of their form and of their coding, so that
-no two different responses ever share one.
+A page is rendered and compressed once per revision, outside the event loop. Memory stores the pages
+used last, up to a limit in bytes. The catalog stores the large ones for other processes and for the
+next start. An ETag is a digest of the bytes sent, their form and their coding, so that no two
+different responses have the same ETag.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ from pytail.runtime.threads import off_loop
 from pytail.simple import html, json
 from pytail.simple.negotiation import Coding, Form
 
-#: Bytes of bodies kept in memory, where nothing else is said.
+#: Default limit in bytes of the pages in memory.
 MEMORY_LIMIT = 64 * 1024 * 1024
-#: Files of a page that takes memory worth giving back.
+#: Files of a page from which rendering frees enough memory to return it to the system.
 _MANY_FILES = 500
-#: Files of a page that goes to the stock. One of 30 is made again in 0.6 ms, sooner than it is
-#: written (0.9 ms); one of 100 in 1 to 2 ms, one of 5,000 in 100, and they come back in 0.2 and 2.
-_WORTH_KEEPING = 100
-#: Bytes that wait for being written at most; what comes on top is rendered again some day.
-_MOST_UNWRITTEN = 32 * 1024 * 1024
-#: Seconds that the writing of the last ones may take in the end.
+#: Files from which a page is stored in the catalog. Rendering a page of 30 files takes 0.6 ms, less
+#: than the write (0.9 ms). 100 files take 1 to 2 ms and 5,000 files 100 ms; reading them back takes
+#: 0.2 and 2 ms.
+_MIN_STORED_FILES = 100
+#: Maximum bytes that wait to be written; further pages are not stored.
+_MAX_UNWRITTEN = 32 * 1024 * 1024
+#: Seconds for the last writes before the end.
 _LAST_WRITES = 2.0
-#: What keeping one body costs beyond its bytes, about.
+#: Bytes of memory that one page takes beyond its body, about.
 _OVERHEAD = 1024
-#: Of a page, zstd makes less at level 1 than at 3, in half the time.
+#: At level 1, zstd makes pages smaller than at level 3, in half the time.
 _ZSTD_LEVEL, _GZIP_LEVEL = 1, 6
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPage:
-    """A response body with what must be said of it."""
+    """The body of a response with the values of its headers."""
 
     data: bytes
     form: Form
@@ -60,32 +61,35 @@ class RenderedPage:
     etag: str
 
 
-class PageStock(Protocol):
-    """Where bodies are kept beyond the memory, each by project, revision and variant."""
+class PageStorage(Protocol):
+    """Storage of rendered pages beyond the memory, by project, revision and variant."""
 
     def ready_page(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
-        """The ETag and bytes that were kept, None when they are gone."""
+        """Return the ETag and the bytes of a stored page, None where it is not stored."""
 
     def store_ready_page(
         self, project: str, revision: str, variant: str, etag: str, data: bytes
     ) -> None:
-        """Keep a body, if it can be."""
+        """Store a page, or do nothing where the storage fails."""
 
 
 class RenderedPages:
-    """The bodies of project pages and of the project list."""
+    """The rendered project pages and project list."""
 
     def __init__(
-        self, memory_limit: int = MEMORY_LIMIT, stock: PageStock | None = None, flavour: str = ""
+        self,
+        memory_limit: int = MEMORY_LIMIT,
+        storage: PageStorage | None = None,
+        options: str = "",
     ) -> None:
-        """`memory_limit` is how many bytes the bodies kept in memory may take.
+        """`memory_limit` is in bytes.
 
-        `flavour` names what else than its revision decides on what a page says, where others with
-        the same `stock` have it otherwise.
+        `options` names the settings that change a page without changing its revision. Processes
+        with other settings may share the `storage`.
         """
         self._limit, self._size = memory_limit, 0
-        self._stock, self._flavour = stock, flavour
-        self._writers, self._turn, self._unwritten = Group(), Semaphore(), 0
+        self._storage, self._options = storage, options
+        self._writers, self._write_lock, self._unwritten = Group(), Semaphore(), 0
         self._memory = MallocTrimmer()
         self._ready: OrderedDict[Hashable, RenderedPage] = OrderedDict()
         self._flights: SingleFlight[RenderedPage] = SingleFlight()
@@ -99,104 +103,107 @@ class RenderedPages:
         form: Form,
         coding: Coding,
     ) -> RenderedPage:
-        """The body for the page of the project `name` that `load` gives, once for each `revision`.
+        """Return the page of the project `name`, rendered once per `revision`.
 
-        `files` is the relative URL of the files, from where the page is served, ending in a slash.
+        `load` returns the content. `files` is the URL of the files, relative to the page, with a
+        slash at the end. Raises the errors of `load`.
         """
         key = (name, revision, files, form, coding)
-        body = self._ready.get(key)
-        if body is not None:
+        page = self._ready.get(key)
+        if page is not None:
             self._ready.move_to_end(key)
-            return body
+            return page
 
         def href(file: File) -> str:
             return files + quote(file.key)
 
         def make() -> RenderedPage:
-            variant = f"{form.value} {coding.value} {files} {self._flavour}"
-            if (kept := self._kept(name, revision, variant, form, coding)) is not None:
-                return self._keep(key, kept)
-            page, render = load(), html.render if form.is_html else json.render
-            body = off_loop(lambda: _body(render(page, href), form, coding))
-            if len(page.files) >= _MANY_FILES:
+            variant = f"{form.value} {coding.value} {files} {self._options}"
+            stored = self._stored(name, revision, variant, form, coding)
+            if stored is not None:
+                return self._add(key, stored)
+            content, render = load(), html.render if form.is_html else json.render
+            made = off_loop(lambda: _page(render(content, href), form, coding))
+            if len(content.files) >= _MANY_FILES:
                 self._memory.trim_soon()
-            if len(page.files) >= _WORTH_KEEPING:
-                self._keep_beyond(name, revision, variant, body)
-            return self._keep(key, body)
+            if len(content.files) >= _MIN_STORED_FILES:
+                self._store_soon(name, revision, variant, made)
+            return self._add(key, made)
 
         return self._flights.run(key, make)
 
     def projects(
         self, names: list[str], last_serial: int | None, form: Form, coding: Coding
     ) -> RenderedPage:
-        """The body for the project list."""
+        """Return the project list of `names`."""
 
         def make() -> RenderedPage:
             if form.is_html:
-                return _body(html.render_projects(names), form, coding)
-            return _body(json.render_projects(names, last_serial), form, coding)
+                return _page(html.render_projects(names), form, coding)
+            return _page(json.render_projects(names, last_serial), form, coding)
 
         return off_loop(make)
 
     def close(self) -> None:
-        """Finish the writes to the stock, if they do not take long."""
+        """Wait 2 seconds at most for the pending writes, then drop them."""
         self._writers.join(_LAST_WRITES)
         self._writers.kill()
 
-    def _kept(
+    def _stored(
         self, name: str, revision: str, variant: str, form: Form, coding: Coding
     ) -> RenderedPage | None:
-        """The body in the stock, None where there is none or it is damaged."""
-        found = None if self._stock is None else self._stock.ready_page(name, revision, variant)
+        """Return the page in the storage, None where it is not stored or damaged."""
+        found = None if self._storage is None else self._storage.ready_page(name, revision, variant)
         if found is None:
             return None
         etag, data = found
-        is_whole = off_loop(lambda: _etag(data, form, coding)) == etag
-        return RenderedPage(data, form, coding, etag) if is_whole else None
+        is_intact = off_loop(lambda: _etag(data, form, coding)) == etag
+        return RenderedPage(data, form, coding, etag) if is_intact else None
 
-    def _keep_beyond(self, name: str, revision: str, variant: str, body: RenderedPage) -> None:
-        """Put `body` into the stock, one after the other, while its clients are answered."""
-        stock, size = self._stock, len(body.data)
-        if stock is None or self._unwritten + size > _MOST_UNWRITTEN:
+    def _store_soon(self, name: str, revision: str, variant: str, page: RenderedPage) -> None:
+        """Store `page` in a greenlet of its own, one page at a time."""
+        storage, size = self._storage, len(page.data)
+        if storage is None or self._unwritten + size > _MAX_UNWRITTEN:
             return
 
         def write() -> None:
             try:
-                # What a client waits to have written comes between two of them.
-                with self._turn:
-                    stock.store_ready_page(name, revision, variant, body.etag, body.data)
+                # One at a time: writes that a client waits for run between two of them.
+                with self._write_lock:
+                    storage.store_ready_page(name, revision, variant, page.etag, page.data)
             finally:
                 self._unwritten -= size
 
         self._unwritten += size
         self._writers.spawn(write)
 
-    def _keep(self, key: Hashable, body: RenderedPage) -> RenderedPage:
-        cost = len(body.data) + _OVERHEAD
+    def _add(self, key: Hashable, page: RenderedPage) -> RenderedPage:
+        """Store `page` in memory, evict the least recently used pages, and return `page`."""
+        cost = len(page.data) + _OVERHEAD
         if cost > self._limit:
-            # It would not stay, and all others would go.
-            return body
-        self._ready[key] = body
+            # This page alone would evict all others and then itself.
+            return page
+        self._ready[key] = page
         self._size += cost
         while self._size > self._limit:
-            _, dropped = self._ready.popitem(last=False)
-            self._size -= len(dropped.data) + _OVERHEAD
-        return body
+            _, evicted = self._ready.popitem(last=False)
+            self._size -= len(evicted.data) + _OVERHEAD
+        return page
 
 
-def _body(data: bytes, form: Form, coding: Coding) -> RenderedPage:
+def _page(body: bytes, form: Form, coding: Coding) -> RenderedPage:
     if coding is Coding.ZSTD:
-        data = zstd.compress(data, _ZSTD_LEVEL)
+        body = zstd.compress(body, _ZSTD_LEVEL)
     elif coding is Coding.GZIP:
-        # Without a time, the same page has the same bytes.
-        data = gzip.compress(data, compresslevel=_GZIP_LEVEL, mtime=0)
+        # mtime=0: the same page has the same bytes, and so the same ETag.
+        body = gzip.compress(body, compresslevel=_GZIP_LEVEL, mtime=0)
     else:
-        # orjson leaves as much memory behind its bytes as it once thought it might need.
-        data = bytes(memoryview(data))
-    return RenderedPage(data, form, coding, _etag(data, form, coding))
+        # A copy: the bytes of orjson occupy the whole buffer that orjson allocated for them.
+        body = bytes(memoryview(body))
+    return RenderedPage(body, form, coding, _etag(body, form, coding))
 
 
-def _etag(data: bytes, form: Form, coding: Coding) -> str:
+def _etag(body: bytes, form: Form, coding: Coding) -> str:
     digest = hashlib.sha256(f"{form.value} {coding.value} ".encode())
-    digest.update(data)
+    digest.update(body)
     return f'"{digest.hexdigest()[:32]}"'

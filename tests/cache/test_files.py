@@ -24,10 +24,9 @@ from pytail.storage.catalog import Catalog
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
 from pytail.upstream import resume
-from tests.storage.test_store import another_process_writing, files_in
+from tests.support.sending import Breaking
 from tests.support.fakeindex import Gated, RawServer, reply
 from tests.support.running import free_port
-from tests.support.sending import Breaking
 from tests.support.upstreams import upstream_at
 from tests.support.watching import open_below, until
 
@@ -264,7 +263,7 @@ def test_where_no_mode_can_be_changed_one_verification_is_enough_too(room, monke
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr("pytail.storage.store.os.fchmod", refuse)
+    monkeypatch.setattr("os.fchmod", refuse)
     caplog.set_level("INFO")
     planted(room, room.file(), DATA)
     assert [room.get(room.file()) for _ in range(3)] == [DATA] * 3
@@ -306,7 +305,7 @@ def test_what_has_come_can_be_read_from_the_partial_file_itself(room):
     gated = room.serve(DATA[:5000], DATA[5000:], size=len(DATA))
     gated.open()
     opened, data = room.downloads.open(room.file()), b""
-    while (span := opened.stream.span(3000)) is not None:
+    while (span := opened.stream.sendable(3000)) is not None:
         descriptor, offset, length = span
         assert offset == len(data)
         data += os.pread(descriptor, length, offset)
@@ -321,10 +320,10 @@ def test_a_wrong_end_is_not_to_be_read_from_the_partial_file(room):
     room.index.answers[PATH] = reply(DATA[:-1] + b"?", None)
     opened = room.downloads.open(room.file())
     until(lambda: not room.downloads.downloading)
-    assert opened.stream.span(len(DATA))[1:] == (0, len(DATA) - WITHHELD)
+    assert opened.stream.sendable(len(DATA))[1:] == (0, len(DATA) - WITHHELD)
     opened.stream.advance(len(DATA) - WITHHELD)
     with pytest.raises(DownloadInterrupted):
-        opened.stream.span(len(DATA))
+        opened.stream.sendable(len(DATA))
     opened.stream.close()
 
 
@@ -637,9 +636,9 @@ def test_trouble_with_the_disk_is_one_line_until_it_is_over(room, monkeypatch, c
         for _ in range(3):
             assert room.get(room.file()) == DATA
             assert room.get(other) == WRONG
-    assert caplog.text.count("passed on unkept until") == 1
+    assert caplog.text.count("cannot store files, serving them without caching") == 1
     assert room.get(other) == WRONG
-    assert caplog.text.count("files are kept again") == 1
+    assert caplog.text.count("files are stored again") == 1
 
 
 # Byte for byte

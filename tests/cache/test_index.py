@@ -377,7 +377,7 @@ def test_a_page_that_the_catalog_lost_and_upstream_too_is_not_found(ours, index,
 
 
 def test_pages_come_though_the_catalog_is_locked(serve, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.1)
     names = [f"p{number}" for number in range(20)]
     index.add(*(sdist(name) for name in names))
     ours = serve()
@@ -442,7 +442,7 @@ def test_a_quarantined_project_offers_no_file(ours, index):
 def test_a_file_of_a_quarantined_project_is_not_offered_though_it_is_held(ours, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.key), dist.data)
+    store_file(ours.store, ours.find(dist.key), dist.data)
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += TTL
     ours.files()
@@ -453,7 +453,7 @@ def test_a_file_of_a_quarantined_project_is_not_offered_though_it_is_held(ours, 
 def test_a_quarantined_project_that_is_removed_offers_no_file_either(ours, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.key), dist.data)
+    store_file(ours.store, ours.find(dist.key), dist.data)
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += TTL
     ours.files()
@@ -630,7 +630,7 @@ def test_a_hanging_upstream_is_waited_for_once_though_many_projects_may_have_a_f
 def test_a_held_file_needs_no_page(ours, serve, index, clock):
     index.add(dist := sdist("demo"))
     ours.files()
-    keep(ours.store, ours.find(dist.key), dist.data)
+    store_file(ours.store, ours.find(dist.key), dist.data)
     index.dists.clear()
     clock.now += TTL
     with pytest.raises(ProjectNotFound):
@@ -659,7 +659,7 @@ def test_core_metadata_that_is_not_advertised_is_not_listed(ours, index):
 
 def test_held_core_metadata_needs_no_page(ours, index, tmp_path):
     index.add(dist := wheel("demo"))
-    keep(ours.store, ours.find(f"{dist.key}.metadata"), dist.metadata)
+    store_file(ours.store, ours.find(f"{dist.key}.metadata"), dist.metadata)
     forget(tmp_path, "project")
     forget(tmp_path, "part")
     index.stop()

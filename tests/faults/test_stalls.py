@@ -34,7 +34,7 @@ FILES = 20_000
 #: Milliseconds: the processor time without a pause, and the delay of the event loop, at most.
 COMPUTING, LATE = 50, 300
 
-REPORT = re.compile(r"stood still for (\d+) ms, computing for (\d+) of them: .*")
+REPORT = re.compile(r"loop blocked for (\d+) ms, computing for (\d+) ms: .*")
 
 
 def stalls(log: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the event loop stood still."""
+"""Delays of the event loop, and the stacks that are logged for its stalls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from gevent import monkey
 
 from pytail.runtime import loop
-from pytail.runtime.loop import StallReporter, _calls
+from pytail.runtime.loop import Heartbeat, StallReporter, _calls
 from pytail.runtime.threads import give_way, off_loop
 from tests.support.fakeindex import FakeIndex
 from tests.support.running import serving
@@ -24,7 +24,7 @@ really_sleep = monkey.get_original("time", "sleep")
 
 
 def compute(seconds: float) -> None:
-    """Keep the loop's thread busy."""
+    """Compute in the running thread."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
@@ -34,7 +34,7 @@ def dawdle(seconds: float = 0.1) -> None:
     compute(seconds)
 
 
-def dally() -> None:
+def linger() -> None:
     compute(0.1)
 
 
@@ -43,132 +43,157 @@ def block() -> None:
 
 
 def hoard() -> int:
-    """Keep the interpreter, as some functions in C do."""
+    """Hold the GIL, as some functions in C do."""
     return sum(range(5_000_000))
 
 
-def is_watched() -> bool:
-    """Whether a thread looks for stalls."""
+def is_sampling() -> bool:
+    """Return whether a thread samples stacks."""
     stacks = (_calls(frame) for frame in sys._current_frames().values())
-    return any(call.f_code is StallReporter._look.__code__ for stack in stacks for call in stack)
+    return any(call.f_code is StallReporter._sample.__code__ for stack in stacks for call in stack)
 
 
 class Lines(logging.Handler):
-    """What the log tells."""
+    """Collects log messages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextlib.contextmanager
-def watched(longest: float) -> Iterator[list[str]]:
-    """What is told of stalls above `longest` seconds, one line for each."""
-    lines, watching = Lines(), StallReporter(longest)
+def reporting(longest: float) -> Iterator[list[str]]:
+    """Log stalls of more than `longest` seconds, and yield their messages."""
+    lines, reporter = Lines(), StallReporter(longest)
     loop.log.addHandler(lines)
     try:
-        yield lines.told
+        yield lines.messages
     finally:
-        watching.stop()
+        reporter.stop()
         loop.log.removeHandler(lines)
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
-    """What is told of stalls above 20 ms, one line for each."""
-    with watched(0.02) as lines:
+def messages() -> Iterator[list[str]]:
+    """The messages for stalls of more than 20 ms."""
+    with reporting(0.02) as lines:
         gevent.sleep(0.05)
         yield lines
 
 
 def computed(line: str) -> int:
-    """The milliseconds that the loop's thread itself computed in a stall."""
+    """Return the milliseconds that the loop's thread computed in a stall."""
     return int(line.partition("computing for ")[2].split()[0])
 
 
-def telling(told: list[str], word: str) -> list[str]:
-    return [line for line in told if f"{word} (" in line]
+def naming(messages: list[str], function: str) -> list[str]:
+    """Return the messages with `function` in their stacks."""
+    return [line for line in messages if f"{function} (" in line]
 
 
-def test_a_greenlet_that_computes_is_told_by_name(told: list[str]):
+def test_greenlet_that_computes_is_logged_by_name(messages: list[str]):
     gevent.spawn(dawdle).join()
-    until(lambda: telling(told, "dawdle"))
-    (line,) = telling(told, "dawdle")
-    assert line.startswith("the event loop stood still for ")
+    until(lambda: naming(messages, "dawdle"))
+    (line,) = naming(messages, "dawdle")
+    assert line.startswith("event loop blocked for ")
     assert "loop: compute (runtime/test_loop.py:" in line
     assert computed(line) >= 90
 
 
-def test_a_greenlet_that_blocks_is_told_to_have_computed_nothing(told: list[str]):
+def test_greenlet_that_blocks_is_logged_without_computing(messages: list[str]):
     gevent.spawn(block).join()
-    until(lambda: telling(told, "block"))
-    assert computed(telling(told, "block")[0]) < 90
+    until(lambda: naming(messages, "block"))
+    assert computed(naming(messages, "block")[0]) < 90
 
 
-def test_a_thread_that_keeps_the_interpreter_is_told(told: list[str]):
-    # Whether it is still there to be seen when it lets go, chance decides.
+def test_thread_that_holds_the_gil_is_logged(messages: list[str]):
+    # The stack is taken just after the thread has released the GIL, so not each time.
     for _ in range(50):
         off_loop(hoard)
         gevent.sleep(0.02)
-        if telling(told, "hoard"):
+        if naming(messages, "hoard"):
             break
-    assert "thread: hoard (runtime/test_loop.py:" in telling(told, "hoard")[0]
+    assert "thread: hoard (runtime/test_loop.py:" in naming(messages, "hoard")[0]
 
 
-def test_a_cause_is_told_once_in_a_while_and_another_at_once(told: list[str], monkeypatch):
-    for work in (dawdle, dawdle, dawdle, dally):
+def test_same_stacks_are_logged_once_in_a_while_and_others_at_once(
+    messages: list[str], monkeypatch
+):
+    for work in (dawdle, dawdle, dawdle, linger):
         gevent.spawn(work).join()
-        # Without a turn between them they would be one stall.
+        # Without a pause they would be one stall.
         gevent.sleep(0.02)
-    until(lambda: telling(told, "dally"))
-    assert len(telling(told, "dawdle")) == 1
+    until(lambda: naming(messages, "linger"))
+    assert len(naming(messages, "dawdle")) == 1
     monkeypatch.setattr(loop, "QUIET", 0.0)
     gevent.spawn(dawdle).join()
-    until(lambda: len(telling(told, "dawdle")) == 2)
+    until(lambda: len(naming(messages, "dawdle")) == 2)
 
 
-def test_a_cause_is_told_at_once_where_it_takes_much_longer(told: list[str]):
+def test_same_stacks_are_logged_at_once_for_a_stall_twice_as_long(messages: list[str]):
     gevent.spawn(dawdle).join()
     gevent.sleep(0.02)
     gevent.spawn(dawdle, 0.5).join()
-    until(lambda: len(telling(told, "dawdle")) == 2)
-    assert computed(telling(told, "dawdle")[1]) >= 400
+    until(lambda: len(naming(messages, "dawdle")) == 2)
+    assert computed(naming(messages, "dawdle")[1]) >= 400
 
 
-def test_greenlets_that_take_turns_are_no_stall_however_long_they_take():
+def test_greenlets_that_give_way_are_no_stall():
     def work() -> None:
         for _ in range(60):
             compute(0.004)
             give_way()
 
-    with watched(0.5) as told:
+    with reporting(0.5) as messages:
         gevent.joinall([gevent.spawn(work) for _ in range(3)], raise_error=True)
         gevent.sleep(0.2)
-        assert told == []
+        assert messages == []
 
 
-def test_nothing_is_told_after_the_end_and_no_thread_stays(caplog: pytest.LogCaptureFixture):
-    with watched(0.02):
-        until(is_watched)
+def test_nothing_is_logged_and_no_thread_runs_after_the_stop(caplog: pytest.LogCaptureFixture):
+    with reporting(0.02):
+        until(is_sampling)
     gevent.spawn(dawdle).join()
     gevent.sleep(0.05)
     assert "dawdle" not in caplog.text
-    assert not is_watched()
+    assert not is_sampling()
 
 
-def test_nobody_looks_unless_told_to(tmp_path: Path, index: FakeIndex):
+def test_no_thread_samples_stacks_by_default(tmp_path: Path, index: FakeIndex):
     with serving(tmp_path, index.url):
-        assert not is_watched()
+        assert not is_sampling()
 
 
-def test_the_log_has_it(tmp_path: Path, index: FakeIndex, caplog: pytest.LogCaptureFixture):
+def test_stall_is_a_warning_of_the_runtime_logger(
+    tmp_path: Path, index: FakeIndex, caplog: pytest.LogCaptureFixture
+):
     with serving(tmp_path, index.url, stall_report_secs=0.02):
-        until(is_watched)
+        until(is_sampling)
         gevent.spawn(dawdle).join()
         until(lambda: "dawdle" in caplog.text)
     (record,) = [record for record in caplog.records if "dawdle" in record.getMessage()]
     assert (record.name, record.levelname) == ("pytail.runtime", "WARNING")
-    assert not is_watched()
+    assert not is_sampling()
+
+
+def test_heartbeat_calls_its_tasks_at_once_and_at_intervals_until_it_stops():
+    late, calls = [], []
+    heartbeat = Heartbeat(late.append, lambda: calls.append(1))
+    assert (len(calls), late) == (1, [])
+    until(lambda: len(calls) == 2)
+    heartbeat.stop()
+    assert len(late) == 1
+    assert 0 <= late[0] < 1
+
+
+def test_heartbeat_reports_the_delay_of_a_blocked_loop():
+    late: list[float] = []
+    heartbeat = Heartbeat(late.append)
+    gevent.sleep(0)
+    really_sleep(0.9)
+    until(lambda: late)
+    heartbeat.stop()
+    assert 0.3 < late[0] < 2

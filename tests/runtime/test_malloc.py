@@ -1,47 +1,45 @@
-"""Memory that large pages took goes back to the system."""
+"""Free memory is returned to the operating system."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-import gevent
 import pytest
 
 from pytail.runtime.malloc import MallocTrimmer, trim
+from tests.support.watching import until
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library keeps what is free"
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library has no malloc_trim"
 )
 
 _COUNT, _SIZE = 1000, 64 * 1024
 
 
 def resident() -> int:
-    """Bytes of memory that this process takes."""
+    """Return the bytes of memory that this process uses."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
 
 def scatter() -> list[bytes]:
-    """Much that is free again, in between little that is not, which keeps its place."""
-    much = [bytes([n % 256]) * _SIZE for n in range(_COUNT)]
-    return much[::20]
+    """Allocate 1000 chunks, free all but every 20th, and return those."""
+    chunks = [bytes([n % 256]) * _SIZE for n in range(_COUNT)]
+    return chunks[::20]
 
 
-def test_what_is_free_goes_back_though_it_lies_between_what_is_not():
-    kept = scatter()
+def test_free_memory_between_memory_in_use_is_returned():
+    in_use = scatter()
     before = resident()
     trim()
     assert before - resident() > _COUNT * _SIZE / 2
-    assert len(kept) == _COUNT / 20
+    assert len(in_use) == _COUNT / 20
 
 
-def test_it_goes_back_by_itself_soon_after_a_large_page():
-    memory, kept = MallocTrimmer(), scatter()
+def test_trimmer_returns_memory_soon_after_a_large_page():
+    trimmer, in_use = MallocTrimmer(), scatter()
     before = resident()
-    memory.trim_soon()
-    with gevent.Timeout(10):
-        while before - resident() < _COUNT * _SIZE / 2:
-            gevent.sleep(0.01)
-    assert len(kept) == _COUNT / 20
+    trimmer.trim_soon()
+    until(lambda: before - resident() >= _COUNT * _SIZE / 2, seconds=10)
+    assert len(in_use) == _COUNT / 20

@@ -1,4 +1,4 @@
-"""One caller works, the others wait and share the outcome."""
+"""Callers with one key share the result or the error of one run."""
 
 import gevent
 import pytest
@@ -8,7 +8,7 @@ from pytail.runtime.singleflight import SingleFlight, StillRunning
 
 
 class Work:
-    """Work that begins, waits for `gate`, and returns or raises `outcome`."""
+    """Work that sets `begun`, waits for `gate`, and returns or raises `outcome`."""
 
     def __init__(self, outcome=None):
         self.outcome, self.runs = outcome, 0
@@ -24,15 +24,15 @@ class Work:
 
 
 @pytest.fixture
-def flights():
+def calls():
     made = SingleFlight()
     yield made
     assert len(made) == 0
 
 
-def test_many_callers_share_one_result(flights):
+def test_many_callers_share_one_result(calls):
     work = Work(result := object())
-    callers = [gevent.spawn(flights.run, "key", work) for _ in range(50)]
+    callers = [gevent.spawn(calls.run, "key", work) for _ in range(50)]
     work.begun.wait()
     work.gate.set()
     gevent.joinall(callers)
@@ -40,23 +40,23 @@ def test_many_callers_share_one_result(flights):
     assert work.runs == 1
 
 
-def test_one_who_comes_late_gets_the_same_result(flights):
+def test_later_caller_gets_the_same_result(calls):
     work = Work("result")
-    early = gevent.spawn(flights.run, "key", work)
+    early = gevent.spawn(calls.run, "key", work)
     work.begun.wait()
-    late = gevent.spawn(flights.run, "key", lambda: pytest.fail("worked twice"))
+    late = gevent.spawn(calls.run, "key", lambda: pytest.fail("worked twice"))
     gevent.idle()
     work.gate.set()
     assert (early.get(), late.get()) == ("result", "result")
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), gevent.Timeout(1), KeyboardInterrupt()])
-def test_many_callers_share_one_error_whatever_its_kind(flights, error):
+def test_many_callers_share_one_error_of_any_kind(calls, error):
     work, caught = Work(error), []
 
     def call():
         with pytest.raises(type(error)) as raised:
-            flights.run("key", work)
+            calls.run("key", work)
         caught.append(raised.value)
 
     callers = [gevent.spawn(call) for _ in range(5)]
@@ -67,10 +67,10 @@ def test_many_callers_share_one_error_whatever_its_kind(flights, error):
     assert work.runs == 1
 
 
-def test_work_outlives_the_caller_who_started_it(flights):
+def test_work_outlives_the_caller_that_started_it(calls):
     work = Work("result")
-    first = gevent.spawn(flights.run, "key", work)
-    second = gevent.spawn(flights.run, "key", work)
+    first = gevent.spawn(calls.run, "key", work)
+    second = gevent.spawn(calls.run, "key", work)
     work.begun.wait()
     first.kill()
     work.gate.set()
@@ -78,42 +78,42 @@ def test_work_outlives_the_caller_who_started_it(flights):
     assert work.runs == 1
 
 
-def test_a_caller_waits_no_longer_than_suits_it_and_the_work_goes_on(flights):
+def test_caller_waits_no_longer_than_its_patience_and_the_work_continues(calls):
     work = Work("result")
     with pytest.raises(StillRunning):
-        flights.run("key", work, patience=0.01)
-    patient = gevent.spawn(flights.run, "key", work)
+        calls.run("key", work, patience=0.01)
+    patient = gevent.spawn(calls.run, "key", work)
     gevent.idle()
     work.gate.set()
     assert patient.get() == "result"
     assert work.runs == 1
 
 
-def test_other_keys_do_not_wait(flights):
+def test_work_for_another_key_does_not_wait(calls):
     work = Work()
-    waiting = gevent.spawn(flights.run, "slow", work)
+    waiting = gevent.spawn(calls.run, "slow", work)
     work.begun.wait()
-    assert flights.run("quick", lambda: "result") == "result"
+    assert calls.run("quick", lambda: "result") == "result"
     work.gate.set()
     waiting.join()
 
 
-def test_work_is_begun_anew_once_it_has_landed(flights):
-    assert flights.run("key", lambda: 1) == 1
-    assert flights.run("key", lambda: 2) == 2
+def test_work_runs_again_after_its_end(calls):
+    assert calls.run("key", lambda: 1) == 1
+    assert calls.run("key", lambda: 2) == 2
 
 
-def test_work_is_begun_anew_after_an_error(flights):
+def test_work_runs_again_after_an_error(calls):
     with pytest.raises(ZeroDivisionError):
-        flights.run("key", lambda: 1 // 0)
-    assert flights.run("key", lambda: "result") == "result"
+        calls.run("key", lambda: 1 // 0)
+    assert calls.run("key", lambda: "result") == "result"
 
 
-def test_a_key_is_known_only_while_its_work_runs(flights):
+def test_key_is_present_only_while_its_work_runs(calls):
     work = Work()
-    caller = gevent.spawn(flights.run, "key", work)
+    caller = gevent.spawn(calls.run, "key", work)
     work.begun.wait()
-    assert len(flights) == 1
+    assert len(calls) == 1
     work.gate.set()
     caller.join()
-    assert len(flights) == 0
+    assert len(calls) == 0

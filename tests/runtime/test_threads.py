@@ -1,4 +1,4 @@
-"""Work off the hub."""
+"""Work in threads outside of the event loop."""
 
 import os
 import socket
@@ -20,30 +20,30 @@ def test_work_runs_in_another_thread():
 
 
 def test_work_for_a_pool_runs_in_that_pool_even_when_it_is_idle():
-    lane = ThreadPool(1)
-    own = lane.apply(thread_id)
-    assert [off_loop(thread_id, lane) for _ in range(3)] == [own] * 3
+    pool = ThreadPool(1)
+    own = pool.apply(thread_id)
+    assert [off_loop(thread_id, pool) for _ in range(3)] == [own] * 3
     assert off_loop(thread_id) != own
-    lane.kill()
+    pool.kill()
 
 
-def test_others_go_on_while_a_thread_works():
+def test_other_greenlets_run_while_a_thread_works():
     reader, writer = os.pipe()
     work = gevent.spawn(off_loop, lambda: os.read(reader, 1))
-    # Were the hub blocked, nobody could write.
+    # A blocked event loop would never run this greenlet.
     gevent.spawn(os.write, writer, b"!")
     assert work.get(timeout=5) == b"!"
     os.close(reader)
     os.close(writer)
 
 
-def test_an_error_is_the_callers_and_is_not_printed(capfd):
+def test_error_is_raised_to_the_caller_and_not_printed(capfd):
     with pytest.raises(ZeroDivisionError):
         off_loop(lambda: 1 // 0)
     assert capfd.readouterr().err == ""
 
 
-def test_an_error_that_is_no_exception_is_the_callers_too():
+def test_error_that_is_not_an_exception_is_raised_to_the_caller():
     def leave():
         raise gevent.GreenletExit
 
@@ -51,7 +51,7 @@ def test_an_error_that_is_no_exception_is_the_callers_too():
         off_loop(leave)
 
 
-def test_a_silent_name_server_holds_up_nothing_but_lookups(monkeypatch):
+def test_silent_name_server_blocks_only_lookups(monkeypatch):
     reader, writer = os.pipe()
     monkeypatch.setattr("_socket.getaddrinfo", lambda *_: os.read(reader, 1))
     use_resolver_threads()
@@ -65,14 +65,14 @@ def test_a_silent_name_server_holds_up_nothing_but_lookups(monkeypatch):
     os.close(writer)
 
 
-def test_a_thread_that_computes_hands_over_in_half_a_millisecond():
+def test_switch_interval_is_half_a_millisecond():
     before = sys.getswitchinterval()
     shorten_switch_interval()
     assert sys.getswitchinterval() == pytest.approx(0.0005)
     sys.setswitchinterval(before)
 
 
-def test_whoever_takes_turns_lets_others_go_on():
+def test_give_way_lets_other_greenlets_run():
     other = gevent.spawn(lambda: "ran")
     give_way()
     assert other.value == "ran"
@@ -94,7 +94,7 @@ atexit.register(gevent.sleep, 0.05)
 """
 
 
-def test_work_that_comes_while_the_process_ends_is_dropped_quietly():
+def test_work_during_the_interpreters_shutdown_is_dropped_without_an_error():
     command = [sys.executable, "-c", ENDING]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What was just said is said again where it is asked for, and nothing else is."""
+"""The microcache repeats responses to identical requests, and answers no other request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,20 +23,20 @@ LARGE = os.urandom(20_000_000)
 
 
 class Site:
-    """A served application, what it was asked, and what was told of each exchange."""
+    """An application, the paths of its requests, and the access records that ended."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.told: list[AccessRecord] = []
-        #: Whether its responses may be given again.
-        self.is_lasting = True
+        self.paths: list[str] = []
+        self.records: list[AccessRecord] = []
+        #: Whether its responses are still valid.
+        self.is_valid = True
         self.body = b"body"
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        self.asked.append(environ["PATH_INFO"])
+        self.paths.append(environ["PATH_INFO"])
         length = str(len(self.body))
         start_response("200 OK", [("Content-Length", length), ("x-cache", "HIT")])
-        environ[STILL_VALID] = lambda: self.is_lasting
+        environ[STILL_VALID] = lambda: self.is_valid
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [self.body]
 
 
@@ -48,10 +47,10 @@ def site() -> Site:
 
 @pytest.fixture
 def server(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    # The second goes on when a test says so.
+    # The clock stands still unless a test advances it.
     monkeypatch.setattr("pytail.server.microcache.time", Second())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = Server(listener, AccessRecording(site, site.told.append))
+        running = Server(listener, AccessRecording(site, site.records.append))
         running.start()
         try:
             yield running
@@ -60,7 +59,7 @@ def server(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 class Second:
-    """Stands for the clock of the replies."""
+    """The clock of the microcache, in place of the module `time`."""
 
     now = 1000
 
@@ -78,8 +77,8 @@ def request(path: str = "/", *fields: str, method: str = "GET") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
 
 
-def answer(client: socket.socket, length: int = 4) -> tuple[dict[str, str], bytes]:
-    """The next response's fields and body of `length` bytes."""
+def response(client: socket.socket, length: int = 4) -> tuple[dict[str, str], bytes]:
+    """Return the fields and the body of the next response, whose body has `length` bytes."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += client.recv(65536)
@@ -91,58 +90,66 @@ def answer(client: socket.socket, length: int = 4) -> tuple[dict[str, str], byte
     return {"status": status, **fields}, body
 
 
-def test_the_same_request_is_answered_the_same_under_another_id(server: Server, site: Site):
+def test_identical_requests_get_the_same_response_with_different_ids(server: Server, site: Site):
     with connected(server) as client, connected(server) as other:
-        said = []
+        responses = []
         for each in (client, client, other, client):
             each.sendall(request())
-            said.append(answer(each))
-    assert site.asked == ["/"]
-    ids = {fields.pop("x-request-id") for fields, _ in said}
+            responses.append(response(each))
+    assert site.paths == ["/"]
+    ids = {fields.pop("x-request-id") for fields, _ in responses}
     assert len(ids) == 4
-    assert said == [said[0]] * 4
+    assert responses == [responses[0]] * 4
 
 
-def test_each_answer_is_told_with_its_bytes(server: Server, site: Site):
+def test_each_repetition_has_an_access_record_with_its_bytes(server: Server, site: Site):
     with connected(server) as client:
         for _ in range(3):
             client.sendall(request("/a"))
-            answer(client)
-    until(lambda: len(site.told) == 3)
+            response(client)
+    until(lambda: len(site.records) == 3)
     facts = {
-        (x.method, x.path, x.status, x.outcome, x.bytes_sent, x.is_interrupted) for x in site.told
+        (
+            record.method,
+            record.path,
+            record.status,
+            record.outcome,
+            record.bytes_sent,
+            record.is_interrupted,
+        )
+        for record in site.records
     }
     assert facts == {("GET", "/a", "200", "HIT", 4, False)}
-    assert all(exchange.seconds > 0 for exchange in site.told)
+    assert all(record.seconds > 0 for record in site.records)
 
 
-def test_a_head_is_answered_again_without_a_body(server: Server, site: Site):
+def test_repeated_response_to_head_has_no_body(server: Server, site: Site):
     with connected(server) as client:
         for _ in range(2):
             client.sendall(request(method="HEAD"))
-            assert answer(client, 0)[1] == b""
+            assert response(client, 0)[1] == b""
         client.sendall(request())
-        assert answer(client)[1] == b"body"
-    assert site.asked == ["/", "/"]
+        assert response(client)[1] == b"body"
+    assert site.paths == ["/", "/"]
 
 
-def test_the_application_is_asked_where_it_would_say_otherwise(server: Server, site: Site):
+def test_response_that_is_no_longer_valid_is_not_repeated(server: Server, site: Site):
     with connected(server) as client:
         for body in (b"body", b"more"):
             site.body = body
-            site.is_lasting = False
+            site.is_valid = False
             client.sendall(request())
-            assert answer(client)[1] == body
-    assert len(site.asked) == 2
+            assert response(client)[1] == body
+    assert len(site.paths) == 2
 
 
-def test_the_application_is_asked_in_the_next_second(server: Server, site: Site):
+def test_response_is_not_repeated_in_the_next_second(server: Server, site: Site):
     with connected(server) as client:
         for _ in range(3):
             client.sendall(request())
-            answer(client)
+            response(client)
             Second.now += 1
-    assert len(site.asked) == 3
+    assert len(site.paths) == 3
     server.sweep()
     assert len(server.microcache) == 0
 
@@ -152,116 +159,119 @@ def test_the_application_is_asked_in_the_next_second(server: Server, site: Site)
     [request("/b"), request("/", "X: y"), request("/", "Content-Length: 2") + b"xy",
      request("/", "X-Request-Id: abc")],
 )  # fmt: skip
-def test_another_request_is_the_applications(server: Server, site: Site, other: bytes):
+def test_request_with_other_bytes_goes_to_the_application(server: Server, site: Site, other: bytes):
     with connected(server) as client:
         client.sendall(request())
-        answer(client)
+        response(client)
         for _ in range(2):
             client.sendall(other)
-            answer(client)
-    assert len(site.asked) >= 2
-    is_kept = b"Content-Length" not in other and b"X-Request-Id" not in other
-    assert len(site.asked) == (2 if is_kept else 3)
+            response(client)
+    assert len(site.paths) >= 2
+    is_stored = b"Content-Length" not in other and b"X-Request-Id" not in other
+    assert len(site.paths) == (2 if is_stored else 3)
 
 
-def test_requests_in_pieces_and_several_at_once_are_answered_in_order(server: Server, site: Site):
+def test_split_and_pipelined_requests_get_their_responses_in_order(server: Server, site: Site):
     with connected(server) as client:
         client.sendall(request())
-        answer(client)
+        response(client)
         for byte in request():
             client.sendall(bytes([byte]))
-        assert answer(client)[1] == b"body"
+        assert response(client)[1] == b"body"
         client.sendall(request() * 3 + request("/last", "Connection: close"))
         data = b"".join(iter(lambda: client.recv(65536), b""))
     assert data.count(b"HTTP/1.1 200 OK") == 4
-    assert site.asked[-1] == "/last"
+    assert site.paths[-1] == "/last"
 
 
-def test_a_client_that_reads_late_gets_the_whole(server: Server, site: Site):
+def test_slow_client_gets_the_complete_body(server: Server, site: Site):
     site.body = LARGE
     with connected(server) as client:
         for _ in range(3):
             client.sendall(request())
-            gevent.sleep(0.05)
-            assert answer(client, len(LARGE))[1] == LARGE
-    assert site.asked == ["/"]
-    until(lambda: len(site.told) == 3)
-    assert {exchange.bytes_sent for exchange in site.told} == {len(LARGE)}
+            # The kernel has taken as much as it can before the client receives.
+            client.recv(1, socket.MSG_PEEK)
+            assert response(client, len(LARGE))[1] == LARGE
+    assert site.paths == ["/"]
+    until(lambda: len(site.records) == 3)
+    assert {record.bytes_sent for record in site.records} == {len(LARGE)}
 
 
-def test_a_client_that_goes_away_in_the_middle_is_told_as_cut(server: Server, site: Site):
+def test_response_to_a_client_that_disconnects_is_recorded_as_interrupted(
+    server: Server, site: Site
+):
     site.body = LARGE
     with connected(server) as client:
         client.sendall(request())
-        answer(client, len(LARGE))
+        response(client, len(LARGE))
         client.sendall(request())
         client.recv(1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    until(lambda: len(site.told) == 2)
-    assert site.told[-1].is_interrupted
-    assert site.told[-1].bytes_sent < len(LARGE)
+    until(lambda: len(site.records) == 2)
+    assert site.records[-1].is_interrupted
+    assert site.records[-1].bytes_sent < len(LARGE)
     until(lambda: not server.connections)
 
 
-def test_a_reset_ends_the_connection(server: Server, site: Site):
+def test_reset_ends_the_connection(server: Server, site: Site):
     with connected(server) as client:
         client.sendall(request())
-        answer(client)
+        response(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     until(lambda: not server.connections)
 
 
-def test_a_connection_that_is_to_end_is_not_the_porters(server: Server, site: Site):
+def test_request_during_draining_goes_to_the_application(server: Server, site: Site):
     with connected(server) as client:
         client.sendall(request())
-        answer(client)
+        response(client)
         server.is_draining = True
         client.sendall(request())
-        fields, _ = answer(client)
+        fields, _ = response(client)
         assert fields["connection"] == "close"
         assert client.recv(1) == b""
-    assert len(site.asked) == 2
+    assert len(site.paths) == 2
 
 
-def test_answering_again_keeps_a_connection_from_idling_out(server: Server, site: Site):
+def test_repetition_extends_the_deadline_of_an_idle_connection(server: Server, site: Site):
     with connected(server) as client:
         client.sendall(request())
-        answer(client)
-        (handler,) = server.connections
-        before = handler.deadline
-        time.sleep(0.01)
+        response(client)
+        (connection,) = server.connections
+        before = connection.deadline
         client.sendall(request())
-        answer(client)
-        assert handler.deadline > before
-        assert handler.is_idle
+        response(client)
+        assert connection.deadline > before
+        assert connection.is_idle
 
 
-def test_others_get_their_turn_beside_a_client_that_never_stops(server: Server, site: Site):
+def test_other_clients_are_served_beside_a_client_that_never_pauses(server: Server, site: Site):
     with connected(server) as client, connected(server) as other:
         client.sendall(request())
-        answer(client)
+        response(client)
         busy = gevent.spawn(flood, client)
         for number in range(20):
             other.sendall(request(f"/{number}"))
-            answer(other)
+            response(other)
         busy.kill()
 
 
 def flood(client: socket.socket) -> None:
+    """Send identical requests without an end."""
     for _ in itertools.repeat(None):
         client.sendall(request())
-        answer(client)
+        response(client)
         gevent.sleep(0)
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
+def test_requests_and_responses_are_bounded_in_size(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pytail.server.microcache.time", Second())
-    replies, watched = Microcache(), AccessRecording(None)
-    exchange = AccessRecord("GET", "/", watched.new_id())
+    microcache, recording = Microcache(), AccessRecording(None)
+    record = AccessRecord("GET", "/", recording.new_id())
     for number in range(200):
-        one = Replay(exchange, [bytes(1_000_000)], bool, watched)
-        replies.keep(b"%d" % number, b"head " + one.id + b" rest", one)
-    assert len(replies) == 33
-    replies.forget()
-    replies.keep(b"x" * 10_000, b"head", one)
-    assert replies.find(b"x" * 10_000) is None
+        replay = Replay(record, [bytes(1_000_000)], bool, recording)
+        microcache.store(b"%d" % number, b"head " + replay.id + b" rest", replay)
+    assert len(microcache) == 33
+    microcache.expire()
+    microcache.store(b"x" * 10_000, b"head", replay)
+    assert microcache.find(b"x" * 10_000) is None

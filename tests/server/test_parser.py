@@ -1,4 +1,4 @@
-"""Request heads: what is read out of them, what is refused, and no second way to read them."""
+"""Request heads: the environ of good ones, and the status for malformed and ambiguous ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytail.server.parser import LONGEST_HEAD, LONGEST_LINE, MOST_FIELDS, RequestRefused, parsed
+from pytail.server.parser import MAX_FIELDS, MAX_HEAD, MAX_LINE, RequestRefused, parse
 
 
 def head(*fields: str, line: str = "GET /simple/ HTTP/1.1", host: str | None = "Host: x") -> bytes:
@@ -18,12 +18,12 @@ def head(*fields: str, line: str = "GET /simple/ HTTP/1.1", host: str | None = "
 
 def status_of(data: bytes) -> int:
     with pytest.raises(RequestRefused) as refused:
-        parsed(data)
+        parse(data)
     return int(refused.value.status[:3])
 
 
-def test_request_line_and_fields_become_an_environment():
-    found = parsed(
+def test_request_line_and_fields_become_an_environ():
+    found = parse(
         head(
             "Accept: a/b \t",
             "X-Two:one",
@@ -45,12 +45,12 @@ def test_request_line_and_fields_become_an_environment():
     assert (found.method, found.target, found.length) == ("GET", "/a%20b?c=%20", 0)
 
 
-def test_cookies_are_joined_as_cookies():
-    assert parsed(head("Cookie: a=1", "Cookie: b=2")).environ["HTTP_COOKIE"] == "a=1; b=2"
+def test_cookies_are_joined_with_semicolons():
+    assert parse(head("Cookie: a=1", "Cookie: b=2")).environ["HTTP_COOKIE"] == "a=1; b=2"
 
 
 def test_name_with_an_underscore_is_dropped():
-    environ = parsed(head("X_Forwarded_For: evil", "Content_Length: 5")).environ
+    environ = parse(head("X_Forwarded_For: evil", "Content_Length: 5")).environ
     assert not {"HTTP_X_FORWARDED_FOR", "CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", ""} & set(environ)
 
 
@@ -64,17 +64,17 @@ def test_name_with_an_underscore_is_dropped():
     ],
 )
 def test_absolute_target_names_the_host(target: str, path: str, host: str):
-    environ = parsed(head(line=f"GET {target} HTTP/1.1")).environ
+    environ = parse(head(line=f"GET {target} HTTP/1.1")).environ
     assert (environ["PATH_INFO"], environ["HTTP_HOST"]) == (path, host)
 
 
 def test_asterisk_is_a_target_of_options_alone():
-    assert parsed(head(line="OPTIONS * HTTP/1.1")).environ["PATH_INFO"] == "*"
+    assert parse(head(line="OPTIONS * HTTP/1.1")).environ["PATH_INFO"] == "*"
     assert status_of(head(line="GET * HTTP/1.1")) == 400
 
 
 @pytest.mark.parametrize(
-    ("line", "fields", "keeps"),
+    ("line", "fields", "is_persistent"),
     [
         ("GET / HTTP/1.1", [], True),
         ("GET / HTTP/1.1", ["Connection: close"], False),
@@ -85,10 +85,10 @@ def test_asterisk_is_a_target_of_options_alone():
         ("GET / HTTP/1.0", ["Connection: keep-alive, close"], False),
     ],
 )
-def test_connection_stays_open_as_version_and_options_say(
-    line: str, fields: list[str], keeps: bool
+def test_version_and_connection_options_decide_whether_the_connection_persists(
+    line: str, fields: list[str], is_persistent: bool
 ):
-    assert parsed(head(*fields, line=line)).keeps_alive is keeps
+    assert parse(head(*fields, line=line)).keeps_alive is is_persistent
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_other_version_is_refused(version: str):
         ["Transfer-Encoding:"],
     ],
 )
-def test_field_that_could_be_read_in_two_ways_is_refused(fields: list[str]):
+def test_ambiguous_field_is_refused(fields: list[str]):
     assert status_of(head(*fields)) == 400
 
 
@@ -169,28 +169,28 @@ def test_chunked_body_of_http_1_0_is_refused():
 
 def test_head_request_with_a_body_is_refused():
     assert status_of(head("Content-Length: 1", line="HEAD / HTTP/1.1")) == 400
-    assert parsed(head("Content-Length: 0", line="HEAD / HTTP/1.1")).length == 0
+    assert parse(head("Content-Length: 0", line="HEAD / HTTP/1.1")).length == 0
 
 
 def test_host_is_required_since_http_1_1():
     assert status_of(head(host=None)) == 400
-    assert parsed(head(line="GET / HTTP/1.0", host=None)).version == "HTTP/1.0"
+    assert parse(head(line="GET / HTTP/1.0", host=None)).version == "HTTP/1.0"
 
 
-def test_length_of_the_body_is_told():
-    assert parsed(head("Content-Length: 12", line="POST / HTTP/1.1")).length == 12
-    assert parsed(head("Transfer-Encoding: Chunked", line="POST / HTTP/1.1")).length is None
+def test_length_of_the_body_is_none_for_chunked():
+    assert parse(head("Content-Length: 12", line="POST / HTTP/1.1")).length == 12
+    assert parse(head("Transfer-Encoding: Chunked", line="POST / HTTP/1.1")).length is None
 
 
-def test_limits_are_what_is_just_allowed():
-    line = "GET /" + "a" * (LONGEST_LINE - len("GET / HTTP/1.1")) + " HTTP/1.1"
-    assert parsed(head(line=line)).environ["PATH_INFO"].endswith("aa")
+def test_sizes_up_to_the_limits_are_accepted():
+    line = "GET /" + "a" * (MAX_LINE - len("GET / HTTP/1.1")) + " HTTP/1.1"
+    assert parse(head(line=line)).environ["PATH_INFO"].endswith("aa")
     assert status_of(head(line=line.replace("/a", "/aa"))) == 414
-    fields = [f"X-{number}: x" for number in range(MOST_FIELDS - 1)]
-    assert len(parsed(head(*fields)).environ) == MOST_FIELDS + 4
+    fields = [f"X-{number}: x" for number in range(MAX_FIELDS - 1)]
+    assert len(parse(head(*fields)).environ) == MAX_FIELDS + 4
     assert status_of(head(*fields, "X: x")) == 431
-    room = LONGEST_HEAD - len(head("X: "))
-    assert parsed(head("X: " + "x" * room)).environ["HTTP_X"] == "x" * room
+    room = MAX_HEAD - len(head("X: "))
+    assert parse(head("X: " + "x" * room)).environ["HTTP_X"] == "x" * room
     assert status_of(head("X: " + "x" * (room + 1))) == 431
 
 
@@ -208,10 +208,10 @@ fields = st.one_of(
 
 
 @given(st.lists(fields, max_size=6), st.sampled_from(["\r\n", "\r\n", "\n", "\r", "\r\n "]))
-def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str], end: str):
+def test_accepted_head_is_the_same_to_the_standard_library(lines: list[str], end: str):
     data = end.join(["Host: x", *lines]).encode("latin-1")
     try:
-        found = parsed(b"GET / HTTP/1.1\r\n" + data)
+        found = parse(b"GET / HTTP/1.1\r\n" + data)
     except RequestRefused:
         return
     message = http.client.parse_headers(io.BytesIO(data + b"\r\n\r\n"))
@@ -224,8 +224,10 @@ def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str
             glue = "; " if name.lower() == "cookie" else ","
             stripped = value.strip(" \t")
             expected[key] = expected[key] + glue + stripped if key in expected else stripped
-    said = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"}
-    assert {key: value for key, value in found.environ.items() if key not in said} == expected
+    of_request_line = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"}
+    assert {
+        key: value for key, value in found.environ.items() if key not in of_request_line
+    } == expected
 
 
 @given(
@@ -234,14 +236,14 @@ def test_what_is_accepted_reads_the_same_to_the_standard_library(lines: list[str
     )
 )
 def test_plain_fields_are_accepted(pairs: list[tuple[str, str]]):
-    found = parsed(head(*(f"X{name}: {value}" for name, value in pairs)))
+    found = parse(head(*(f"X{name}: {value}" for name, value in pairs)))
     assert found.length == 0
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_refused(data: bytes):
     try:
-        found = parsed(data)
+        found = parse(data)
     except RequestRefused:
         return
     assert found.environ["PATH_INFO"].startswith(("/", "*"))

@@ -1,4 +1,4 @@
-"""The HTML form: what is read of every index in the wild, and what clients are given to read."""
+"""The HTML form: parsing the pages of many indexes, and rendering pages for clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ quickly = settings(max_examples=100, deadline=None)
 URL = "https://index.example.org/simple/foo/"
 SHA256, MD5 = "ab" * 32, "cd" * 16
 LINK = '<a href="foo-1.0.tar.gz">foo-1.0.tar.gz</a>'
-#: All that a page of ours is made of.
+#: All tags of a rendered page.
 TAGS = {"html", "head", "meta", "title", "body", "h1", "a", "br"}
 
 
@@ -77,7 +77,7 @@ def metas(body: str) -> dict[str, str]:
 # Parsing pages
 
 
-def test_a_page_says_everything_of_its_project_and_files():
+def test_every_field_of_a_page_is_parsed():
     page = parsed(
         f"""<!DOCTYPE html>
         <html><head>
@@ -107,22 +107,22 @@ def test_a_page_says_everything_of_its_project_and_files():
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.4", "1.10", "1.999"])
-def test_versions_1_x_are_read(version: str):
+def test_repository_versions_1_x_are_accepted(version: str):
     assert parsed(f'<meta name="pypi:repository-version" content="{version}">{LINK}').files
 
 
 @pytest.mark.parametrize("version", ["2.0", "2", "0.9", "10.0", "v1"])
-def test_other_versions_are_refused(version: str):
+def test_other_repository_versions_are_refused(version: str):
     with pytest.raises(PageUnreadable, match="repository version"):
         parsed(f'<meta name="pypi:repository-version" content="{version}">{LINK}')  # item 126
 
 
-def test_names_of_metas_are_read_in_any_case():
+def test_the_case_of_meta_names_does_not_matter():
     with pytest.raises(PageUnreadable, match="repository version"):
         parsed(f"<META NAME=PyPI:Repository-Version CONTENT=2.0>{LINK}")  # items 126, 130
 
 
-def test_a_page_without_a_version_is_read():
+def test_a_page_without_a_repository_version_is_accepted():
     assert parsed(LINK).files  # item 126
 
 
@@ -174,37 +174,37 @@ def test_an_empty_listing_is_a_page(markup: str):
         "<!DOCTYPE html>",
     ],
 )  # fmt: skip
-def test_what_is_not_a_listing_is_refused(markup: str):
+def test_a_page_that_is_no_listing_is_refused(markup: str):
     assert refused(markup)  # item 124
 
 
 @pytest.mark.parametrize("cut", [1, 8, 20, 40, 60, 95, 105, 120])
-def test_a_listing_that_is_cut_off_is_refused(cut: int):
+def test_a_truncated_listing_is_refused(cut: int):
     whole = f"<!DOCTYPE html><HTML><BODY>{LINK}<br>{LINK.replace('1.0', '2.0')}</BODY></HTML>"
     assert parsed(whole).files
     assert refused(whole[:-cut])  # item 124
 
 
 @pytest.mark.parametrize("cut", [1, 3, 20, 40])
-def test_a_bare_listing_that_is_cut_within_a_tag_is_refused(cut: int):
+def test_a_listing_without_html_tags_truncated_within_a_tag_is_refused(cut: int):
     assert refused((LINK + LINK.replace("1.0", "2.0"))[:-cut])  # item 124
 
 
 @pytest.mark.parametrize("count", [300, 3000])
-def test_tags_that_are_never_closed_lose_no_file_silently(count: int):
+def test_unclosed_tags_lose_no_file_without_an_error(count: int):
     markup = "".join(f"<b><a href=foo-{number}.0.zip>x</a>" for number in range(count))
     try:
         assert len(parsed(markup).files) == count
     except PageUnreadable:
-        assert count == 3000  # item 124: deeper than the parser goes
+        assert count == 3000  # item 124: the parser has a limit of depth
 
 
-def test_a_page_with_a_huge_text_is_read_to_its_end():
+def test_a_page_with_a_huge_text_is_parsed_to_its_end():
     markup = f"<p>{'x' * 11_000_000}</p>{LINK}"
     assert parsed(markup).files  # item 137
 
 
-def test_a_page_of_20_000_files_keeps_them_all():
+def test_a_page_of_20_000_files_has_all_of_them():
     links = (f'<a href="foo-{number}.0.zip#md5={number:032x}">x</a>' for number in range(20_000))
     assert len(parsed("\n".join(links)).files) == 20_000  # item 137
 
@@ -225,11 +225,11 @@ def test_a_page_of_20_000_files_keeps_them_all():
         ("", "https://index.example.org/simple/foo/foo-1.0.tar.gz"),
     ],
 )
-def test_links_are_meant_against_the_base(base: str, url: str):
+def test_links_are_relative_to_the_base(base: str, url: str):
     assert only(f'<html><head><base href="{base}"></head>{LINK}</html>').url == url  # item 128
 
 
-def test_a_base_without_href_says_nothing():
+def test_a_base_without_href_is_ignored():
     assert only(f"<base target=_blank><base href=/x/>{LINK}").url.endswith("/x/foo-1.0.tar.gz")
 
 
@@ -237,7 +237,7 @@ def test_of_two_bases_the_first_counts():
     assert only(f"<base href=/x/><base href=/y/>{LINK}").url.endswith("/x/foo-1.0.tar.gz")
 
 
-def test_links_are_meant_against_the_url_that_answered():
+def test_links_are_relative_to_the_url_of_the_response():
     found = only('<a href="../f/foo-1.0.zip">x</a>', url="https://mirror.example.net/a/simple/foo/")
     assert found.url == "https://mirror.example.net/a/simple/f/foo-1.0.zip"  # item 129
 
@@ -252,7 +252,7 @@ def test_links_are_meant_against_the_url_that_answered():
         '<td><a href=" /f/foo-1.0.zip?a=1&#38;b=2 " data-requires-python="&#x3E;=3.8" data-yanked="" >',
     ],
 )  # fmt: skip
-def test_html_is_read_however_it_is_written(markup: str):
+def test_every_way_to_write_an_anchor_is_parsed(markup: str):
     found = only(markup)
     assert found.url == "https://index.example.org/f/foo-1.0.zip?a=1&b=2"  # item 130
     assert (found.requires_python, found.yanked) == (">=3.8", True)
@@ -266,17 +266,17 @@ OLD_META = '<META HTTP-EQUIV=Content-Type CONTENT="text/html; charset={0}">'
 @pytest.mark.parametrize(
     "charset", ["utf-8", "iso-8859-1", "windows-1252", "UTF-16", "shift_jisx0213"]
 )
-def test_the_charset_of_the_content_type_is_obeyed(charset: str):
+def test_the_charset_of_the_content_type_is_used(charset: str):
     assert only(REASON.encode(charset), charset=charset).yanked == "brök"  # item 130
 
 
 @pytest.mark.parametrize("meta", [META, OLD_META, "<meta charset={0}>", "<meta charset='{0}'/>"])
 @pytest.mark.parametrize("charset", ["utf-8", "ISO-8859-1", "windows-1252"])
-def test_the_charset_of_the_document_is_obeyed(meta: str, charset: str):
+def test_the_charset_of_the_document_is_used(meta: str, charset: str):
     assert only((meta.format(charset) + REASON).encode(charset)).yanked == "brök"  # item 130
 
 
-def test_the_charset_of_the_content_type_goes_before_that_of_the_document():
+def test_the_charset_of_the_content_type_overrides_the_document():
     body = (META.format("utf-8") + REASON).encode("iso-8859-1")
     assert only(body, charset="iso-8859-1").yanked == "brök"
 
@@ -286,18 +286,18 @@ def test_without_a_charset_a_page_is_utf_8(title: str):
     assert only(f"<title>{title}</title>{REASON}").yanked == "brök"
 
 
-def test_a_byte_order_mark_is_overlooked():
+def test_a_byte_order_mark_is_ignored():
     assert only(f"\ufeff<!DOCTYPE html>{REASON}").yanked == "brök"
 
 
 @pytest.mark.parametrize("charset", ["", "x-unknown", "x\0y", "é", "base64", "idna", "undefined"])
-def test_a_charset_that_is_none_is_taken_for_utf_8(charset: str):
+def test_with_an_unknown_charset_a_page_is_utf_8(charset: str):
     assert only(REASON, charset=charset).yanked == "brök"
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "shift_jis", "utf-16", "utf-32", "ascii", "cp037"])
 @pytest.mark.parametrize("body", [REASON.encode(), b"+2AA-" + REASON.encode(), b"\xff" * 50])
-def test_bytes_that_are_not_of_their_charset_never_break_the_parser(charset: str, body: bytes):
+def test_bytes_that_are_not_of_the_charset_never_break_the_parser(charset: str, body: bytes):
     with contextlib.suppress(PageUnreadable):
         parsed(body, charset=charset)
 
@@ -342,7 +342,7 @@ def test_other_links_are_not_files(other: str):
 
 
 @pytest.mark.parametrize("suffix", [".whl", ".tar.gz", ".egg", ".win32-py2.7.exe"])
-def test_a_long_link_full_of_dashes_is_not_taken_apart(suffix: str):
+def test_a_long_link_with_many_dashes_takes_little_memory(suffix: str):
     markup = f'{LINK}<a href="foo-1{"-1" * 5000}{suffix}">x</a>'
     tracemalloc.start()
     try:
@@ -369,13 +369,13 @@ def test_a_long_link_full_of_dashes_is_not_taken_apart(suffix: str):
         ("#sha256=", {}),
     ],
 )
-def test_the_fragment_is_the_hash_and_no_part_of_the_url(fragment: str, hashes: dict[str, str]):
+def test_the_fragment_is_the_hash_and_not_in_the_url(fragment: str, hashes: dict[str, str]):
     found = only(f'<a href="foo-1.0.zip{fragment}">x</a>')
     assert found.hashes == hashes  # items 132, 138
     assert found.url == "https://index.example.org/simple/foo/foo-1.0.zip"
 
 
-def test_a_quoted_plus_sign_in_a_link_is_one_in_the_filename():
+def test_a_quoted_plus_sign_in_a_link_is_a_plus_sign_in_the_filename():
     found = html.parse(
         b'<a href="/whl/torch-2.0.0%2Bcu121-cp311-cp311-linux_x86_64.whl">'
         b"torch-2.0.0+cu121-cp311-cp311-linux_x86_64.whl</a>",
@@ -386,11 +386,11 @@ def test_a_quoted_plus_sign_in_a_link_is_one_in_the_filename():
     assert found.files[0].url.endswith("/torch-2.0.0%2Bcu121-cp311-cp311-linux_x86_64.whl")
 
 
-def test_a_plain_plus_sign_in_a_link_is_no_space():
+def test_a_plain_plus_sign_in_a_link_is_a_plus_sign_in_the_filename():
     assert only('<a href="foo-2.0+cu121.zip">x</a>').filename == "foo-2.0+cu121.zip"  # item 133
 
 
-def test_of_two_links_to_a_filename_the_one_with_a_hash_is_kept():
+def test_of_two_links_to_a_filename_the_one_with_a_hash_remains():
     found = only(f'{LINK}<a href="/b/foo-1.0.tar.gz#md5={MD5}">foo-1.0.tar.gz</a>')
     assert found.hashes == {"md5": MD5}  # item 135
 
@@ -398,7 +398,7 @@ def test_of_two_links_to_a_filename_the_one_with_a_hash_is_kept():
 @pytest.mark.parametrize(
     "filename", ["foo-dev.tar.gz", "foo-1.0-py2.7.egg", "foo-1.0.win32-py2.7.exe", "Foo-2004b.tgz"]
 )
-def test_odd_versions_and_kinds_are_kept(filename: str):
+def test_unusual_versions_and_kinds_of_files_are_listed(filename: str):
     assert only(f'<a href="{filename}">x</a>').filename == filename  # item 135
 
 
@@ -417,7 +417,7 @@ def test_odd_versions_and_kinds_are_kept(filename: str):
         ("", None),
     ],
 )
-def test_core_metadata_is_a_hash_or_true_or_nothing(attributes: str, known: object):
+def test_core_metadata_is_a_hash_or_true_or_none(attributes: str, known: object):
     assert only(f"<a href=foo-1.0.zip {attributes}>x</a>").core_metadata == known  # item 14
 
 
@@ -432,14 +432,14 @@ def test_core_metadata_is_a_hash_or_true_or_nothing(attributes: str, known: obje
         ("data-yanked='a &quot;b&quot; &lt;c&gt;'", 'a "b" <c>'),
     ],
 )
-def test_a_file_is_yanked_once_the_attribute_stands_there(attributes: str, yanked: bool | str):
+def test_a_file_with_the_attribute_is_yanked(attributes: str, yanked: bool | str):
     assert only(f"<a href=foo-1.0.zip {attributes}>x</a>").yanked == yanked  # items 12, 13
 
 
 @pytest.mark.parametrize(
     ("value", "signed"), [("true", True), ("True", True), ("false", False), ("", None)]
 )
-def test_a_signature_is_there_or_not_or_unknown(value: str, signed: bool | None):
+def test_gpg_sig_is_true_false_or_none(value: str, signed: bool | None):
     assert only(f"<a href=foo-1.0.zip data-gpg-sig='{value}'>x</a>").gpg_sig is signed
 
 
@@ -453,7 +453,7 @@ def test_a_signature_is_there_or_not_or_unknown(value: str, signed: bool | None)
         ("", None),
     ],
 )
-def test_provenance_is_an_absolute_secure_url(value: str, url: str | None):
+def test_provenance_is_an_absolute_https_url(value: str, url: str | None):
     assert only(f"<a href=foo-1.0.zip data-provenance='{value}'>x</a>").provenance == url  # item 15
 
 
@@ -461,7 +461,7 @@ def test_an_empty_requires_python_is_none():
     assert only("<a href=foo-1.0.zip data-requires-python>x</a>").requires_python is None
 
 
-def test_json_of_a_page_that_came_as_html_claims_no_more_than_it_said():
+def test_json_of_an_html_page_has_no_fields_beyond_the_html():
     page = parsed(f'<a href="foo-1.0.zip#sha256={SHA256}">foo-1.0.zip</a>')
     data = stdlib.loads(json.render(page, href))
     assert data["meta"] == {"api-version": "1.0"}  # item 134
@@ -478,12 +478,12 @@ def test_a_page_begins_with_exactly_this_doctype():
     assert rendered().startswith("<!DOCTYPE html>\n<html")  # item 7
 
 
-def test_a_page_is_of_version_1_4_whatever_upstream_speaks():
+def test_a_rendered_page_has_version_1_4_for_every_upstream_version():
     page = json.parse(b'{"meta": {"api-version": "1.5"}, "files": []}', URL, "foo")
     assert metas(html.render(page, href).decode()) == {"pypi:repository-version": "1.4"}  # item 17
 
 
-def test_a_page_without_files_is_a_page():
+def test_a_page_without_files_is_rendered_and_parsed():
     assert not list(tree(rendered()).iter("a"))  # item 20
     assert parsed(rendered()) == ProjectPage(name="foo")
 
@@ -492,11 +492,11 @@ def test_a_page_never_has_a_base():
     assert tree(rendered(file())).find(".//base") is None  # item 18
 
 
-def test_a_page_says_its_charset_first():
+def test_a_page_has_its_charset_within_100_characters():
     assert rendered().index('<meta charset="utf-8">') < 100
 
 
-def test_each_file_is_one_anchor_named_as_the_url_ends():
+def test_each_file_is_one_anchor_with_the_end_of_the_url_as_text():
     body = tree(rendered(file(), file("foo-2.0+cu121.zip"), file("foo-3.0.tar.gz")))
     anchors = [(a.get("href").partition("#")[0].rpartition("/")[2], a.text) for a in body.iter("a")]
     assert anchors == [
@@ -519,13 +519,13 @@ def test_each_file_is_one_anchor_named_as_the_url_ends():
         ({}, ""),
     ],
 )
-def test_the_fragment_is_one_hash_that_clients_read(hashes: dict[str, str], fragment: str):
+def test_the_fragment_is_the_hash_that_most_clients_read(hashes: dict[str, str], fragment: str):
     url, sign, rest = anchor(hashes=hashes)["href"].partition("#")
     assert sign + rest == fragment  # items 9, 10
     assert url == href(file(hashes=hashes))
 
 
-def test_a_plain_file_has_no_attribute_but_its_link():
+def test_a_file_without_optional_fields_has_only_an_href():
     assert anchor(core_metadata=None, yanked=False, requires_python=None).keys() == {
         "href"
     }  # 11-14
@@ -537,7 +537,7 @@ def test_requires_python_is_escaped():
 
 
 @pytest.mark.parametrize(("yanked", "value"), [(True, ""), ('a "b" <c>', 'a "b" <c>')])
-def test_a_yanked_file_says_so_and_why(yanked: bool | str, value: str):
+def test_a_yanked_file_has_its_reason(yanked: bool | str, value: str):
     assert anchor(yanked=yanked)["data-yanked"] == value  # item 12
 
 
@@ -555,36 +555,36 @@ def test_a_reason_is_escaped():
         ({"blake2b": "0" * 128}, "true"),
     ],
 )
-def test_core_metadata_stands_under_both_names_alike(known: object, value: str):
+def test_core_metadata_is_rendered_under_both_names(known: object, value: str):
     attributes = anchor(core_metadata=known)
     assert attributes["data-core-metadata"] == value  # item 14
     assert attributes["data-dist-info-metadata"] == value
 
 
 @pytest.mark.parametrize(("signed", "value"), [(True, "true"), (False, "false"), (None, None)])
-def test_a_signature_is_given_where_upstream_says(signed: bool | None, value: str | None):
+def test_gpg_sig_is_rendered_where_known(signed: bool | None, value: str | None):
     assert anchor(gpg_sig=signed).get("data-gpg-sig") == value  # item 62
 
 
-def test_provenance_is_given_verbatim():
+def test_provenance_is_rendered_as_it_is():
     url = "https://index.example.org/p?a=1&b=2"
     assert anchor(provenance=url)["data-provenance"] == url  # item 15
 
 
-def test_a_status_stands_in_the_head():
+def test_a_status_is_rendered_in_the_head():
     found = metas(rendered(status="archived", status_reason='too "old"'))
     assert found["pypi:project-status"] == "archived"  # item 16
     assert found["pypi:project-status-reason"] == 'too "old"'
 
 
-def test_a_status_without_reason_stands_alone():
+def test_a_status_without_reason_is_rendered_alone():
     assert metas(rendered(status="deprecated")).keys() == {
         "pypi:repository-version",
         "pypi:project-status",
     }  # item 16
 
 
-def test_the_project_list_links_each_project_relatively():
+def test_the_project_list_has_a_relative_link_for_each_project():
     body = tree(html.render_projects(["bar", "foo"]))
     anchors = [(a.get("href"), a.text) for a in body.iter("a")]
     assert anchors == [("bar/", "bar"), ("foo/", "foo")]  # items 1, 3
@@ -596,7 +596,7 @@ def test_the_project_list_is_html_5_of_version_1_4():
     assert metas(body) == {"pypi:repository-version": "1.4"}  # item 1
 
 
-def test_nothing_in_a_name_is_markup():
+def test_a_project_name_is_escaped():
     name = "\"'><script>"
     for body in (html.render_projects([name]), html.render(ProjectPage(name=name), href)):
         assert {element.tag for element in tree(body).iter()} <= TAGS  # item 139
@@ -609,14 +609,14 @@ HASHES = st.just({}) | digests(FRAGMENT_HASHES)
 
 @quickly
 @given(pages(files(distributions, HASHES)))
-def test_what_is_rendered_parses_to_the_same_page(page: ProjectPage):
+def test_a_rendered_page_parses_to_the_same_page(page: ProjectPage):
     body = html.render(page, lambda file: file.url)
     assert html.parse(body, URL, page.name) == page
 
 
 @quickly
 @given(pages(files(distributions, HASHES)))
-def test_both_forms_of_a_page_say_the_same(page: ProjectPage):
+def test_both_forms_of_a_page_parse_to_the_same_page(page: ProjectPage):
     from_html = html.parse(html.render(page, lambda file: file.url), URL, page.name)
     from_json = json.parse(json.render(page, lambda file: file.url), URL, page.name)
     assert from_html == from_json  # item 37
@@ -624,7 +624,7 @@ def test_both_forms_of_a_page_say_the_same(page: ProjectPage):
 
 @quickly
 @given(pages(files(filenames, HASHES)))
-def test_nothing_in_a_page_is_markup(page: ProjectPage):
+def test_every_field_of_a_page_is_escaped(page: ProjectPage):
     root = tree(html.render(page, href))
     tags = [element.tag for element in root.iter()]
     assert set(tags) <= TAGS  # item 139
@@ -663,6 +663,6 @@ def test_no_bytes_break_the_parser(body: bytes, charset: str | None):
         page = html.parse(body, URL, "foo", charset)
     except PageUnreadable:
         return
-    # What was taken can be given in both forms.
+    # A parsed page can be rendered in both forms.
     assert json.parse(json.render(page, lambda file: file.url), URL, "foo") == page
     html.render(page, href)

@@ -1,4 +1,4 @@
-"""The JSON form: what is read from upstream, and what clients are given to read."""
+"""The JSON form: parsing the pages of upstream, and rendering pages for clients."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def rendered_entry(**known: Any) -> dict[str, Any]:
 # Parsing
 
 
-def test_a_page_says_everything_of_its_files():
+def test_every_field_of_a_file_is_parsed():
     page = parsed(
         entry(
             **{
@@ -85,7 +85,7 @@ def test_a_page_says_everything_of_its_files():
     )
 
 
-def test_a_page_says_everything_of_its_project():
+def test_every_field_of_a_project_is_parsed():
     page = parsed(
         meta={"api-version": "1.4", "_last-serial": 12},
         versions=["1.0", "2.0"],
@@ -101,29 +101,29 @@ def test_a_page_says_everything_of_its_project():
     )
 
 
-def test_a_page_needs_no_more_than_its_files():
+def test_a_list_of_files_alone_is_a_page():
     page = json.parse(b'{"files": []}', URL, "foo")
     assert page == ProjectPage(name="foo")  # items 20, 126
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.4", "1.5", "1.10", "1.999", 1, 1.0, None, ""])
-def test_versions_1_x_are_read(version: object):
+def test_api_versions_1_x_are_accepted(version: object):
     assert parsed(entry(), meta={"api-version": version}).files  # item 126
 
 
 @pytest.mark.parametrize("version", ["2.0", "2", "0.9", "10.0", "11", "v1", 2, {"a": 1}, True])
-def test_other_versions_are_refused(version: object):
+def test_other_api_versions_are_refused(version: object):
     with pytest.raises(PageUnreadable, match="api-version"):
         parsed(entry(), meta={"api-version": version})  # item 126
 
 
 @pytest.mark.parametrize("meta", [None, "", "1.0", [], 1])
-def test_a_broken_meta_is_version_1_0(meta: object):
+def test_an_invalid_meta_means_version_1_0(meta: object):
     assert parsed(entry(), meta=meta).files  # item 126
 
 
 @pytest.mark.parametrize("name", ["foo", "Foo", "FOO", None, ""])
-def test_the_page_of_the_project_is_taken(name: object):
+def test_the_page_of_the_project_is_accepted(name: object):
     assert parsed(entry(), name=name).name == "foo"
 
 
@@ -142,12 +142,12 @@ def test_the_page_of_another_project_is_refused(name: object):
         b'{"files": [], "x":' + b"[" * 5000 + b"]" * 5000 + b"}",
     ],
 )  # fmt: skip
-def test_what_is_not_a_page_is_refused(data: bytes):
+def test_json_that_is_no_page_is_refused(data: bytes):
     with pytest.raises(PageUnreadable):
         json.parse(data, URL, "foo")  # item 124
 
 
-def test_a_byte_order_mark_is_overlooked():
+def test_a_byte_order_mark_is_ignored():
     assert json.parse(b"\xef\xbb\xbf" + body(entry()), URL, "foo").files
 
 
@@ -160,7 +160,7 @@ def test_a_byte_order_mark_is_overlooked():
         entry(url=None), entry(url=""), entry(url="javascript:x"), entry(url="file:///etc/passwd"),
     ],
 )  # fmt: skip
-def test_a_bad_file_is_left_out_and_the_others_stay(bad: object):
+def test_a_bad_file_is_dropped_and_the_others_stay(bad: object):
     page = parsed(bad, entry("foo-2.0.tar.gz"))
     assert [file.filename for file in page.files] == ["foo-2.0.tar.gz"]  # items 127, 138, 139
 
@@ -179,20 +179,20 @@ def test_a_bad_field_never_loses_its_file(key: str, value: object):
 
 @pytest.mark.parametrize("key", ["size", "upload-time", "requires-python", "yanked", "provenance"])
 @pytest.mark.parametrize("value", [None, "", [], {}])
-def test_a_field_that_says_nothing_is_as_good_as_absent(key: str, value: object):
+def test_an_empty_field_counts_as_absent(key: str, value: object):
     assert parsed(entry(**{key: value})) == parsed(entry())  # item 127
 
 
 @pytest.mark.parametrize(
     "value", [None, "", "gone", 1, True, [], {}, {"status": None}, {"reason": "x"}]
 )
-def test_a_bad_project_status_is_left_out(value: object):
+def test_a_bad_project_status_is_dropped(value: object):
     page = parsed(entry(), **{"project-status": value})
     assert (page.status, page.status_reason, len(page.files)) == (None, None, 1)  # items 34, 127
 
 
 @pytest.mark.parametrize("reason", [None, "", 1, ["x"]])
-def test_a_status_without_a_good_reason_has_none(reason: object):
+def test_a_bad_reason_of_a_status_is_dropped(reason: object):
     page = parsed(**{"project-status": {"status": "archived", "reason": reason}})
     assert (page.status, page.status_reason) == ("archived", None)
 
@@ -209,7 +209,7 @@ def test_a_status_without_a_good_reason_has_none(reason: object):
         },
     ],
 )
-def test_every_place_where_indexes_put_a_status_is_read(more: dict[str, Any]):
+def test_a_status_is_found_at_every_place_where_indexes_put_it(more: dict[str, Any]):
     page = parsed(**more)
     assert (page.status, page.status_reason) == ("archived", "old")
 
@@ -220,27 +220,27 @@ def test_a_quarantined_project_has_no_files():
     assert page.files == ()  # items 16, 77
 
 
-def test_links_are_meant_against_the_url_that_answered():
+def test_links_are_relative_to_the_url_of_the_response():
     body = stdlib.dumps({"files": [entry(url="../f/foo-1.0.tar.gz")]}).encode()
     page = json.parse(body, "https://mirror.example.net/a/simple/foo/", "foo")
     assert page.files[0].url == "https://mirror.example.net/a/simple/f/foo-1.0.tar.gz"  # item 129
 
 
-def test_a_version_of_a_file_joins_the_versions():
+def test_the_version_of_a_file_is_added_to_the_versions():
     assert parsed(entry("foo-2.0.zip"), versions=["1.0"]).versions == ("1.0", "2.0")  # item 24
 
 
-def test_versions_that_upstream_does_not_give_stay_unknown():
+def test_without_versions_from_upstream_versions_are_none():
     assert parsed(entry()).versions is None
 
 
-def test_of_two_entries_for_a_filename_the_one_with_a_hash_is_kept():
+def test_of_two_entries_with_one_filename_the_one_with_a_hash_remains():
     page = parsed(entry(hashes={}), entry(hashes={"md5": MD5}))
     assert [file.hashes for file in page.files] == [{"md5": MD5}]  # item 135
 
 
 @pytest.mark.parametrize("key", ["dist-info-metadata", "data-dist-info-metadata"])
-def test_core_metadata_is_read_from_its_older_keys(key: str):
+def test_core_metadata_is_parsed_from_its_older_keys(key: str):
     (found,) = parsed(entry(**{key: {"sha256": SHA256}})).files
     assert found.core_metadata == {"sha256": SHA256}  # item 32
 
@@ -250,13 +250,13 @@ def test_an_older_key_that_is_null_does_not_hide_the_oldest():
     assert parsed(entry(**keys)).files[0].core_metadata is True
 
 
-def test_core_metadata_goes_before_its_older_keys():
+def test_core_metadata_overrides_its_older_keys():
     keys = {"core-metadata": False, "dist-info-metadata": True}
     assert parsed(entry(**keys)).files[0].core_metadata is None  # item 32
 
 
 @pytest.mark.parametrize("depth", [200, 300, 1000])
-def test_what_is_nested_too_deeply_to_be_written_is_left_out(depth: int):
+def test_unknown_keys_nested_too_deeply_to_encode_are_dropped(depth: int):
     deep = b"[" * depth + b"]" * depth
     one = stdlib.dumps(entry()).encode()[:-1] + b', "x":' + deep + b"}"
     page = json.parse(b'{"files": [' + one + b'], "y": ' + deep + b"}", URL, "foo")
@@ -267,7 +267,7 @@ def test_what_is_nested_too_deeply_to_be_written_is_left_out(depth: int):
     )
 
 
-def test_a_page_of_20_000_files_keeps_them_all():
+def test_a_page_of_20_000_files_has_all_of_them():
     page = parsed(*(entry(f"foo-{number}.0.tar.gz") for number in range(20_000)))
     assert len(page.files) == 20_000  # item 137
 
@@ -275,33 +275,33 @@ def test_a_page_of_20_000_files_keeps_them_all():
 # Rendering
 
 
-def test_a_page_without_files_is_a_page():
+def test_a_page_without_files_has_an_empty_list():
     assert rendered() == {"meta": {"api-version": "1.0"}, "name": "foo", "files": []}  # item 20
 
 
-def test_a_complete_page_is_of_version_1_4():
+def test_a_page_with_sizes_and_versions_has_version_1_4():
     data = rendered(file(size=7), versions=("1.0",))
     assert data["meta"] == {"api-version": "1.4"}  # items 22, 23
     assert data["versions"] == ["1.0"]  # item 24
 
 
-def test_a_page_with_an_unknown_size_is_of_version_1_0():
+def test_a_page_with_an_unknown_size_has_version_1_0():
     data = rendered(file(size=7), file("foo-2.0.zip"), versions=("1.0", "2.0"))
     assert data["meta"] == {"api-version": "1.0"}  # item 23
 
 
-def test_a_page_with_unknown_versions_is_of_version_1_0():
+def test_a_page_with_unknown_versions_has_version_1_0():
     data = rendered(file(size=7))
     assert data["meta"] == {"api-version": "1.0"}  # item 23
     assert "versions" not in data
 
 
-def test_the_name_is_the_normalized_one():
+def test_a_page_has_the_normalized_name():
     page = json.parse(body(name="FOO"), URL, "foo")
     assert stdlib.loads(json.render(page, lambda file: file.url))["name"] == "foo"  # item 22
 
 
-def test_an_entry_has_filename_url_hashes_and_yanked_and_nothing_unknown():
+def test_a_file_without_optional_fields_has_four_keys():
     assert rendered_entry(hashes={}) == {
         "filename": "foo-1.0.tar.gz",
         "url": f"../../root/pypi/+f/{file(hashes={}).key}",
@@ -310,88 +310,88 @@ def test_an_entry_has_filename_url_hashes_and_yanked_and_nothing_unknown():
     }  # items 25, 26, 27, 29, 33, 35
 
 
-def test_a_null_size_is_left_out():
+def test_null_fields_are_not_rendered():
     page = parsed(entry(**{"size": None, "upload-time": None, "yanked": None}))
     data = stdlib.loads(json.render(page, lambda file: file.url))
     assert data["files"][0].keys() == {"filename", "url", "hashes", "yanked"}  # items 26, 27, 30
 
 
 @pytest.mark.parametrize("size", [0, 7, 2**40])
-def test_a_known_size_is_given(size: int):
+def test_a_known_size_is_rendered(size: int):
     assert rendered_entry(size=size)["size"] == size
 
 
-def test_an_upload_time_is_given_as_it_is_known():
+def test_an_upload_time_is_rendered_as_it_is():
     time = "2024-05-06T07:08:09.123456Z"
     assert rendered_entry(upload_time=time)["upload-time"] == time  # items 27, 28
 
 
 @pytest.mark.parametrize("yanked", [False, True, 'a "b" <c>'])
-def test_yanked_is_always_given(yanked: bool | str):
+def test_yanked_is_always_rendered(yanked: bool | str):
     assert rendered_entry(yanked=yanked)["yanked"] == yanked  # item 30
 
 
-def test_all_hashes_are_given():
+def test_all_hashes_are_rendered():
     hashes = {"sha256": SHA256, "md5": MD5}
     assert rendered_entry(hashes=hashes)["hashes"] == hashes  # item 31
 
 
 @pytest.mark.parametrize("known", [True, {"sha256": SHA256}])
-def test_core_metadata_stands_under_its_one_name(known: object):
+def test_core_metadata_is_rendered_under_one_name(known: object):
     one = rendered_entry(core_metadata=known)
     assert one["core-metadata"] == known  # item 32
     assert not one.keys() & {"dist-info-metadata", "data-dist-info-metadata"}
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_a_signature_is_given_where_upstream_says(signed: bool):
+def test_gpg_sig_is_rendered_where_known(signed: bool):
     assert rendered_entry(gpg_sig=signed)["gpg-sig"] is signed  # item 62
 
 
-def test_requires_python_and_provenance_are_given_verbatim():
+def test_requires_python_and_provenance_are_rendered_as_they_are():
     one = rendered_entry(requires_python=">=3.8, <4", provenance="https://index.example.org/p")
     assert one["requires-python"] == ">=3.8, <4"  # item 33
     assert one["provenance"] == "https://index.example.org/p"
 
 
-@pytest.mark.parametrize(("reason", "given_"), [(None, {}), ("too old", {"reason": "too old"})])
-def test_a_status_is_an_object_at_the_top(reason: str | None, given_: dict[str, str]):
+@pytest.mark.parametrize(("reason", "more"), [(None, {}), ("too old", {"reason": "too old"})])
+def test_a_status_is_an_object_at_the_top_level(reason: str | None, more: dict[str, str]):
     data = rendered(status="archived", status_reason=reason)
-    assert data["project-status"] == {"status": "archived", **given_}  # item 34
+    assert data["project-status"] == {"status": "archived", **more}  # item 34
 
 
-def test_a_serial_stands_in_meta():
+def test_a_serial_is_rendered_in_meta():
     assert rendered(last_serial=12)["meta"]["_last-serial"] == 12  # item 6
 
 
 @pytest.mark.parametrize("key", ["namespaces", "tracks", "alternate-locations"])
-def test_promises_that_pytail_cannot_keep_are_not_passed_on(key: str):
+def test_keys_that_promise_endpoints_pytail_lacks_are_dropped(key: str):
     page = parsed(entry(size=1), versions=[], meta={"api-version": "1.5"}, **{key: ["x"]})
     data = stdlib.loads(json.render(page, lambda file: file.url))
     assert data["meta"]["api-version"] == "1.4"  # item 36
     assert key not in data
 
 
-def test_keys_of_tomorrow_are_passed_on():
+def test_unknown_keys_are_rendered_as_they_are():
     page = parsed(entry(**{"x-file": {"a": [1, None]}}), **{"x-page": [True]})
     data = stdlib.loads(json.render(page, lambda file: file.url))
     assert data["x-page"] == [True]
     assert data["files"][0]["x-file"] == {"a": [1, None]}
 
 
-def test_a_key_of_tomorrow_never_replaces_one_of_today():
+def test_an_unknown_key_never_replaces_a_known_key():
     one = rendered_entry(size=7, other={"size": None, "url": "https://evil.example.net/"})
     assert one["size"] == 7
     assert one["url"].startswith("../../root/")
 
 
-def test_files_keep_upstreams_order():
+def test_files_have_the_order_of_upstream():
     filenames = ["foo-3.0.zip", "foo-1.0.zip", "foo-2.0.zip"]
     data = rendered(*map(file, filenames))
     assert [one["filename"] for one in data["files"]] == filenames  # item 37
 
 
-def test_the_project_list_is_an_object_of_names():
+def test_the_project_list_has_an_object_for_each_name():
     data = stdlib.loads(json.render_projects(["bar", "foo"], None))
     assert data == {"meta": {"api-version": "1.4"}, "projects": [{"name": "bar"}, {"name": "foo"}]}
 
@@ -422,13 +422,15 @@ listed = files(
 
 @quickly
 @given(pages(listed, last_serial=st.none() | st.integers(0, 2**63 - 1), other=unknown))
-def test_what_is_rendered_parses_to_the_same_page(page: ProjectPage):
+def test_a_rendered_page_parses_to_the_same_page(page: ProjectPage):
     assert json.parse(json.render(page, lambda file: file.url), URL, page.name) == page
 
 
 @quickly
 @given(st.lists(distributions), st.lists(st.sampled_from(["1", "2", "007", "1.0.0"]), unique=True))
-def test_versions_once_completed_are_complete(filenames: list[str], versions: list[str]):
+def test_completed_versions_stay_the_same_when_parsed_again(
+    filenames: list[str], versions: list[str]
+):
     once = parsed(*map(entry, filenames), versions=versions)
     again = json.parse(json.render(once, lambda file: file.url), URL, "foo")
     assert again.versions == once.versions
@@ -453,5 +455,5 @@ def _parse_or_refuse(data: bytes) -> None:
         page = json.parse(data, URL, "foo")
     except PageUnreadable:
         return
-    # What was taken can be given, and says the same to the next reader.
+    # A parsed page can be rendered, and parses to the same page.
     assert json.parse(json.render(page, lambda file: file.url), URL, "foo") == page

@@ -1,4 +1,4 @@
-"""Large pages, decoded and encoded a piece at a time: the outcome is always that of the whole."""
+"""Large pages, decoded and encoded in chunks: the result is always the result of the whole."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def page(**more: Any) -> bytes:
     ).encode()
 
 
-def decoded_longest(body: bytes) -> tuple[Any, list[Any], int]:
-    """What there is, and how long the longest run of bytes was that was decoded at once."""
+def decoded_and_longest(body: bytes) -> tuple[Any, list[Any], int]:
+    """Return the results, and the largest number of bytes decoded at once."""
     lengths, loads = [], orjson.loads
 
     def measured(data: bytes) -> Any:
@@ -42,12 +42,12 @@ def decoded_longest(body: bytes) -> tuple[Any, list[Any], int]:
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n ", " :\t")])
-def test_a_large_page_is_never_decoded_at_once(separators: tuple[str, str]):
+def test_a_large_page_is_decoded_in_chunks(separators: tuple[str, str]):
     body = stdlib.dumps(stdlib.loads(page()), separators=separators).encode()
-    data, files, longest = decoded_longest(body)
+    data, files, longest = decoded_and_longest(body)
     assert files == entries()
     assert (data["meta"], data["name"]) == ({"api-version": "1.1"}, "foo")
-    assert len(body) > 2 * json_chunks.PIECE > longest
+    assert len(body) > 2 * json_chunks.CHUNK > longest
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_a_large_page_is_never_decoded_at_once(separators: tuple[str, str]):
     [
         entries(reason="},{"),
         entries(reason='\\"},{"'),
-        entries(parts=[{"a": 1}, {"b": 2}]),
+        entries(members=[{"a": 1}, {"b": 2}]),
         entries(reason='"files":['),
         [*entries(), 1, None, "},{"],
         [[{"a": 1}, {"b": 2}] * 40_000],
     ],
 )
-def test_what_looks_like_the_end_of_a_file_is_not_taken_for_one(listed: list[Any]):
+def test_text_like_the_end_of_a_file_does_not_change_the_result(listed: list[Any]):
     data, files = json_chunks.decoded(page(files=listed), lambda entry: entry)
     assert files == listed
     assert data["name"] == "foo"
@@ -69,20 +69,20 @@ def test_what_looks_like_the_end_of_a_file_is_not_taken_for_one(listed: list[Any
 
 @pytest.mark.parametrize("again", ['"files"', '"\\u0066iles"', '"fil\\u0065s"'])
 @pytest.mark.parametrize("value", ["[]", "[1]", "7"])
-def test_of_two_lists_the_latter_counts(again: str, value: str):
+def test_of_two_lists_of_files_the_last_counts(again: str, value: str):
     body = page()[:-1] + f", {again}: {value}}}".encode()
     _, files = json_chunks.decoded(body, lambda entry: entry)
-    latter = stdlib.loads(value)
-    assert files == (latter if isinstance(latter, list) else None)
+    last = stdlib.loads(value)
+    assert files == (last if isinstance(last, list) else None)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 1000, 200_000])
-def test_a_large_page_that_is_cut_off_is_broken(cut: int):
+def test_a_truncated_large_page_is_an_error(cut: int):
     with pytest.raises(orjson.JSONDecodeError):
         json_chunks.decoded(page()[:-cut], lambda entry: entry)
 
 
-def test_a_list_that_is_not_at_the_top_is_not_the_pages():
+def test_a_list_of_files_below_the_top_level_does_not_count():
     data, files = json_chunks.decoded(b'{"other": %b}' % page(), lambda entry: entry)
     assert files is None
     assert len(data["other"]["files"]) == COUNT
@@ -90,9 +90,9 @@ def test_a_list_that_is_not_at_the_top_is_not_the_pages():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.text(), st.integers(0, 9) | st.text())), st.integers(1, 20))
-def test_what_is_encoded_in_pieces_is_the_list(listed: list[dict[str, Any]], times: int):
+def test_a_list_encoded_in_chunks_equals_the_whole(listed: list[dict[str, Any]], times: int):
     assert json_chunks.encoded(listed * times) == orjson.dumps(listed * times)
 
 
-def test_a_large_list_is_encoded_as_a_whole_would_be():
+def test_a_large_list_encoded_in_chunks_equals_the_whole():
     assert json_chunks.encoded(entries()) == orjson.dumps(entries())

@@ -1,4 +1,4 @@
-"""Names of projects and files: which are real, and what a filename says."""
+"""Names of projects and files: their validation, and the project of a filename."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NOT_PROJECTS = [
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_project_names_of_the_standard_are_taken(name: str):
+def test_project_names_of_pep_503_are_valid(name: str):
     assert names.is_project_name(name)  # item 53
 
 
 @pytest.mark.parametrize("name", NOT_PROJECTS)
-def test_anything_else_names_no_project(name: str):
+def test_other_project_names_are_invalid(name: str):
     assert not names.is_project_name(name)  # item 53
 
 
@@ -36,7 +36,7 @@ def test_a_project_name_has_at_most_200_characters():
 
 
 @pytest.mark.parametrize("name", ["friendly-bard", "Friendly-._.-Bard", "FRIENDLY_bard"])
-def test_every_spelling_of_a_project_is_one_project(name: str):
+def test_every_spelling_of_a_project_has_one_normalized_name(name: str):
     assert names.normalized(name) == "friendly-bard"  # item 49
 
 
@@ -54,7 +54,7 @@ def test_every_spelling_of_a_project_is_one_project(name: str):
         ".foo",
     ],
 )
-def test_odd_but_harmless_filenames_are_taken(name: str):
+def test_unusual_but_safe_filenames_are_valid(name: str):
     assert names.is_filename(name)  # items 76, 135
 
 
@@ -67,7 +67,7 @@ def test_odd_but_harmless_filenames_are_taken(name: str):
         "a%252fb", "%25252e", "%43:a", "torch-2.0%2Bcu121.whl",
     ],
 )  # fmt: skip
-def test_filenames_that_could_leave_a_directory_or_a_header_are_refused(name: str):
+def test_filenames_unsafe_in_a_path_or_a_header_are_invalid(name: str):
     assert not names.is_filename(name)  # items 138, 143
 
 
@@ -78,7 +78,7 @@ def test_a_filename_has_at_most_240_bytes(letter: str, count: int):
 
 
 @pytest.mark.parametrize("suffix", [".metadata", ".asc"])
-def test_the_longest_filename_has_room_for_the_files_beside_it(suffix: str):
+def test_metadata_and_signature_may_exceed_240_bytes_by_their_suffix(suffix: str):
     assert names.is_filename("a" * 240 + suffix)  # item 56
     assert not names.is_filename("a" * 241 + suffix)
 
@@ -87,18 +87,18 @@ def test_the_longest_filename_has_room_for_the_files_beside_it(suffix: str):
 @given(st.text() | st.from_regex(r"[.%/\\:A-C0-9ef]{0,9}", fullmatch=True))
 @example("%2e%2e")
 @example("a:b")
-def test_no_filename_leads_out_of_its_directory(name: str):
+def test_no_filename_leads_out_of_its_directory_even_decoded_twice(name: str):
     if not names.is_filename(name):
         return
     for spelling in (name, unquote(name), unquote(unquote(name))):  # item 138
-        for pure in (PurePosixPath("/held"), PureWindowsPath("C:/held")):
+        for pure in (PurePosixPath("/files"), PureWindowsPath("C:/files")):
             assert (pure / spelling).parent == pure
             assert (pure / spelling).name == spelling
 
 
 @quickly
 @given(st.text())
-def test_every_filename_survives_a_url_and_a_header(name: str):
+def test_a_filename_is_the_same_after_quoting_and_has_one_line(name: str):
     if names.is_filename(name):
         assert unquote(quote(name)) == name  # item 76
         assert len(name.splitlines()) == 1  # item 143
@@ -112,7 +112,7 @@ def test_every_filename_survives_a_url_and_a_header(name: str):
         "foo-1.0-py2.7.egg", "foo-1.0.win32-py2.7.exe", "foo-1.0.win32.msi", "foo-1.0-1.src.rpm",
     ],
 )  # fmt: skip
-def test_every_kind_of_distribution_is_one(name: str):
+def test_each_kind_of_distribution_is_known(name: str):
     assert names.is_distribution(name)  # item 135
 
 
@@ -129,7 +129,7 @@ def test_every_kind_of_distribution_is_one(name: str):
         "foo.whl\n",
     ],
 )
-def test_other_links_are_no_distributions(name: str):
+def test_other_filenames_are_no_distributions(name: str):
     assert not names.is_distribution(name)  # item 131
 
 
@@ -153,11 +153,11 @@ def test_other_links_are_no_distributions(name: str):
         ("../x-1.0.tar.gz", []),
     ],
 )
-def test_a_filename_says_which_projects_it_may_belong_to(filename: str, projects: list[str]):
+def test_a_filename_has_its_likeliest_project_first(filename: str, projects: list[str]):
     assert names.projects_of(filename) == projects  # item 72
 
 
-def test_no_more_projects_are_looked_at_than_a_few():
+def test_a_filename_has_at_most_six_projects():
     assert names.projects_of("a-b-c-d-e-f-g-h-1.0.zip")[:2] == ["a-b-c-d-e-f-g-h", "a-b-c-d-e-f-g"]
     assert len(names.projects_of("a-b-c-d-e-f-g-h-1.0.zip")) == 6
 
@@ -167,10 +167,10 @@ def test_no_more_projects_are_looked_at_than_a_few():
     st.from_regex(r"[aA0_.-]{0,9}\.(whl|tar\.gz|exe|egg|zip|x)", fullmatch=True),
     st.from_regex(r"[a0]([a0-]{0,4}[a0])?", fullmatch=True),
 )
-def test_a_filename_tells_the_projects_it_may_belong_to(filename: str, project: str):
-    assert names.tells_project(filename, project) == (project in names.projects_of(filename))
+def test_may_belong_to_agrees_with_projects_of(filename: str, project: str):
+    assert names.may_belong_to(filename, project) == (project in names.projects_of(filename))
     for other in names.projects_of(filename):
-        assert names.tells_project(filename, other)
+        assert names.may_belong_to(filename, other)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_filename_tells_the_projects_it_may_belong_to(filename: str, project: 
         ("foo-1.0.linux-x86_64.tar.gz", "foo"),
     ],
 )
-def test_a_file_is_one_of_its_project(filename: str, project: str):
+def test_a_file_belongs_to_its_project(filename: str, project: str):
     assert names.is_of_project(filename, project)
 
 
@@ -201,7 +201,7 @@ def test_a_file_is_one_of_its_project(filename: str, project: str):
         ("foobar-1.0.tar.gz", "foo"),
     ],
 )
-def test_a_file_of_another_project_is_not_one(filename: str, project: str):
+def test_a_file_does_not_belong_to_another_project(filename: str, project: str):
     assert not names.is_of_project(filename, project)  # item 131
 
 
@@ -217,14 +217,14 @@ def test_a_file_of_another_project_is_not_one(filename: str, project: str):
         ("foo-bar-dev.tar.gz", "dev"),
     ],
 )
-def test_a_filename_spells_a_version(filename: str, version: str):
+def test_a_filename_has_a_version(filename: str, version: str):
     assert names.version_text(filename, "foo-bar") == version
 
 
 @pytest.mark.parametrize(
     "filename", ["other-1.0.tar.gz", "foo_bar-1.0.tar.gz.sig", "foo_bar.whl", "foo_bar"]
 )
-def test_some_filenames_spell_no_version(filename: str):
+def test_a_filename_of_another_project_or_kind_has_no_version(filename: str):
     assert names.version_text(filename, "foo-bar") is None
 
 
@@ -232,7 +232,7 @@ def test_some_filenames_spell_no_version(filename: str):
 @given(
     st.text(max_size=60) | st.from_regex(r"[a-c0-9._-]{1,20}\.(whl|tar\.gz|exe)", fullmatch=True)
 )
-def test_every_project_a_filename_names_is_normalized_and_real(filename: str):
+def test_the_projects_of_a_filename_are_valid_and_normalized(filename: str):
     for project in names.projects_of(filename):
         assert names.is_project_name(project)
         assert names.normalized(project) == project
@@ -243,7 +243,7 @@ def test_every_project_a_filename_names_is_normalized_and_real(filename: str):
     st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,12}[A-Za-z0-9])?", fullmatch=True),
     st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){0,3}((a|b|rc|\.post|\.dev)[0-9])?", fullmatch=True),
 )
-def test_an_sdist_is_found_by_project_and_version(project: str, version: str):
+def test_an_sdist_has_its_project_and_version(project: str, version: str):
     filename, project = f"{project}-{version}.tar.gz", names.normalized(project)
     assert names.is_of_project(filename, project)
     assert project in names.projects_of(filename)

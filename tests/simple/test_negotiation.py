@@ -1,4 +1,4 @@
-"""Which form and which coding of a page a client gets."""
+"""Content negotiation: the form and the content coding of a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytail.errors import NotAcceptable
-from pytail.simple.negotiation import Coding, Form, coding_for, form_for
+from pytail.simple.negotiation import _MAX_CACHED, Coding, Form, _cached_form, coding_for, form_for
 
 quickly = settings(max_examples=300, deadline=None)
 
@@ -42,7 +42,7 @@ def test_installers_get_json(accept: str):
 
 
 @pytest.mark.parametrize("accept", OLD_CLIENTS.values(), ids=OLD_CLIENTS)
-def test_others_get_html(accept: str | None):
+def test_old_clients_and_browsers_get_html(accept: str | None):
     assert form_for(accept) is Form.HTML  # items 38, 43
 
 
@@ -58,7 +58,7 @@ def test_others_get_html(accept: str | None):
         (LATEST_HTML, Form.HTML_V1),
     ],
 )
-def test_a_form_is_given_by_name(accept: str, form: Form):
+def test_a_media_type_names_its_form(accept: str, form: Form):
     assert form_for(accept) is form  # items 39, 42
     assert form_for("application/xml", accept.partition(";")[0]) is form  # item 46
 
@@ -89,7 +89,7 @@ def test_a_form_is_given_by_name(accept: str, form: Form):
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", Form.HTML),
     ],
 )
-def test_the_best_of_several_is_given(accept: str, form: Form):
+def test_the_form_with_the_highest_weight_is_chosen(accept: str, form: Form):
     assert form_for(accept) is form  # items 41, 43
 
 
@@ -101,7 +101,7 @@ def test_the_best_of_several_is_given(accept: str, form: Form):
         "nonsense", "*", "text/plain", "text /html",
     ],
 )  # fmt: skip
-def test_a_client_that_takes_nothing_offered_gets_nothing(accept: str):
+def test_a_client_that_accepts_no_form_is_an_error(accept: str):
     with pytest.raises(NotAcceptable) as caught:
         form_for(accept)
     assert caught.value.wanted == accept  # item 44
@@ -110,45 +110,47 @@ def test_a_client_that_takes_nothing_offered_gets_nothing(accept: str):
 @pytest.mark.parametrize(
     "accept", [";q=x", ",", " , ,", ";", ";;q=1", "application/xml;q=x", "text/html;q=2", " "]
 )
-def test_a_wholly_malformed_header_is_as_good_as_none(accept: str):
+def test_a_header_without_a_valid_member_accepts_every_form(accept: str):
     assert form_for(accept) is Form.HTML  # item 45
 
 
 @pytest.mark.parametrize(
     "quality", ["x", "-1", "2", "1.5", "nan", "inf", "1e0", "0.1234", "\u0661"]
 )
-def test_a_member_with_a_weight_that_is_none_does_not_count(quality: str):
+def test_a_member_with_an_invalid_weight_is_ignored(quality: str):
     assert form_for(f"{JSON};q={quality}, {HTML_V1};q=0.1") is Form.HTML_V1  # item 45
 
 
-def test_a_header_is_read_up_to_a_length():
+def test_a_header_is_read_up_to_a_maximum_length():
     assert form_for(f"{JSON}, " + "application/x, " * 100_000) is Form.JSON  # item 45
 
 
-@pytest.mark.parametrize("wanted", [JSON, JSON.replace("+", " "), f" {JSON.upper()} ", LATEST_JSON])
-def test_a_wanted_format_goes_before_the_header(wanted: str):
-    assert form_for("text/html", wanted) is Form.JSON  # item 46
+@pytest.mark.parametrize(
+    "format_", [JSON, JSON.replace("+", " "), f" {JSON.upper()} ", LATEST_JSON]
+)
+def test_the_format_parameter_overrides_the_header(format_: str):
+    assert form_for("text/html", format_) is Form.JSON  # item 46
 
 
-@pytest.mark.parametrize("wanted", ["json", "application/json", "*/*", "text/*", "\0", "x" * 9999])
-def test_an_unknown_format_is_not_acceptable(wanted: str):
+@pytest.mark.parametrize("format_", ["json", "application/json", "*/*", "text/*", "\0", "x" * 9999])
+def test_an_unknown_format_is_not_acceptable(format_: str):
     with pytest.raises(NotAcceptable):
-        form_for(JSON, wanted)  # item 46
+        form_for(JSON, format_)  # item 46
 
 
-@pytest.mark.parametrize("wanted", [None, ""])
-def test_no_wanted_format_leaves_it_to_the_header(wanted: str | None):
-    assert form_for(JSON, wanted) is Form.JSON
+@pytest.mark.parametrize("format_", [None, ""])
+def test_without_a_format_parameter_the_header_counts(format_: str | None):
+    assert form_for(JSON, format_) is Form.JSON
 
 
-def test_content_types_are_spelled_as_clients_compare_them():
+def test_content_types_have_the_spelling_that_clients_compare():
     assert Form.JSON.value == JSON  # item 21
     assert Form.HTML_V1.value == f"{HTML_V1}; charset=utf-8"  # item 19
     assert Form.HTML.value == "text/html; charset=utf-8"
 
 
 @pytest.mark.parametrize("form", Form)
-def test_a_form_is_html_if_its_media_type_says_so(form: Form):
+def test_a_form_is_html_where_its_media_type_is_html(form: Form):
     assert form.is_html is form.media_type.endswith("html")
     assert ";" not in form.media_type
 
@@ -160,14 +162,14 @@ def test_a_form_is_html_if_its_media_type_says_so(form: Form):
         "gzip;q=0.5", "gzip;q=1.0, identity; q=0.5, *;q=0", "br, *;q=0.1", "deflate, gzip;q=0.001",
     ],
 )  # fmt: skip
-def test_gzip_is_given_where_it_is_welcome(header: str):
+def test_gzip_is_chosen_where_it_has_the_highest_weight(header: str):
     assert coding_for(header) is Coding.GZIP  # item 102
 
 
 @pytest.mark.parametrize(
     "header", ["zstd", "gzip, deflate, zstd", "zstd,gzip,deflate", "br, zstd", "*;q=0.5, zstd"]
 )
-def test_zstd_is_given_where_it_is_as_welcome_as_any(header: str):
+def test_zstd_is_chosen_among_codings_of_equal_weight(header: str):
     assert coding_for(header) is Coding.ZSTD  # item 102
 
 
@@ -178,7 +180,7 @@ def test_zstd_is_given_where_it_is_as_welcome_as_any(header: str):
         "identity, gzip;q=0.5", "gzip;q=x", ";q=1", "identity;q=0", "gzipped",
     ],
 )  # fmt: skip
-def test_elsewhere_a_page_is_given_plain(header: str | None):
+def test_identity_is_chosen_where_no_other_coding_is_accepted(header: str | None):
     assert coding_for(header) is Coding.IDENTITY  # item 102
 
 
@@ -196,9 +198,9 @@ ranges = st.lists(
 @quickly
 @given(st.none() | st.text() | ranges, st.none() | st.text() | ranges)
 @example("\u0130;q=\u0661", None)
-def test_no_header_does_worse_than_not_acceptable(accept: str | None, wanted: str | None):
+def test_any_header_gives_a_form_or_not_acceptable(accept: str | None, format_: str | None):
     try:
-        form = form_for(accept, wanted)
+        form = form_for(accept, format_)
     except NotAcceptable as error:
         assert str(error)  # noqa: PT017
     else:
@@ -207,11 +209,26 @@ def test_no_header_does_worse_than_not_acceptable(accept: str | None, wanted: st
 
 @quickly
 @given(st.text() | ranges)
-def test_no_header_breaks_the_choice_of_a_coding(header: str):
+def test_any_header_gives_a_coding(header: str):
     assert coding_for(header) in Coding
 
 
 @quickly
 @given(st.permutations([f"{JSON};q=0.3", f"{HTML_V1};q=0.2", "text/html;q=0.1", "*/*;q=0.9"]))
-def test_the_order_of_a_header_says_nothing(members: list[str]):
+def test_the_order_of_the_members_does_not_matter(members: list[str]):
     assert form_for(",".join(members)) is Form.JSON
+
+
+def test_the_result_for_a_repeated_header_is_cached():
+    before = _cached_form.cache_info()
+    header = f"{JSON}, x/repeated"
+    assert {form_for(header) for _ in range(3)} == {Form.JSON}
+    after = _cached_form.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (2, 1)
+
+
+def test_the_result_for_a_long_header_is_not_cached():
+    before = _cached_form.cache_info()
+    assert form_for(f"{JSON}, {'x' * _MAX_CACHED}") is Form.JSON
+    assert coding_for(f"gzip, {'x' * _MAX_CACHED}") is Coding.GZIP
+    assert _cached_form.cache_info() == before

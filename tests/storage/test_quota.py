@@ -1,17 +1,12 @@
-"""How much the cache directory may hold: least recently used first, never what is in use."""
+"""The quota: reservations, the limits in the background, and the space on the disk."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gevent
 import pytest
@@ -19,212 +14,190 @@ import pytest
 from pytail.errors import NotStored, TooLarge
 from pytail.model import File, ProjectPage
 from pytail.storage.catalog import Catalog, Entry
+from pytail.storage.partial import PartialFile
 from pytail.storage.quota import Quota
-from pytail.storage.store import PartialFile, Store
-from tests.support.fakeindex import Dist, FakeIndex, Gated, wheel
-from tests.support.running import Client, serving, under_gunicorn
-from tests.support.watching import held, until
+from pytail.storage.store import Store
+from tests.support.storage import another_process_evicting, bytes_below, file, store_file
 
 MB = 1_000_000
 
 
-class Room:
-    """Bounds of a real directory."""
+class CacheDir:
+    """A cache directory with its store and its catalog."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
 
-    def bounds(self, limit: int = 0, min_free: int = 0) -> Quota:
+    def quota(self, limit: int = 0, min_free: int = 0) -> Quota:
         return Quota(self.directory, self.store, self.catalog, limit=limit, min_free=min_free)
 
     @property
-    def held(self) -> set[str]:
-        return {kept.path.name for kept in self.store.files()}
+    def names(self) -> set[str]:
+        return {found.path.name for found in self.store.files()}
 
     def partial(self, name: str) -> PartialFile:
-        return self.store.partial(file(name))
+        return self.store.partial(named(name))
 
-    def keep(self, name: str, size: int = MB, used: float = 0) -> None:
-        """Hold a file that was last used `used` seconds after the epoch."""
-        partial = self.partial(name)
-        partial.write(os.urandom(size))
-        partial.commit()
-        partial.close()
-        (path,) = (kept.path for kept in self.store.files() if kept.path.name == name)
+    def store_file(self, name: str, size: int = MB, used: float = 0) -> None:
+        """Store a file that was last used `used` seconds after the epoch."""
+        store_file(self.store, named(name), os.urandom(size))
+        (path,) = (found.path for found in self.store.files() if found.path.name == name)
         os.utime(path, (used, used))
 
-    def bring(self, bounds: Quota, name: str, size: int = MB) -> None:
-        """What an arrival does."""
+    def download(self, quota: Quota, name: str, size: int = MB) -> None:
+        """Reserve, write and release a file, as a download does."""
         partial = self.partial(name)
         try:
-            bounds.reserve(partial, size)
+            quota.reserve(partial, size)
             partial.write(os.urandom(size))
             partial.commit()
-            bounds.release(partial, is_kept=True)
+            quota.release(partial, is_stored=True)
         except NotStored:
             partial.discard()
-            bounds.release(partial, is_kept=False)
+            quota.release(partial, is_stored=False)
             raise
         finally:
             partial.close()
 
 
-def file(name: str) -> File:
-    return File(filename=name, url="", directory="abc/0123456789abc")
-
-
-def taken(directory: Path) -> int:
-    """The bytes of all files below `directory`."""
-    size = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                size += Path(root, name).stat().st_size
-    return size
+def named(name: str) -> File:
+    return file(name, size=None)
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    made = Room(tmp_path / "cache")
+def cache(tmp_path: Path) -> Iterator[CacheDir]:
+    """A cache directory of the test."""
+    made = CacheDir(tmp_path / "cache")
     yield made
     made.catalog.close()
 
 
-def test_without_a_limit_nothing_is_removed(room: Room):
-    bounds = room.bounds()
+def test_without_a_limit_no_file_is_evicted(cache: CacheDir):
+    quota = cache.quota()
     for name in "abcdef":
-        room.bring(bounds, name)
-    bounds.enforce()
-    assert room.held == set("abcdef")
+        cache.download(quota, name)
+    quota.enforce()
+    assert cache.names == set("abcdef")
 
 
-def test_what_was_used_least_recently_goes_first(room: Room):
+def test_a_download_evicts_the_least_recently_used_files(cache: CacheDir):
     for used, name in enumerate("dbac"):
-        room.keep(name, used=used)
-    room.bring(room.bounds(limit=int(4.5 * MB)), "e")
-    assert room.held == set("ace")
+        cache.store_file(name, used=used)
+    cache.download(cache.quota(limit=int(4.5 * MB)), "e")
+    assert cache.names == set("ace")
 
 
-def test_a_use_in_this_process_counts_at_once(room: Room):
+def test_a_use_in_this_process_counts_at_once(cache: CacheDir):
     for used, name in enumerate("abc"):
-        room.keep(name, used=used)
-    opened = room.store.open(file("a"))
+        cache.store_file(name, used=used)
+    opened = cache.store.open(named("a"))
     assert opened is not None
     opened.close()
-    room.bring(room.bounds(limit=int(3.9 * MB)), "d")
-    assert room.held == set("acd")
+    cache.download(cache.quota(limit=int(3.9 * MB)), "d")
+    assert cache.names == set("acd")
 
 
-def test_room_is_made_before_a_file_comes(room: Room):
-    bounds = room.bounds(limit=int(4.5 * MB))
+def test_files_are_evicted_before_a_download_begins(cache: CacheDir):
+    quota = cache.quota(limit=int(4.5 * MB))
     for name in "abcdefgh":
-        room.bring(bounds, name)
-        assert taken(room.directory) <= 4.5 * MB
-    assert room.held >= set("gh")
-    assert len(room.held) >= 3
+        cache.download(quota, name)
+        assert bytes_below(cache.directory) <= 4.5 * MB
+    assert cache.names >= set("gh")
+    assert len(cache.names) >= 3
 
 
-def test_files_that_are_still_coming_are_counted_whole(room: Room):
-    bounds = room.bounds(limit=int(2.5 * MB))
-    first, second, third = (room.partial(name) for name in "abc")
-    bounds.reserve(first, MB)
-    bounds.reserve(second, MB)
+def test_reserved_files_count_with_their_final_sizes(cache: CacheDir):
+    quota = cache.quota(limit=int(2.5 * MB))
+    first, second, third = (cache.partial(name) for name in "abc")
+    quota.reserve(first, MB)
+    quota.reserve(second, MB)
     with pytest.raises(NotStored, match="cache-max-size"):
-        bounds.reserve(third, MB)
-    bounds.release(third, is_kept=False)
-    bounds.release(second, is_kept=False)
-    bounds.reserve(third, MB)
+        quota.reserve(third, MB)
+    quota.release(third, is_stored=False)
+    quota.release(second, is_stored=False)
+    quota.reserve(third, MB)
     for partial in (first, second, third):
         partial.discard()
         partial.close()
 
 
-def test_a_file_larger_than_the_limit_is_refused_and_costs_no_other(room: Room):
-    room.keep("a")
-    bounds = room.bounds(limit=2 * MB)
+def test_a_file_larger_than_the_limit_is_refused_without_an_eviction(cache: CacheDir):
+    cache.store_file("a")
+    quota = cache.quota(limit=2 * MB)
     with pytest.raises(TooLarge):
-        room.bring(bounds, "b", 3 * MB)
-    assert room.held == {"a"}
+        cache.download(quota, "b", 3 * MB)
+    assert cache.names == {"a"}
 
 
-def test_a_file_that_is_read_stays(room: Room):
-    room.keep("a")
-    opened = room.store.open(file("a"))
+def test_a_file_that_is_read_stays(cache: CacheDir):
+    cache.store_file("a")
+    opened = cache.store.open(named("a"))
     assert opened is not None
     os.utime(opened.fileno(), (0, 0))
-    room.keep("b", used=5)
+    cache.store_file("b", used=5)
     with opened:
-        room.bring(room.bounds(limit=int(2.9 * MB)), "c")
-        assert room.held == set("ac")
+        cache.download(cache.quota(limit=int(2.9 * MB)), "c")
+        assert cache.names == set("ac")
 
 
-def test_in_the_background_files_go_until_the_low_watermark(room: Room):
+def test_the_background_evicts_down_to_the_low_watermark(cache: CacheDir):
     for used, name in enumerate("abcdefghij"):
-        room.keep(name, used=used)
-    bounds = room.bounds(limit=10_200_000)
-    bounds.enforce()
-    assert room.held == set("cdefghij")
-    assert (bounds.evicted, bounds.evicted_bytes >= 2 * MB) == (2, True)
-    bounds.enforce()
-    assert room.held == set("cdefghij")
+        cache.store_file(name, used=used)
+    quota = cache.quota(limit=10_200_000)
+    quota.enforce()
+    assert cache.names == set("cdefghij")
+    assert (quota.evicted, quota.evicted_bytes >= 2 * MB) == (2, True)
+    quota.enforce()
+    assert cache.names == set("cdefghij")
 
 
-def test_below_the_high_watermark_the_background_leaves_all(room: Room):
+def test_the_background_evicts_no_file_below_the_high_watermark(cache: CacheDir):
     for used, name in enumerate("abcdefghi"):
-        room.keep(name, used=used)
-    room.bounds(limit=10 * MB).enforce()
-    assert len(room.held) == 9
+        cache.store_file(name, used=used)
+    cache.quota(limit=10 * MB).enforce()
+    assert len(cache.names) == 9
 
 
-def test_the_file_used_last_is_never_removed_in_the_background(room: Room):
-    room.keep("a", used=1)
-    room.keep("b", used=2)
-    room.bounds(limit=MB).enforce()
-    assert room.held == {"b"}
+def test_the_background_never_evicts_the_file_used_last(cache: CacheDir):
+    cache.store_file("a", used=1)
+    cache.store_file("b", used=2)
+    cache.quota(limit=MB).enforce()
+    assert cache.names == {"b"}
 
 
-def test_what_a_dead_process_left_of_a_file_counts_and_goes(room: Room):
-    orphan = room.partial("orphan")
+def test_a_partial_file_of_a_dead_process_counts_and_is_evicted(cache: CacheDir):
+    orphan = cache.partial("orphan")
     orphan.write(bytes(2 * MB))
     orphan.close()
     os.utime(orphan.path, (0, 0))
-    room.bring(room.bounds(limit=int(2.9 * MB)), "a")
-    assert room.held == {"a"}
+    cache.download(cache.quota(limit=int(2.9 * MB)), "a")
+    assert cache.names == {"a"}
 
 
-def test_files_of_other_processes_are_counted(room: Room):
-    bounds = room.bounds(limit=int(3.9 * MB))
-    room.bring(bounds, "a")
-    # As another process does.
+def test_files_of_other_processes_are_counted(cache: CacheDir):
+    quota = cache.quota(limit=int(3.9 * MB))
+    cache.download(quota, "a")
+    # Without `quota`, as in another process.
     for used, name in enumerate("bc"):
-        room.keep(name, used=used)
-    room.bring(bounds, "d")
-    assert taken(room.directory) <= 3.9 * MB
-    assert room.held >= {"d"}
+        cache.store_file(name, used=used)
+    cache.download(quota, "d")
+    assert bytes_below(cache.directory) <= 3.9 * MB
+    assert cache.names >= {"d"}
 
 
-def test_one_process_removes_at_a_time(room: Room):
-    script = (
-        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX);"
-        "print('locked', flush=True); input()"
-    )
+def test_the_background_waits_while_another_process_evicts(cache: CacheDir):
     for used, name in enumerate("ab"):
-        room.keep(name, used=used)
-    command = [sys.executable, "-c", script, str(room.directory)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        looking = gevent.spawn(room.bounds(limit=MB).enforce)
-        looking.join(0.2)
-        assert not looking.ready()
-        assert room.held == set("ab")
-        process.communicate("\n")
-        looking.get(timeout=5)
-    assert room.held == {"b"}
+        cache.store_file(name, used=used)
+    with another_process_evicting(cache.directory) as other:
+        enforcing = gevent.spawn(cache.quota(limit=MB).enforce)
+        enforcing.join(0.2)
+        assert not enforcing.ready()
+        assert cache.names == set("ab")
+        other.communicate("\n")
+        enforcing.get(timeout=5)
+    assert cache.names == {"b"}
 
 
 def free(directory: Path) -> int:
@@ -232,67 +205,67 @@ def free(directory: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def test_so_much_of_the_disk_stays_free(small_disk: Path):
-    room = Room(small_disk / "cache")
-    bounds = room.bounds(min_free=8 * MB)
+def test_the_minimum_of_the_disk_stays_free(small_disk: Path):
+    cache = CacheDir(small_disk / "cache")
+    quota = cache.quota(min_free=8 * MB)
     for name in "abcdefghijkl":
-        room.bring(bounds, name)
+        cache.download(quota, name)
         assert free(small_disk) >= 8 * MB
-    assert "l" in room.held
-    with pytest.raises(NotStored, match="too few free"):
-        room.bring(bounds, "m", 14 * MB)
-    room.catalog.close()
+    assert "l" in cache.names
+    with pytest.raises(NotStored, match="lacks"):
+        cache.download(quota, "m", 14 * MB)
+    cache.catalog.close()
 
 
-def test_a_disk_that_is_full_removes_nothing_without_being_told_to(small_disk: Path):
-    room = Room(small_disk / "cache")
-    room.keep("a", 10 * MB)
-    with pytest.raises(NotStored, match="too few free"):
-        room.bring(room.bounds(), "b", 11 * MB)
-    assert room.held == {"a"}
-    room.catalog.close()
+def test_a_full_disk_evicts_no_file_without_limits(small_disk: Path):
+    cache = CacheDir(small_disk / "cache")
+    cache.store_file("a", 10 * MB)
+    with pytest.raises(NotStored, match="lacks"):
+        cache.download(cache.quota(), "b", 11 * MB)
+    assert cache.names == {"a"}
+    cache.catalog.close()
 
 
-def test_files_under_way_that_the_disk_cannot_take_cost_no_held_one_in_the_background(
+def test_the_background_evicts_no_file_for_reserved_ones_without_limits(
     small_disk: Path,
 ):
-    room = Room(small_disk / "cache")
+    cache = CacheDir(small_disk / "cache")
     for used, name in enumerate("ab"):
-        room.keep(name, 5 * MB, used=used)
-    bounds, partial = room.bounds(), room.partial("c")
-    bounds.reserve(partial, 9 * MB)
-    # Somebody else takes what was free.
+        cache.store_file(name, 5 * MB, used=used)
+    quota, partial = cache.quota(), cache.partial("c")
+    quota.reserve(partial, 9 * MB)
+    # Another program takes the free space.
     (small_disk / "other").write_bytes(bytes(6 * MB))
-    bounds.enforce()
-    assert room.held >= set("ab")
+    quota.enforce()
+    assert cache.names >= set("ab")
     partial.discard()
-    bounds.release(partial, is_kept=False)
+    quota.release(partial, is_stored=False)
     partial.close()
-    room.catalog.close()
+    cache.catalog.close()
 
 
-def test_a_floor_that_no_removal_reaches_costs_no_held_file(small_disk: Path):
-    room = Room(small_disk / "cache")
+def test_a_minimum_that_no_eviction_reaches_evicts_no_file(small_disk: Path):
+    cache = CacheDir(small_disk / "cache")
     for used, name in enumerate("ab"):
-        room.keep(name, used=used)
+        cache.store_file(name, used=used)
     (small_disk / "other").write_bytes(bytes(12 * MB))
-    with pytest.raises(NotStored, match="too few free"):
-        room.bring(room.bounds(min_free=15 * MB), "c")
-    assert room.held == set("ab")
-    room.catalog.close()
+    with pytest.raises(NotStored, match="lacks"):
+        cache.download(cache.quota(min_free=15 * MB), "c")
+    assert cache.names == set("ab")
+    cache.catalog.close()
 
 
-def test_a_directory_that_was_emptied_is_looked_after(room: Room):
-    room.keep("a")
+def test_an_emptied_directory_is_counted_again(cache: CacheDir):
+    cache.store_file("a")
     for directory in ("+files", "+partial"):
-        shutil.rmtree(room.directory / directory)
-    bounds = room.bounds(limit=5 * MB)
-    bounds.enforce()
-    room.bring(bounds, "b")
-    assert room.held == {"b"}
+        shutil.rmtree(cache.directory / directory)
+    quota = cache.quota(limit=5 * MB)
+    quota.enforce()
+    cache.download(quota, "b")
+    assert cache.names == {"b"}
 
 
-def test_what_is_known_of_upstream_takes_half_of_the_limit_at_most(room: Room):
+def test_the_catalog_takes_at_most_half_of_the_limit(cache: CacheDir):
     for number in range(60):
         entry = Entry(
             name=f"p{number}", upstream="u", found=True, fetched_at=number, checked_at=number
@@ -301,137 +274,30 @@ def test_what_is_known_of_upstream_takes_half_of_the_limit_at_most(room: Room):
             File(filename=f"p-{each}.zip", url=f"http://x.example.org/{'a' * 500}", directory="x")
             for each in range(100)
         )
-        room.catalog.remember(entry, ProjectPage(name=entry.name, files=files))
-    assert room.catalog.size() > 4 * MB
-    room.bounds(limit=4 * MB).enforce()
-    assert room.catalog.size() <= 2.5 * MB
-    assert room.catalog.page("p59") is not None
-    assert room.catalog.page("p0") is None
+        cache.catalog.remember(entry, ProjectPage(name=entry.name, files=files))
+    assert cache.catalog.size() > 4 * MB
+    cache.quota(limit=4 * MB).enforce()
+    assert cache.catalog.size() <= 2.5 * MB
+    assert cache.catalog.page("p59") is not None
+    assert cache.catalog.page("p0") is None
 
 
-# The whole
+def test_without_limits_there_is_room_for_any_size(cache: CacheDir):
+    assert cache.quota().room() == math.inf
 
 
-@pytest.fixture
-def dists(index: FakeIndex) -> list[Dist]:
-    made = [wheel("demo", f"{number}.0", payload=os.urandom(MB)) for number in range(8)]
-    index.add(*made)
-    return made
-
-
-def fetch(pytail: Client, dist: Dist) -> None:
-    assert pytail.get(dist.served).data == dist.data
-
-
-def test_a_cache_stays_within_its_limit_and_right(
-    tmp_path: Path, index: FakeIndex, dists: list[Dist]
-):
-    cache = tmp_path / "cache"
-    with serving(cache, index.url, cache_max_size=5 * MB) as pytail:
-        for dist in dists * 2:
-            fetch(pytail, dist)
-            assert taken(cache) <= 5 * MB
-            fetch(pytail, dists[0])
-        assert index.count(dists[0].path) == 1
-        assert dists[-1].filename in held(cache)
-
-
-def test_a_file_larger_than_the_limit_is_delivered_and_not_kept(
-    tmp_path: Path, index: FakeIndex, dists: list[Dist]
-):
-    large, cache = wheel("large", payload=os.urandom(6 * MB)), tmp_path / "cache"
-    index.add(large)
-    with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
-        fetch(pytail, dists[0])
-        for _ in range(2):
-            answer = pytail.get(large.served)
-            assert answer.data == large.data
-            assert answer.headers["Content-Length"] == str(len(large.data))
-            assert answer.headers["X-Cache"] == "PASS"
-        assert held(cache) == {dists[0].filename}
-    assert index.count(large.path) == 2
-
-
-def test_a_file_of_unknown_size_larger_than_the_limit_is_delivered_and_not_kept(
-    tmp_path: Path, index: FakeIndex
-):
-    large, cache = wheel("large", payload=os.urandom(6 * MB), size=None), tmp_path / "cache"
-    index.add(large)
-
-    def chunked(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        yield from (large.data[at : at + 100_000] for at in range(0, len(large.data), 100_000))
-
-    index.answers[large.path] = chunked
-    with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
-        assert pytail.get(large.served).data == large.data
-    assert held(cache) == set()
-    assert not any((cache / "+partial").iterdir())
-
-
-def test_a_reader_keeps_its_file_while_room_is_made(
-    tmp_path: Path, index: FakeIndex, dists: list[Dist]
-):
-    first, second, cache = dists[0], dists[1], tmp_path / "cache"
-    gated = index.answers[first.path] = Gated(
-        first.data[:500_000], first.data[500_000:], size=len(first.data)
-    )
-    with serving(cache, index.url, cache_max_size=int(2.6 * MB)) as pytail:
-        reading = gevent.spawn(pytail.get, first.served)
-        gated.asked.wait()
-        gated.open()
-        for dist in dists[1:4]:
-            fetch(pytail, dist)
-        gated.open()
-        assert reading.get().data == first.data
-        assert second.filename not in held(cache)
-        assert first.filename in held(cache)
-
-
-def test_files_over_a_new_limit_go_at_the_next_start(
-    tmp_path: Path, index: FakeIndex, dists: list[Dist]
-):
-    cache = tmp_path / "cache"
-    with serving(cache, index.url) as pytail:
-        for dist in dists:
-            fetch(pytail, dist)
-    assert len(held(cache)) == 8
-    with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
-        until(lambda: taken(cache) <= 4 * MB)
-        fetch(pytail, dists[-1])
-    assert index.count(dists[-1].path) == 1
-
-
-@pytest.mark.process
-def test_workers_stay_within_one_limit(tmp_path: Path, index: FakeIndex, dists: list[Dist]):
-    cache = tmp_path / "cache"
-    limit = {"PYTAIL_CACHE_MAX_SIZE": "6MB"}
-    with under_gunicorn(cache, index.url, tmp_path / "log", "-w", "2", **limit) as running:
-        for dist in dists * 2:
-            fetch(running.client, dist)
-        deadline = time.monotonic() + 10
-        while taken(cache) > 6 * MB and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert taken(cache) <= 6 * MB
-        assert held(cache)
-
-
-def test_without_limits_there_is_room_for_anything(room: Room):
-    assert room.bounds().room() == math.inf
-
-
-def test_with_a_limit_there_is_room_for_what_stays_when_it_is_kept_to(room: Room):
+def test_the_room_of_a_limit_is_what_the_background_leaves(cache: CacheDir):
     for name in ("a", "b", "c", "d"):
-        room.keep(name)
-    bounds = room.bounds(limit=4 * MB)
-    stays = bounds.room()
+        cache.store_file(name)
+    quota = cache.quota(limit=4 * MB)
+    stays = quota.room()
     assert 2 * MB < stays < 3.4 * MB
-    bounds.enforce()
-    assert sum(kept.size for kept in room.store.files()) <= stays
+    quota.enforce()
+    assert sum(found.size for found in cache.store.files()) <= stays
 
 
-def test_what_is_to_stay_free_of_the_disk_leaves_room_for_less(room: Room):
-    room.keep("a")
-    free = shutil.disk_usage(room.directory).free
-    assert room.bounds(min_free=free + 100 * MB).room() == 0
-    assert 0 < room.bounds(min_free=free // 2).room() < free
+def test_the_minimum_of_free_space_leaves_less_room(cache: CacheDir):
+    cache.store_file("a")
+    free = shutil.disk_usage(cache.directory).free
+    assert cache.quota(min_free=free + 100 * MB).room() == 0
+    assert 0 < cache.quota(min_free=free // 2).room() < free

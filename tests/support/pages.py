@@ -8,7 +8,7 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 
 from pytail.model import DIGEST_LENGTHS, File, ProjectPage, directory_of
-from pytail.simple.fields import STATUSES
+from pytail.simple.fields import PROJECT_STATUSES
 from pytail.simple.names import is_filename
 
 FRAGMENT_HASHES = ("sha256", "sha512", "sha384", "md5", "sha1")
@@ -47,7 +47,7 @@ def files(draw, filenames: st.SearchStrategy[str], hashes: st.SearchStrategy, **
 
 @st.composite
 def pages(draw, files: st.SearchStrategy[File], **more) -> ProjectPage:
-    status = draw(st.none() | st.sampled_from(sorted(STATUSES)))
+    status = draw(st.none() | st.sampled_from(sorted(PROJECT_STATUSES)))
     listed = draw(st.lists(files, max_size=4, unique_by=lambda file: file.filename))
     return ProjectPage(
         name="foo-bar",

@@ -59,10 +59,6 @@ def stored_names(cache: Path) -> set[str]:
     return {path.name for path in stored_files(cache)}
 
 
-#: The old name, until the tests of cache-max-size use the new one.
-held = stored_names
-
-
 def stored_keys(cache: Path) -> set[str]:
     """Return the keys of all stored files. Asserts that the content of each has its digest."""
     keys = set()

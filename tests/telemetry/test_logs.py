@@ -1,4 +1,4 @@
-"""What a line of the log looks like, and when it is written."""
+"""The formats of log lines, and their batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.watching import until
 
 
 class Written(io.StringIO):
-    """A stream that counts how often it was written to."""
+    """A stream that counts its writes."""
 
     times = 0
 
@@ -56,21 +56,21 @@ text_only = pytest.mark.parametrize("log", ["text"], indirect=True)
 json_only = pytest.mark.parametrize("log", ["json"], indirect=True)
 
 
-def exchange(path: str = "/simple/demo/") -> AccessRecord:
+def record_of(path: str = "/simple/demo/") -> AccessRecord:
     made = AccessRecord("GET", path, "the-id")
     made.status = "200"
     return made
 
 
 @text_only
-def test_a_line_for_people_has_time_level_and_room(log: logging.Logger, out: Written):
+def test_text_line_has_time_level_logger_and_message(log: logging.Logger, out: Written):
     log.info("%s: %s", "demo", "MISS")
     pattern = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO pytail.test: demo: MISS\n"
     assert re.fullmatch(pattern, out.getvalue())
 
 
 @json_only
-def test_a_line_for_machines_is_an_object(log: logging.Logger, out: Written):
+def test_json_line_is_an_object(log: logging.Logger, out: Written):
     log.warning("%s: %s", "demo", "STALE")
     line = json.loads(out.getvalue())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
@@ -83,77 +83,77 @@ def test_a_line_for_machines_is_an_object(log: logging.Logger, out: Written):
 
 
 @json_only
-def test_a_fault_is_one_line_for_machines(log: logging.Logger, out: Written):
+def test_json_line_includes_the_traceback(log: logging.Logger, out: Written):
     log.error("it failed", exc_info=ValueError("https://user:secret@index.example.org"))
     (line,) = out.getvalue().splitlines()
     assert "ValueError" in json.loads(line)["traceback"]
 
 
-def test_no_line_tells_credentials(log: logging.Logger, out: Written):
+def test_no_line_has_credentials(log: logging.Logger, out: Written):
     log.info("asked https://user:secret@index.example.org/simple/")
     log.error("it failed", exc_info=ValueError("https://user:secret@index.example.org"))
-    logs.access(exchange("/https://user:secret@index.example.org"))
+    logs.access(record_of("/https://user:secret@index.example.org"))
     logging.getLogger("pytail.access").handlers[0].flush()
     assert out.getvalue().count("https://***@index.example.org") >= 2
     assert "secret" not in out.getvalue()
 
 
 @json_only
-def test_an_access_line_for_machines_has_the_facts(log: logging.Logger, out: Written):
-    logs.access(exchange())
+def test_json_access_line_has_the_facts_of_its_record(log: logging.Logger, out: Written):
+    logs.access(record_of())
     until(out.getvalue)
     line = json.loads(out.getvalue())
     assert (line["level"], line["logger"]) == ("info", "pytail.access")
     assert (line["request_id"], line["path"], line["status"]) == ("the-id", "/simple/demo/", 200)
 
 
-def test_access_lines_are_written_together(log: logging.Logger, out: Written):
+def test_access_lines_are_written_in_one_batch(log: logging.Logger, out: Written):
     for _ in range(10):
-        logs.access(exchange())
+        logs.access(record_of())
     assert out.times == 0
     until(out.getvalue)
     assert (out.times, len(out.getvalue().splitlines())) == (1, 10)
 
 
-def test_many_access_lines_are_not_waited_for(log: logging.Logger, out: Written):
+def test_full_batch_is_written_at_once(log: logging.Logger, out: Written):
     for _ in range(logs.BATCH_LINES):
-        logs.access(exchange())
+        logs.access(record_of())
     assert len(out.getvalue().splitlines()) == logs.BATCH_LINES
 
 
-def test_another_line_comes_after_the_access_lines_before_it(log: logging.Logger, out: Written):
-    logs.access(exchange())
+def test_other_line_is_written_after_the_batch_before_it(log: logging.Logger, out: Written):
+    logs.access(record_of())
     log.info("later")
     access, other = out.getvalue().splitlines()
     assert "/simple/demo/" in access
     assert "later" in other
 
 
-def test_watching_pytail_does_not_fill_its_log(log: logging.Logger, out: Written):
-    logs.access(exchange("/+health"))
+def test_access_lines_of_monitoring_are_debug_lines(log: logging.Logger, out: Written):
+    logs.access(record_of("/+health"))
     logs.log.handlers[0].flush()
     assert out.getvalue() == ""
     logs.log.setLevel(logging.DEBUG)
-    logs.access(exchange("/+health"))
+    logs.access(record_of("/+health"))
     logs.log.handlers[0].flush()
     assert "/+health" in out.getvalue()
 
 
-def test_a_level_above_leaves_out_the_access_lines(log: logging.Logger, out: Written):
+def test_level_warning_leaves_out_the_access_lines(log: logging.Logger, out: Written):
     logs.log.setLevel(logging.WARNING)
-    logs.access(exchange())
+    logs.access(record_of())
     logs.log.handlers[0].flush()
     assert out.getvalue() == ""
 
 
-def test_a_log_that_nobody_takes_does_not_stop_a_response(log: logging.Logger, out: Written):
-    logs.access(exchange())
+def test_unwritable_log_raises_no_error(log: logging.Logger, out: Written):
+    logs.access(record_of())
     out.close()
     for _ in range(logs.BATCH_LINES):
-        logs.access(exchange())
+        logs.access(record_of())
 
 
-def test_access_lines_are_written_before_the_end_of_the_program():
+def test_access_lines_are_written_before_the_process_ends():
     code = (
         "from gevent import monkey; monkey.patch_all()\n"
         "from pytail.telemetry import logs; from pytail.telemetry.access import AccessRecord\n"

@@ -1,4 +1,4 @@
-"""Counting together, also with those who are dead."""
+"""Metrics shared between workers, dead ones included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.running import clean_environ
 
 pytestmark = pytest.mark.process
 
-#: A worker as gunicorn has it: it counts what it is told to, and says what all have counted.
+#: A worker like gunicorn's: counts as many responses as each line says, and prints the sums of all.
 WORKER = """
 import sys
 from pathlib import Path
@@ -28,13 +28,13 @@ multiprocess.share(Path(sys.argv[1]))
 from pytail.telemetry.access import AccessRecord
 from pytail.telemetry.metrics import Metrics
 metrics = Metrics()
-exchange = AccessRecord("GET", "/simple/demo/", "the-id")
-exchange.outcome, exchange.status = "HIT", "200"
+record = AccessRecord("GET", "/simple/demo/", "the-id")
+record.outcome, record.status = "HIT", "200"
 print("ready", flush=True)
 for line in sys.stdin:
     number = int(line)
     for _ in range(number):
-        metrics.count_response(exchange)
+        metrics.count_response(record)
         metrics.observe_upstream(0.1)
     metrics.set_downloading(number)
     names = ("requests_total", "upstream_seconds_count", "arriving_files")
@@ -59,7 +59,7 @@ class Worker:
         assert self.process.stdout.readline() == "ready\n"
 
     def count(self, number: int) -> tuple[int, ...]:
-        """Requests and answers of upstream counted by all after `number` more, files arriving."""
+        """Count `number` more; return the requests, upstream responses and downloads of all workers."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{number}\n")
@@ -67,6 +67,7 @@ class Worker:
         return tuple(map(int, self.process.stdout.readline().split()))
 
     def end(self, *, suddenly: bool = False) -> str:
+        """End the worker, by SIGKILL where `suddenly`. Return its standard error."""
         if suddenly:
             self.process.kill()
         return self.process.communicate()[1]
@@ -86,7 +87,7 @@ def files(cache_dir: Path) -> set[str]:
     return {path.name for path in (cache_dir / "+metrics").glob("*/*")}
 
 
-def test_any_worker_tells_what_all_have_counted(tmp_path: Path):
+def test_each_worker_shows_the_sum_of_all(tmp_path: Path):
     with worker(tmp_path) as one, worker(tmp_path) as other:
         assert one.count(3) == (3, 3, 3)
         assert other.count(4) == (7, 7, 7)
@@ -94,20 +95,20 @@ def test_any_worker_tells_what_all_have_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suddenly", [False, True])
-def test_what_a_dead_worker_counted_stays_and_its_files_go(tmp_path: Path, suddenly: bool):
+def test_counters_of_a_dead_worker_stay_and_its_files_are_removed(tmp_path: Path, suddenly: bool):
     for total in (5, 10, 15):
         with worker(tmp_path) as one:
             assert one.count(5) == (total, total, 5)
-            left = files(tmp_path)
+            files_before = files(tmp_path)
             one.end(suddenly=suddenly)
-        assert files(tmp_path) == left
+        assert files(tmp_path) == files_before
     with worker(tmp_path) as last:
         assert last.count(0) == (15, 15, 0)
         pids = {name.partition(".")[0].rpartition("_")[2] for name in files(tmp_path)}
         assert pids == {"dead", str(last.process.pid)}
 
 
-def test_a_worker_that_is_gone_is_buried_by_the_next_question(tmp_path: Path):
+def test_dead_worker_is_merged_at_the_next_read(tmp_path: Path):
     with worker(tmp_path) as one, worker(tmp_path) as other:
         assert one.count(5) == (5, 5, 5)
         one.end(suddenly=True)
@@ -115,7 +116,7 @@ def test_a_worker_that_is_gone_is_buried_by_the_next_question(tmp_path: Path):
         assert not any(str(one.process.pid) in name for name in files(tmp_path))
 
 
-def test_the_living_are_not_buried(tmp_path: Path):
+def test_live_worker_is_not_merged(tmp_path: Path):
     with worker(tmp_path) as one:
         one.count(2)
         with worker(tmp_path) as other:
@@ -123,7 +124,7 @@ def test_the_living_are_not_buried(tmp_path: Path):
             assert one.count(1) == (4, 4, 2)
 
 
-def test_the_directory_of_a_gunicorn_that_is_gone_goes_too(tmp_path: Path):
+def test_directory_of_a_gunicorn_without_live_workers_is_removed(tmp_path: Path):
     abandoned, living = tmp_path / "+metrics" / "host-1", tmp_path / "+metrics" / "host-2"
     for directory in (abandoned, living):
         directory.mkdir(parents=True)
@@ -135,7 +136,7 @@ def test_the_directory_of_a_gunicorn_that_is_gone_goes_too(tmp_path: Path):
             assert living.exists()
 
 
-def test_space_is_taken_beforehand(tmp_path: Path):
+def test_files_have_their_full_size_from_the_start(tmp_path: Path):
     with worker(tmp_path):
         mapped = list((tmp_path / "+metrics").glob("*/*.db"))
         assert len(mapped) == 8
@@ -143,7 +144,7 @@ def test_space_is_taken_beforehand(tmp_path: Path):
             assert path.stat().st_blocks * 512 >= path.stat().st_size == 128 * 1024
 
 
-def test_where_the_place_is_gone_a_worker_tells_of_itself(tmp_path: Path):
+def test_worker_shows_its_own_metrics_where_the_directory_was_removed(tmp_path: Path):
     with worker(tmp_path) as one, worker(tmp_path) as other:
         assert other.count(4) == (4, 4, 4)
         shutil.rmtree(tmp_path / "+metrics")
@@ -151,10 +152,10 @@ def test_where_the_place_is_gone_a_worker_tells_of_itself(tmp_path: Path):
         assert "of this worker alone" in one.end()
 
 
-def test_where_there_is_no_place_to_share_a_worker_counts_alone_and_says_so(tmp_path: Path):
-    (tmp_path / "+metrics").write_text("in the way")
+def test_worker_counts_alone_and_logs_it_where_it_cannot_make_the_directory(tmp_path: Path):
+    (tmp_path / "+metrics").write_text("a file in place of the directory")
     with worker(tmp_path) as one, worker(tmp_path) as other:
         assert one.count(3) == (3, 3, 3)
         assert other.count(4) == (4, 4, 4)
-        assert "/+metrics is of each worker alone" in one.end()
+        assert "/+metrics shows each worker alone" in one.end()
     assert multiprocess.VARIABLE not in os.environ

@@ -1,4 +1,4 @@
-"""The body of a held file, for servers that send it themselves and for those that iterate it."""
+"""The body of a stored file: sent from its descriptor, or iterated."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DATA = os.urandom(1_000_000)
 def opened(tmp_path: Path) -> Iterator[io.FileIO]:
     path = tmp_path / "file"
     path.write_bytes(DATA)
-    with io.FileIO(path) as made:
-        yield made
+    with io.FileIO(path) as stream:
+        yield stream
 
 
 def started(opened: io.FileIO, start: int, stop: int) -> FileBody:
@@ -30,29 +30,29 @@ def started(opened: io.FileIO, start: int, stop: int) -> FileBody:
     return body
 
 
-def test_held_file_tells_what_is_to_be_sent(opened: io.FileIO):
+def test_a_stored_file_has_a_descriptor_offset_and_length(opened: io.FileIO):
     body = started(opened, 100_000, 900_000)
-    told = body.held()
-    assert told is not None
-    descriptor, offset, length = told
+    sendable = body.sendable()
+    assert sendable is not None
+    descriptor, offset, length = sendable
     assert os.pread(descriptor, length, offset) == DATA[100_000:900_000]
 
 
-def test_what_was_sent_is_not_sent_again(opened: io.FileIO):
+def test_bytes_that_the_server_sent_are_not_sent_again(opened: io.FileIO):
     body = started(opened, 100_000, 900_000)
     body.advance(300_000)
-    told = body.held()
-    assert told is not None
-    assert told[1:] == (400_000, 500_000)
+    sendable = body.sendable()
+    assert sendable is not None
+    assert sendable[1:] == (400_000, 500_000)
     assert b"".join(body) == DATA[400_000:900_000]
 
 
-def test_held_file_can_be_iterated(opened: io.FileIO):
+def test_a_stored_file_can_be_iterated(opened: io.FileIO):
     body = started(opened, 5, len(DATA))
     assert b"".join(body) == DATA[5:]
 
 
-def test_file_that_was_truncated_ends_in_an_error(opened: io.FileIO, tmp_path: Path):
+def test_a_truncated_file_is_an_error(opened: io.FileIO, tmp_path: Path):
     body = started(opened, 0, len(DATA))
     os.truncate(tmp_path / "file", 10_000)
     with pytest.raises(DownloadInterrupted):

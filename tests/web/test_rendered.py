@@ -18,13 +18,12 @@ from gevent.event import Event
 from pytail.errors import UpstreamUnreachable
 from pytail.model import File, ProjectPage
 from pytail.simple.negotiation import Coding, Form
-from pytail.storage import catalog as catalog_room
+from pytail.storage import catalog as catalog_module
 from pytail.storage import schema
 from pytail.storage.catalog import Catalog
-from pytail.web import rendered as room
+from pytail.web import rendered as rendered_module
 from pytail.web.rendered import RenderedPages, zstd
-from tests.storage import test_catalog
-from tests.storage.test_catalog import entry, locked
+from tests.support.storage import entry, locked, page
 
 FILES = "../../root/pypi/+f/"
 PAGE = ProjectPage(
@@ -42,7 +41,7 @@ PAGE = ProjectPage(
 
 
 class Load:
-    """Gives a page, and counts how often it was asked."""
+    """Returns a page, and counts its calls."""
 
     def __init__(self, page=PAGE):
         self.page, self.count = page, 0
@@ -67,7 +66,7 @@ def plain(body):
 
 
 @pytest.mark.parametrize("coding", Coding)
-def test_a_json_page_has_links_below_the_files(pages, coding):
+def test_a_json_page_has_links_below_the_url_of_the_files(pages, coding):
     data = json.loads(plain(project(pages, coding=coding)))
     (file,) = data["files"]
     assert file["url"] == "../../root/pypi/+f/abc/0123456789abc/demo%201.0%2Bx.tar.gz"
@@ -76,12 +75,12 @@ def test_a_json_page_has_links_below_the_files(pages, coding):
 
 @pytest.mark.parametrize("coding", Coding)
 @pytest.mark.parametrize("form", [Form.HTML, Form.HTML_V1])
-def test_an_html_page_has_links_below_the_files(pages, form, coding):
+def test_an_html_page_has_links_below_the_url_of_the_files(pages, form, coding):
     href = b'href="../../+f/abc/0123456789abc/demo%201.0%2Bx.tar.gz"'
     assert href in plain(project(pages, form=form, coding=coding, files="../../+f/"))
 
 
-def test_a_page_is_rendered_once_for_each_revision(pages):
+def test_a_page_is_rendered_once_per_revision(pages):
     load = Load()
     first = project(pages, load=load)
     assert project(pages, load=load) is first
@@ -90,7 +89,7 @@ def test_a_page_is_rendered_once_for_each_revision(pages):
     assert load.count == 2
 
 
-def test_readers_who_come_at_once_share_one_rendering(pages):
+def test_concurrent_requests_share_one_rendering(pages):
     gate, load = Event(), Load()
 
     def slowly():
@@ -105,7 +104,7 @@ def test_readers_who_come_at_once_share_one_rendering(pages):
     assert len({id(reader.value) for reader in readers}) == 1
 
 
-def test_a_page_that_cannot_be_had_is_an_error_and_tried_again(pages):
+def test_after_an_error_the_next_request_loads_the_page_again(pages):
     def fail():
         raise UpstreamUnreachable("http://index.example.org", "no answer")
 
@@ -114,32 +113,32 @@ def test_a_page_that_cannot_be_had_is_an_error_and_tried_again(pages):
     assert json.loads(project(pages).data)["name"] == "demo"
 
 
-def test_no_two_different_responses_share_a_validator(pages):
+def test_each_form_and_coding_has_its_own_etag(pages):
     bodies = [
         project(pages, form=form, coding=coding) for form, coding in itertools.product(Form, Coding)
     ]
     assert len({body.etag for body in bodies}) == len(Form) * len(Coding)
 
 
-def test_the_validator_changes_with_the_content(pages):
+def test_the_etag_changes_with_the_content(pages):
     other = ProjectPage(name="demo", versions=("1.0",))
     assert project(pages).etag != project(pages, "r2", Load(other)).etag
 
 
-def test_the_same_bytes_have_the_same_validator_in_every_process():
+def test_the_same_content_has_the_same_bytes_and_etag_in_every_process():
     first = project(RenderedPages(), coding=Coding.GZIP)
     second = project(RenderedPages(), "r2", coding=Coding.GZIP)
     assert (first.etag, first.data) == (second.etag, second.data)
 
 
-def test_a_validator_is_strong_and_quoted(pages):
+def test_an_etag_is_strong_and_quoted(pages):
     etag = project(pages).etag
     assert etag.startswith('"')
     assert etag.endswith('"')
     assert etag.strip('"').isalnum()
 
 
-def test_the_links_depend_on_where_the_page_is_served(pages):
+def test_the_links_depend_on_the_url_of_the_files(pages):
     assert project(pages).data != project(pages, files="../../+f/").data
 
 
@@ -147,17 +146,17 @@ def test_the_links_depend_on_where_the_page_is_served(pages):
 
 
 def noise(size):
-    """A page of a little over `size` bytes."""
+    """Return the loader of a page of a little over `size` bytes."""
     return Load(ProjectPage(name="demo", other={"_noise": "x" * size}))
 
 
 def random_noise(size):
-    """A page that compresses to little under `size` bytes, in each form."""
+    """Return the loader of a page that compresses to little under `size` bytes in each form."""
     reason = base64.b85encode(os.urandom(size)).decode()
     return Load(ProjectPage(name="demo", status="archived", status_reason=reason))
 
 
-def test_the_page_not_used_for_longest_goes_first():
+def test_the_least_recently_used_page_is_evicted_first():
     pages, loads = RenderedPages(memory_limit=20_000), {name: noise(5000) for name in "abcd"}
     for name in "abc":
         project(pages, name, loads[name])
@@ -170,7 +169,7 @@ def test_the_page_not_used_for_longest_goes_first():
     assert loads["b"].count == 2
 
 
-def test_what_is_kept_stays_within_the_limit():
+def test_pages_in_memory_stay_within_the_limit():
     pages = RenderedPages(memory_limit=50_000)
     for number in range(100):
         project(pages, str(number), noise(number * 100))
@@ -178,14 +177,14 @@ def test_what_is_kept_stays_within_the_limit():
     assert len(pages._ready) > 1
 
 
-def test_small_pages_do_not_add_up_beyond_the_limit_either():
+def test_many_small_pages_stay_within_the_limit():
     pages = RenderedPages(memory_limit=50_000)
     for number in range(1000):
         project(pages, str(number))
     assert len(pages._ready) < 50
 
 
-def test_a_page_beyond_the_limit_is_sent_and_drops_no_other():
+def test_a_page_above_the_limit_evicts_no_other_page():
     pages, load = RenderedPages(memory_limit=10_000), Load()
     project(pages, "small", load)
     assert len(project(pages, "large", noise(20_000)).data) > 20_000
@@ -193,11 +192,11 @@ def test_a_page_beyond_the_limit_is_sent_and_drops_no_other():
     assert load.count == 1
 
 
-@pytest.mark.skipif("coverage" in sys.modules, reason="what coverage notes would count as well")
+@pytest.mark.skipif("coverage" in sys.modules, reason="the memory of coverage would count too")
 @pytest.mark.parametrize("size", [10, 5000])
 @pytest.mark.parametrize("coding", Coding)
 @pytest.mark.parametrize("form", [Form.JSON, Form.HTML])
-def test_the_limit_is_in_bytes_of_what_is_really_held(form, coding, size):
+def test_the_limit_covers_the_memory_that_pages_really_take(form, coding, size):
     limit, load = 500_000, random_noise(size)
     project(RenderedPages(), load=load, form=form, coding=coding)
     tracemalloc.start()
@@ -205,17 +204,17 @@ def test_the_limit_is_in_bytes_of_what_is_really_held(form, coding, size):
         before = tracemalloc.get_traced_memory()[0]
         pages = RenderedPages(memory_limit=limit)
         for number in range(2 * limit // (size + 1024)):
-            # Each of a text of its own, as a revision from the catalog.
+            # Each revision is a string object of its own, as from the catalog.
             project(pages, f"{number:064}", load, form, coding)
-        held = tracemalloc.get_traced_memory()[0] - before
+        taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert limit / 3 < held < limit
+    assert limit / 3 < taken < limit
 
 
-# Beyond the memory
+# Storage
 
-LARGE = test_catalog.page("demo", 200)
+LARGE = page("demo", 200)
 
 
 @pytest.fixture
@@ -225,7 +224,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def catalog(path):
-    """One that knows `LARGE`."""
+    """A catalog with the page `LARGE`."""
     with contextlib.closing(Catalog(path)) as opened:
         opened.remember(entry(), LARGE)
         yield opened
@@ -235,14 +234,14 @@ def forbidden():
     raise AssertionError("rendered again")
 
 
-def after_a_start(catalog, load=forbidden, flavour="", **more):
-    """The body that a `RenderedPages` of its own gives; in the end it has written what it keeps."""
-    with contextlib.closing(RenderedPages(stock=catalog, flavour=flavour)) as pages:
+def after_a_start(catalog, load=forbidden, options="", **more):
+    """Return the page from a new `RenderedPages`, after its writes."""
+    with contextlib.closing(RenderedPages(storage=catalog, options=options)) as pages:
         return project(pages, load=load, **more)
 
 
 @pytest.mark.parametrize(("form", "coding"), list(itertools.product(Form, Coding)))
-def test_a_restart_starts_warm(path, form, coding):
+def test_a_stored_page_is_sent_after_a_restart(path, form, coding):
     with contextlib.closing(Catalog(path)) as first:
         first.remember(entry(), LARGE)
         body = after_a_start(first, Load(LARGE), form=form, coding=coding)
@@ -260,7 +259,7 @@ from pytail.web.rendered import RenderedPages
 from pytail.simple.negotiation import Coding, Form
 
 catalog = Catalog(Path(sys.argv[1]))
-pages = RenderedPages(stock=catalog)
+pages = RenderedPages(storage=catalog)
 load = lambda: catalog.page("demo")
 body = pages.project("demo", "r1", load, sys.argv[2], Form.JSON, Coding.GZIP)
 pages.close()
@@ -269,7 +268,7 @@ print(body.etag)
 """
 
 
-def test_what_another_process_made_ready_is_used(catalog, path):
+def test_a_page_stored_by_another_process_is_sent(catalog, path):
     command = [sys.executable, "-c", OTHER_WORKER, str(path), FILES]
     etag = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     body = after_a_start(catalog, coding=Coding.GZIP)
@@ -277,15 +276,15 @@ def test_what_another_process_made_ready_is_used(catalog, path):
     assert len(json.loads(plain(body))["files"]) == len(LARGE.files)
 
 
-def test_what_is_read_back_is_kept_in_memory(catalog):
+def test_a_page_read_from_storage_stays_in_memory(catalog):
     after_a_start(catalog, Load(LARGE))
-    pages = RenderedPages(stock=catalog)
+    pages = RenderedPages(storage=catalog)
     body = project(pages, load=forbidden)
     catalog.forget()
     assert project(pages, load=forbidden) is body
 
 
-def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
+def test_reading_a_stored_page_writes_nothing(catalog, path):
     after_a_start(catalog, Load(LARGE))
     with contextlib.closing(sqlite3.connect(path)) as watching:
         before = watching.execute("PRAGMA data_version").fetchone()
@@ -293,19 +292,19 @@ def test_a_page_that_is_ready_is_read_without_a_write(catalog, path):
         assert watching.execute("PRAGMA data_version").fetchone() == before
 
 
-def test_nobody_waits_for_the_writing(catalog, path):
-    # Were the lock waited for, it would be so for ever.
-    with locked(path), gevent.Timeout(schema.LOCK_PATIENCE / 2):
-        pages = RenderedPages(stock=catalog)
+def test_a_response_does_not_wait_for_the_write(catalog, path):
+    # A write that waited for the lock would never return.
+    with locked(path), gevent.Timeout(schema.BUSY_TIMEOUT / 2):
+        pages = RenderedPages(storage=catalog)
         assert project(pages, load=Load(LARGE))
     pages.close()
     assert after_a_start(catalog)
 
 
-def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
+def test_pages_waiting_to_be_written_are_bounded(catalog, path, monkeypatch):
     size = len(project(RenderedPages(), load=Load(LARGE)).data)
-    monkeypatch.setattr(room, "_MOST_UNWRITTEN", 3 * size)
-    with contextlib.closing(RenderedPages(stock=catalog)) as pages, locked(path):
+    monkeypatch.setattr(rendered_module, "_MAX_UNWRITTEN", 3 * size)
+    with contextlib.closing(RenderedPages(storage=catalog)) as pages, locked(path):
         for number in range(10):
             project(pages, load=Load(LARGE), files=f"../{number}/")
     for number in range(3):
@@ -315,8 +314,8 @@ def test_what_waits_for_the_lock_is_bounded(catalog, path, monkeypatch):
     assert load.count == 1
 
 
-def test_a_page_of_few_files_is_rather_rendered_again(catalog):
-    few = test_catalog.page("demo", 10)
+def test_a_page_of_few_files_is_not_stored(catalog):
+    few = page("demo", 10)
     catalog.remember(entry(), few)
     loads = [Load(few), Load(few)]
     for load in loads:
@@ -330,12 +329,12 @@ def test_a_page_of_few_files_is_rather_rendered_again(catalog):
         {"form": Form.HTML},
         {"coding": Coding.ZSTD},
         {"files": "../../+f/"},
-        {"flavour": "promising"},
+        {"options": "promising"},
         {"revision": "r2"},
     ],
     ids=str,
 )
-def test_another_question_is_not_answered_by_what_is_ready(catalog, other):
+def test_a_stored_page_is_not_sent_for_another_variant(catalog, other):
     after_a_start(catalog, Load(LARGE))
     load = Load(LARGE)
     after_a_start(catalog, load, **other)
@@ -343,10 +342,10 @@ def test_another_question_is_not_answered_by_what_is_ready(catalog, other):
     after_a_start(catalog)
 
 
-def test_another_version_of_pytail_renders_anew_and_replaces(catalog, path, monkeypatch):
+def test_another_version_of_pytail_replaces_stored_pages(catalog, path, monkeypatch):
     after_a_start(catalog, Load(LARGE))
     after_a_start(catalog, Load(LARGE), form=Form.HTML)
-    monkeypatch.setattr(catalog_room, "__version__", "99")
+    monkeypatch.setattr(catalog_module, "__version__", "99")
     load = Load(LARGE)
     after_a_start(catalog, load)
     assert load.count == 1
@@ -365,7 +364,7 @@ def test_another_version_of_pytail_renders_anew_and_replaces(catalog, path, monk
         "etag = 'x'",
     ],
 )
-def test_what_is_damaged_is_rendered_anew(catalog, path, damage):
+def test_a_damaged_stored_page_is_rendered_again(catalog, path, damage):
     body = after_a_start(catalog, Load(LARGE))
     with contextlib.closing(sqlite3.connect(path)) as damaging:
         damaging.execute(f"UPDATE ready SET {damage}")
@@ -391,6 +390,6 @@ def test_the_project_list_is_html(pages):
     assert b'<a href="a/">a</a>' in plain(body)
 
 
-def test_the_validator_of_the_project_list_changes_with_it(pages):
+def test_the_etag_of_the_project_list_changes_with_the_list(pages):
     lists = [pages.projects(names, 7, Form.HTML, Coding.IDENTITY) for names in (["a"], ["a", "b"])]
     assert lists[0].etag != lists[1].etag
