@@ -1,43 +1,88 @@
-"""The errors of pytail, as a tree.
+"""The errors of pytail, as a tree, and the remedies of the errors at start-up.
 
 ::
 
     PytailError
-    ├── SettingError            an option, variable or directory that cannot be used
-    ├── ProjectNotFound         upstream has no such project
-    ├── ProjectNameInvalid      what was asked for cannot be a project's name
-    ├── FileNotListed           no page lists a file of that name and digest
-    ├── FileGone                a page lists the file, but upstream does not have it
-    ├── WheelUnreadable         a wheel out of which no core metadata can be read
-    ├── NotAcceptable           no form of a page that the client would take
-    ├── PageUnreadable          bytes that are not a project page
-    ├── DigestMismatch          bytes that are not the file they claim to be
-    ├── DownloadInterrupted             a file whose fetch ended early; also a ConnectionResetError
-    ├── NotStored                 a file that the cache directory takes no more of
-    │   ├── TooLarge                it alone is beyond the limit
-    │   └── DownloadAbandoned                 the process that was writing it gave up
-    └── UpstreamError           upstream gave no usable answer
-        ├── UpstreamUnreachable     no answer at all: connection, TLS, timeout
-        │   ├── UpstreamCircuitOpen       not asked: it failed too often
-        │   └── UpstreamBusy            not asked: too much is being fetched already
-        ├── UpstreamOffline         upstream is not to be asked
-        ├── UpstreamRefused         an answer with an error status
-        └── UpstreamGarbled         an answer that cannot be understood or trusted
-            └── UpstreamWithoutRanges   a large file, whole, where a part was asked for
+    ├── SettingError                an option, variable, file or directory cannot be used
+    ├── ProjectNotFound             upstream has no such project
+    ├── ProjectNameInvalid          the requested name cannot be a project name
+    ├── FileNotListed               no page lists a file of that name and digest
+    ├── FileGone                    a page lists the file, but upstream answers 404 or 410
+    ├── WheelUnreadable             a wheel without readable core metadata
+    ├── NotAcceptable               the client accepts none of the formats of a page
+    ├── PageUnreadable              a response that is not a project page
+    ├── DigestMismatch              bytes with another digest or length than the page says
+    ├── DownloadInterrupted         a download that failed; also a ConnectionResetError
+    ├── NotStored                   a file that cannot be stored: disk or quota
+    │   ├── TooLarge                the file alone is larger than the quota
+    │   └── DownloadAbandoned       the process that downloaded the file stopped
+    └── UpstreamError               upstream sent no usable response
+        ├── UpstreamUnreachable     no response: connection, TLS or timeout
+        │   ├── UpstreamCircuitOpen not asked: the circuit breaker is open
+        │   └── UpstreamBusy        not asked: all slots are in use
+        ├── UpstreamOffline         not asked: pytail runs with --offline
+        ├── UpstreamRefused         a response with an error status
+        └── UpstreamGarbled         a response that cannot be parsed or trusted
+            └── UpstreamWithoutRanges   a response with the whole of a large file, not the range
 
-Each carries its facts as attributes and words itself for a person in ``__str__``. Which HTTP status
-an error becomes stands in ``pytail.app`` and nowhere else.
+The attributes of an error are its facts; ``str(error)`` is the message for a person: what happened,
+why, and what to do. ``pytail.web.errors`` maps the errors to HTTP statuses.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 
 
-class PytailError(Exception):
-    """Anything that pytail itself reports."""
+class Remedy(str, enum.Enum):
+    """The message of each SettingError that is not about one bad value; `format` fills it in."""
 
-    #: How a response that tells of it came to be, the word of an X-Cache header.
+    # The configuration file
+    NO_SUCH_SETTING = "there is no such setting{hint}"
+    KEY_TWICE = "the file has this key twice, with '-' and with '_'; remove one of them"
+    TYPE_NOT_USABLE = "give a string, a number, true or false, not a {type}"
+    FILE_NOT_READABLE = "cannot be read: {reason}"
+    FILE_NOT_TOML = "cannot be read as TOML: {reason}"
+    # The bind address
+    ADDRESS_IN_USE = "is in use; stop the process that listens there or choose another address"
+    ADDRESS_NOT_PERMITTED = "is not permitted; choose a port above 1023 or another path"
+    ADDRESS_NOT_USABLE = "cannot be listened on: {reason}"
+    # The cache directory
+    DIRECTORY_NOT_WRITABLE = (
+        "cannot be written ({reason}); choose another directory or change its owner"
+    )
+    DIRECTORY_UNKNOWN = (
+        "is no cache directory of pytail; give the server's by --cache-dir or --config"
+    )
+    CATALOG_NEWER = (
+        "a newer pytail wrote its catalog (schema {version});"
+        " run that version, or name another directory"
+    )
+    # Upstream
+    PROXY_NOT_USABLE = (
+        "give the http or https URL of a proxy, such as http://proxy.example.org:3128"
+    )
+    CA_NOT_USABLE = "{reason}; name a PEM file of certificates, or a directory of PEM files"
+    CLIENT_CERT_NOT_USABLE = (
+        "{reason}; name a PEM file with a certificate and its key, not encrypted"
+    )
+    # pytail warm
+    UPSTREAM_NEEDED = "pytail warm fetches from upstream; give no"
+    NO_ROOM = (
+        "the requested files take {excess} more than the cache directory may store;"
+        " change the limit or request fewer files"
+    )
+
+    def __str__(self) -> str:
+        # Else an f-string shows the name of the member from Python 3.12 on.
+        return self.value
+
+
+class PytailError(Exception):
+    """Any error of pytail itself."""
+
+    #: The X-Cache value of a response that reports the error.
     outcome = "HIT"
 
 
@@ -53,9 +98,9 @@ class SettingError(PytailError):
 
 
 class ProjectNotFound(PytailError):
-    """Upstream answered 404 or 410 for `project`; `upstream` is its masked URL.
+    """Upstream answered 404 or 410 for `project`; `upstream` is the URL of upstream, masked.
 
-    `outcome` is how we come to know, `age` since how many seconds.
+    `outcome` is the X-Cache value, `age` the seconds since upstream answered.
     """
 
     def __init__(
@@ -68,12 +113,12 @@ class ProjectNotFound(PytailError):
     def __str__(self) -> str:
         return (
             f"the upstream index {self.upstream} has no project {self.project!r};"
-            " check the name, or wait a minute if it is new"
+            " check the name, or wait a minute if the project is new"
         )
 
 
 class ProjectNameInvalid(PytailError):
-    """`name` cannot name a project, so upstream is not asked."""
+    """`name` cannot be a project name, so upstream is not asked."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -81,15 +126,15 @@ class ProjectNameInvalid(PytailError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name[:80]!r} is not a project name: ASCII letters, digits, '.', '-' and '_',"
-            " beginning and ending with a letter or digit"
+            f"{self.name[:80]!r} is not a project name; use ASCII letters, digits, '.', '-' and '_',"
+            " with a letter or digit at the beginning and at the end"
         )
 
 
 class FileNotListed(PytailError):
     """No project page lists a file called `filename` with the digest of the URL.
 
-    `outcome` is how we come to know.
+    `outcome` is the X-Cache value.
     """
 
     def __init__(self, filename: str, outcome: str = "HIT") -> None:
@@ -99,12 +144,12 @@ class FileNotListed(PytailError):
     def __str__(self) -> str:
         return (
             f"no project page lists a file {self.filename[:200]!r} with this digest;"
-            " it may have been removed upstream: lock again"
+            " upstream may have removed the file: lock again"
         )
 
 
 class FileGone(PytailError):
-    """Upstream lists `filename` but answers that it is not there."""
+    """Upstream lists `filename`, but answers 404 or 410 for the file."""
 
     outcome = "MISS"
 
@@ -117,7 +162,7 @@ class FileGone(PytailError):
 
 
 class WheelUnreadable(PytailError):
-    """No core metadata can be read out of the wheel `filename`, for the `reason` given."""
+    """The core metadata of the wheel `filename` cannot be read, for the given `reason`."""
 
     outcome = "MISS"
 
@@ -126,11 +171,11 @@ class WheelUnreadable(PytailError):
         self.filename, self.reason = filename, reason
 
     def __str__(self) -> str:
-        return f"no core metadata can be read out of {self.filename}: {self.reason}"
+        return f"cannot read the core metadata of {self.filename}: {self.reason}"
 
 
 class NotAcceptable(PytailError):
-    """The client takes none of the forms a page comes in; `wanted` is what it asked for."""
+    """The client accepts none of the formats of a page; `wanted` is its Accept header or `format`."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__(wanted)
@@ -138,13 +183,13 @@ class NotAcceptable(PytailError):
 
     def __str__(self) -> str:
         return (
-            f"cannot answer as {self.wanted[:200]!r}: pages come as"
+            f"cannot send a page as {self.wanted[:200]!r}; accept one of"
             " application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html, text/html"
         )
 
 
 class PageUnreadable(PytailError):
-    """Bytes that are not a project page, for the `reason` given."""
+    """Bytes that are not a project page, for the given `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -155,7 +200,10 @@ class PageUnreadable(PytailError):
 
 
 class DigestMismatch(PytailError):
-    """What upstream sent for `filename` has the digest or length `found`, not `expected`."""
+    """Upstream sent `filename` with a digest or length of `found`, not `expected`.
+
+    `kind` is the algorithm of the digest, or "bytes" for a length.
+    """
 
     outcome = "MISS"
 
@@ -168,10 +216,10 @@ class DigestMismatch(PytailError):
 
 
 class DownloadInterrupted(PytailError, ConnectionResetError):
-    """The fetch of `filename` ended before its last byte, for the `reason` given.
+    """The download of `filename` ended before its last byte, for the given `reason`.
 
-    It is raised out of a response body after the head was sent, where all that is left is to close
-    the connection. Being a ConnectionResetError, it makes pywsgi and gunicorn do just that, quietly.
+    A response body raises this error after the head was sent, when the server can only close the
+    connection. For a ConnectionResetError, pywsgi and gunicorn do so without a traceback.
     """
 
     outcome = "MISS"
@@ -185,7 +233,7 @@ class DownloadInterrupted(PytailError, ConnectionResetError):
 
 
 class NotStored(PytailError):
-    """The cache directory takes no more of a file, for the `reason` given."""
+    """A file cannot be stored because of the disk or the quota, for the given `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -196,18 +244,18 @@ class NotStored(PytailError):
 
 
 class TooLarge(NotStored):
-    """A file that alone is beyond what may be kept."""
+    """The file alone is larger than the quota."""
 
 
 class DownloadAbandoned(NotStored):
-    """The process that was writing the file gave it up."""
+    """The process that downloaded the file stopped before the end."""
 
     def __init__(self) -> None:
-        super().__init__("the process that fetched it gave it up")
+        super().__init__("the process that downloaded the file stopped")
 
 
 class UpstreamError(PytailError):
-    """Upstream gave no usable answer for `url` (credentials masked), for the `reason` given."""
+    """Upstream sent no usable response for `url` (credentials masked), for the given `reason`."""
 
     outcome = "MISS"
 
@@ -219,17 +267,17 @@ class UpstreamError(PytailError):
         return f"upstream {self.url}: {self.reason}"
 
     def shared(self) -> UpstreamError:
-        """The same as it is for who waited for another's request."""
-        # Not copy.copy, which would call the constructor with what is not its arguments.
+        """Return a copy for a client that waited for the request of another client."""
+        # `copy.copy` calls the constructor with `args`, which differ from its parameters.
         other = type(self).__new__(type(self), *self.args)
         vars(other).update(vars(self), outcome="COALESCED")
         return other
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No answer: name resolution, connection, TLS or a timeout.
+    """Upstream sent no response: name resolution, connection, TLS or a timeout.
 
-    `retry_after` is in seconds, None where nobody knows.
+    `retry_after` is in seconds, None where it is unknown.
     """
 
     def __init__(self, url: str, reason: str, retry_after: int | None = None) -> None:
@@ -238,25 +286,25 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamCircuitOpen(UpstreamUnreachable):
-    """It failed so often that it is not asked for another `retry_after` seconds."""
+    """The circuit breaker of the host is open for another `retry_after` seconds."""
 
 
 class UpstreamBusy(UpstreamUnreachable):
-    """There was no turn to ask it: as much is fetched at the same time as the `limit` allows."""
+    """No slot became free in time; `limit` names the limit of concurrent fetches."""
 
     def __init__(self, url: str, limit: str) -> None:
-        super().__init__(url, f"too much is being fetched already ({limit})")
+        super().__init__(url, f"too many fetches are in progress ({limit})")
 
 
 class UpstreamOffline(UpstreamError):
-    """pytail runs offline, and has not what was asked for."""
+    """pytail runs with --offline, so upstream is not asked."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, "pytail runs with --offline and has not seen this before")
+        super().__init__(url, "not cached, and pytail runs with --offline")
 
 
 class UpstreamRefused(UpstreamError):
-    """An error `status`; `retry_after` is in seconds, None when upstream named no time."""
+    """Upstream sent an error `status`; `retry_after` is in seconds, None where upstream gave none."""
 
     def __init__(self, url: str, status: int, retry_after: int | None = None) -> None:
         super().__init__(url, f"answered with status {status}")
@@ -264,11 +312,11 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamGarbled(UpstreamError):
-    """An answer that cannot be understood or trusted: wrong type, truncated, another project's."""
+    """A response that cannot be parsed or trusted: a wrong type, truncated, of another project."""
 
 
 class UpstreamWithoutRanges(UpstreamGarbled):
-    """It answers with the whole of a large file where a part was asked for."""
+    """Upstream sends the whole of a large file in response to a range request."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, "does not answer ranges")
+        super().__init__(url, "does not support range requests")

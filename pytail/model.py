@@ -164,6 +164,15 @@ class File:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes of a file of `size` bytes (RFC 9110): from `start` up to but not including `stop`."""
+
+    start: int
+    stop: int
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectPage:
     """All that an index lists for one project: its files, versions and status."""

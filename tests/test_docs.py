@@ -96,30 +96,8 @@ def log_lines() -> set[tuple[str, str, str]]:
 
 
 def remedies() -> set[str]:
-    """How the errors end that keep pytail from starting, but those of bad values."""
-    found = set()
-    for _, tree in trees():
-        for node in ast.walk(tree):
-            match node:
-                case ast.Assign(targets=[ast.Name(id="remedy")], value=value):
-                    found |= words(value)
-                case ast.Assign(targets=[ast.Name(id="remedies")], value=ast.Dict(values=values)):
-                    found |= {each for value in values for each in words(value)}
-                case ast.Call(func=ast.Name(id="SettingError"), args=[_, _, value]):
-                    found |= words(value)
-                case ast.Call(func=ast.Attribute(attr="get"), args=[_, ast.JoinedStr() as value]):
-                    found |= words(value)
-    return found
-
-
-def words(value: ast.expr) -> set[str]:
-    """The text of a string, with what is put into it left out."""
-    match value:
-        case ast.Constant(value=str(text)):
-            return {text}
-        case ast.JoinedStr(values=parts):
-            return {"".join(getattr(part, "value", "") if isinstance(part, ast.Constant) else "…" for part in parts)}  # fmt: skip
-    return set()
+    """Return the text of each `Remedy`, with `…` for its placeholders."""
+    return {re.sub(r"\{\w+\}", "…", remedy) for remedy in errors.Remedy}
 
 
 def test_the_table_of_log_lines_is_that_of_the_code():

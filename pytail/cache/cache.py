@@ -1,4 +1,4 @@
-"""The parts that decide about pages and files, put together from the settings."""
+"""The cache: index, lookup and files, put together from the settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import peewee
 
-from pytail import errors
 from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.files import Files
-from pytail.cache.freshness import PATIENCE, FreshnessPolicy
+from pytail.cache.filters import PageFilter, PromisedCoreMetadata, StoredFilesOnly
+from pytail.cache.freshness import PAGE_WAIT, FreshnessPolicy
 from pytail.cache.index import Index
+from pytail.cache.lookup import FileLookup
+from pytail.cache.revalidate import Revalidator
 from pytail.config.settings import Settings
+from pytail.errors import Remedy, SettingError
 from pytail.storage.catalog import Catalog
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
@@ -42,50 +45,51 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What decides about pages and files, and what it works with; `close` frees it."""
+    """Everything that serves pages and files; to be closed."""
 
     metrics: Metrics
     upstream: Upstream
     store: Store
     catalog: Catalog
+    quota: Quota
     index: Index
-    bounds: Quota
-    downloads: Files
+    lookup: FileLookup
+    files: Files
 
     @classmethod
     def of(
-        cls, settings: Settings, clock: Callable[[], float] = time.time, patience: float = PATIENCE
+        cls, settings: Settings, clock: Callable[[], float] = time.time, wait: float = PAGE_WAIT
     ) -> Cache:
-        """Those for `settings`; `patience` is how many seconds are waited for an unknown page.
+        """Return the cache for `settings`; `clock` returns seconds since the epoch.
 
-        Raises SettingError.
+        `wait` is in seconds, for pages of which nothing is cached. Raises SettingError.
         """
         metrics = Metrics()
+        # First, because a refused setting of upstream leaves nothing open.
         upstream = upstream_of(settings, metrics)
-        # After what can be refused without anything being open.
         store, catalog = open_storage(settings)
-        index = Index(
-            catalog,
-            store,
-            upstream.pages,
-            policy_of(settings, patience),
-            clock,
-            offline=settings.offline,
-            promises_metadata=settings.core_metadata_from_wheels,
-        )
-        bounds = quota_of(settings, store, catalog)
+        quota = quota_of(settings, store, catalog)
+        promised = PromisedCoreMetadata() if settings.core_metadata_from_wheels else None
+        filters: list[PageFilter] = [] if promised is None else [promised]
+        if settings.offline:
+            filters.append(StoredFilesOnly(store))
+        policy = policy_of(settings, wait)
+        pages = upstream.pages
+        revalidator = Revalidator(catalog, pages, policy, clock)
+        index = Index(catalog, revalidator, pages.url, policy, clock, filters)
+        lookup = FileLookup(index, catalog, store, pages.url, clock, promised)
         metadata = CoreMetadata(catalog, store, upstream.files)
-        downloads = Files(catalog, store, upstream.files, metadata, bounds)
-        return cls(metrics, upstream, store, catalog, index, bounds, downloads)
+        files = Files(catalog, store, upstream.files, metadata, quota)
+        return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:
-        """Finish what is being written and close the catalog and the connections."""
+        """Finish the writes to the catalog, and close it and the connections."""
         self.upstream.close()
         self.catalog.close()
 
 
-def policy_of(settings: Settings, wait: float = PATIENCE) -> FreshnessPolicy:
-    """Return the freshness policy of `settings`; `wait` is for pages of which nothing is cached."""
+def policy_of(settings: Settings, wait: float = PAGE_WAIT) -> FreshnessPolicy:
+    """Return the policy of `settings`; `wait` is for pages of which nothing is cached."""
     return FreshnessPolicy(
         ttl=settings.project_cache_ttl_secs,
         missing_ttl=settings.missing_ttl_secs,
@@ -116,7 +120,7 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
 
 
 def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:
-    """Return the limits that `settings` set."""
+    """Return the quota of `settings`."""
     return Quota(
         settings.cache_dir,
         store,
@@ -127,10 +131,10 @@ def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:
 
 
 def open_storage(settings: Settings) -> tuple[Store, Catalog]:
-    """What the cache directory keeps; raises SettingError where it cannot be used."""
+    """Open the cache directory, which is created where it is missing. Raises SettingError."""
     directory = settings.cache_dir
     try:
         return Store(directory), Catalog(directory / "index.sqlite3")
     except (OSError, peewee.PeeweeException, sqlite3.Error) as error:
-        remedy = f"cannot be written ({error}); name another directory or change its owner"
-        raise errors.SettingError("cache directory", directory, remedy) from error
+        remedy = Remedy.DIRECTORY_NOT_WRITABLE.format(reason=error)
+        raise SettingError("cache directory", directory, remedy) from error

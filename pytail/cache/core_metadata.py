@@ -1,8 +1,8 @@
-"""Core metadata of wheels whose upstream has none to give, read out of the wheels themselves.
+"""Core metadata for wheels whose upstream has none, read out of the wheels.
 
-Resolvers fail where metadata was promised and is not there. So it is read out of the wheel: the one
-we hold, else the few stretches of upstream's that it takes, never the whole of a large one. What is
-learnt by it, the digest or that there is nothing to be had, changes what the page promises.
+Resolvers fail where a page promises core metadata and the response is a 404. So pytail reads the
+metadata out of the stored wheel, or out of a few ranges of the wheel upstream. Afterwards, the page
+promises the digest of the metadata, or no metadata where the wheel is unreadable.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pytail.upstream.files import FileClient
 
 log = logging.getLogger("pytail.cache")
 
-#: Stretches asked for at most: the end of the directory, its start, the member, the rest of it.
-_MOST_STRETCHES = 8
+#: Maximum number of ranges for one wheel: the end of the directory, its start, METADATA, its rest.
+_MAX_RANGES = 8
 
 
 class MetadataSource:
-    """The bytes of a metadata file, in the shape of a transfer."""
+    """A `Source` of the bytes of a metadata file."""
 
     def __init__(self, data: bytes) -> None:
         self.size: int | None = len(data)
@@ -39,49 +39,49 @@ class MetadataSource:
         self._data = data
 
     def read(self) -> bytes:
-        """All bytes, then none."""
+        """Return all bytes at the first call, then none."""
         data, self._data = self._data, b""
         return data
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 class CoreMetadata:
-    """Reads metadata out of wheels."""
+    """Reads core metadata out of wheels."""
 
     def __init__(self, catalog: Catalog, store: Store, upstream: FileClient) -> None:
         self._catalog, self._store, self._upstream = catalog, store, upstream
 
     def source_of(self, wheel: File) -> MetadataSource:
-        """The metadata of `wheel`.
+        """Return the core metadata of `wheel`, and write its digest to the catalog.
 
-        Raises WheelUnreadable where there is none to be had, or FileGone or an UpstreamError.
+        Raises WheelUnreadable, FileGone or an UpstreamError.
         """
         try:
-            data = self._held(wheel) or self._remote(wheel)
+            data = self._from_store(wheel) or self._from_upstream(wheel)
         except WheelUnreadable as error:
-            log.warning("%s; its page no longer promises any", error)
+            log.warning("%s; the page no longer promises core metadata", error)
             self._catalog.set_core_metadata(wheel, None)
             raise
         self._catalog.set_core_metadata(wheel, hashlib.sha256(data).hexdigest())
-        log.info("read the metadata out of %s, %d bytes", wheel.key, len(data))
+        log.info("read the core metadata out of %s, %d bytes", wheel.key, len(data))
         return MetadataSource(data)
 
-    def _held(self, wheel: File) -> bytes | None:
-        held = self._store.open(wheel)
-        if held is None:
+    def _from_store(self, wheel: File) -> bytes | None:
+        opened = self._store.open(wheel)
+        if opened is None:
             return None
-        with held:
-            return off_loop(lambda: lazy_wheel.core_metadata(held, wheel.filename))
+        with opened:
+            return off_loop(lambda: lazy_wheel.core_metadata(opened, wheel.filename))
 
-    def _remote(self, wheel: File) -> bytes:
+    def _from_upstream(self, wheel: File) -> bytes:
         size = wheel.size
         try:
             if size is None:
                 size = self._upstream.size(wheel.url)
             if size is None:
-                raise UpstreamGarbled(wheel.url, "does not say how large the wheel is")
+                raise UpstreamGarbled(wheel.url, "does not send the size of the wheel")
             return self._read(wheel, lazy_wheel.WheelRanges(size))
         except UpstreamWithoutRanges as error:
             raise WheelUnreadable(wheel.filename, str(error)) from error
@@ -90,12 +90,12 @@ class CoreMetadata:
                 raise FileGone(wheel.filename) from error
             raise
 
-    def _read(self, wheel: File, pieces: lazy_wheel.WheelRanges) -> bytes:
-        start, stop = max(0, pieces.size - lazy_wheel.TAIL), pieces.size
-        for _ in range(_MOST_STRETCHES):
-            pieces.add(*self._upstream.read_range(wheel.url, start, stop, pieces.size))
+    def _read(self, wheel: File, ranges: lazy_wheel.WheelRanges) -> bytes:
+        start, stop = max(0, ranges.size - lazy_wheel.END_SIZE), ranges.size
+        for _ in range(_MAX_RANGES):
+            ranges.add(*self._upstream.read_range(wheel.url, start, stop, ranges.size))
             try:
-                return off_loop(lambda: lazy_wheel.core_metadata(pieces, wheel.filename))
+                return off_loop(lambda: lazy_wheel.core_metadata(ranges, wheel.filename))
             except lazy_wheel.RangeMissing as missing:
                 start, stop = missing.start, missing.stop
-        raise WheelUnreadable(wheel.filename, "it is scattered over too many places")
+        raise WheelUnreadable(wheel.filename, f"more than {_MAX_RANGES} ranges are needed")

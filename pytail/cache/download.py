@@ -1,10 +1,10 @@
-"""One file on its way in, and its readers at the tail of what has come.
+"""One download: a partial file that one process writes, and its readers.
 
-It is fetched by one process and followed by the others, which see the partial file grow; one whose
-process is killed is gone on with by a process that follows. Whoever reads waits where a plain file
-would end. The last piece is let out only when size and digest agree, so that a wrong file can never
-be a complete response; however it ends, the readers learn of it, and where it was only the disk
-that took no more, each goes on alone.
+Other processes follow the partial file as it grows. Where the writing process ends, one of them
+resumes the download. A reader at the end of the partial file waits for more bytes. The last bytes
+are released only after size and digest were found right, so a wrong file is never a complete
+response. Every reader gets the error of a failed download. Where only the disk failed, each reader
+passes the rest of the file through.
 """
 
 from __future__ import annotations
@@ -34,149 +34,151 @@ from pytail.runtime.threads import off_loop
 from pytail.storage.digests import FileVerifier
 from pytail.storage.partial import PartialFile, PartialState
 from pytail.storage.quota import Quota
-from pytail.storage.store import PartialFile, PartialState
 
 log = logging.getLogger("pytail.cache")
 
-#: Seconds between looks at a file that another process is writing.
+#: Seconds between two looks at a partial file that another process writes.
 _POLL = 0.01
 
 
 class DownloadReader:
-    """A reader of an arriving file: where a plain one would end, it waits for more."""
+    """A reader of a download; at the end of the partial file it waits for more."""
 
-    def __init__(self, arrival: Download) -> None:
-        self._arrival: Download | None = arrival
-        self._alone: PassThrough | None = None
+    def __init__(self, download: Download) -> None:
+        self._download: Download | None = download
+        self._passthrough: PassThrough | None = None
         self._position = 0
 
     def seek(self, position: int) -> int:
-        """Read on from `position`, in bytes from the start, arrived or not."""
+        """Continue at `position`, in bytes from the start of the file."""
         self._position = position
         return position
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, as soon as there is one; empty at the end of the file.
+        """Return up to `size` bytes as soon as there is one; empty at the end of the file.
 
-        Raises DownloadInterrupted when the fetch ends before that.
+        Raises DownloadInterrupted where the download fails.
         """
-        if self._arrival is not None:
+        if self._download is not None:
             try:
-                data = self._arrival.read(self._position, size)
+                data = self._download.read(self._position, size)
             except NotStored:
-                self._go_on_alone(self._arrival)
+                self._pass_through(self._download)
             else:
                 self._position += len(data)
                 return data
-        if self._alone is None:
+        if self._passthrough is None:
             raise ValueError("read of a closed file")
-        return self._alone.read(size)
+        return self._passthrough.read(size)
 
     def sendable(self, size: int) -> tuple[int, int, int] | None:
-        """The descriptor, offset and length of up to `size` bytes to be read, as soon as there is one.
+        """Return the descriptor, offset and length of the next bytes, as soon as there is one.
 
-        They are read by `advance`. None at the end, and where no file has them. Raises DownloadInterrupted.
+        The length is up to `size`. The caller sends them and then calls `advance`. None at the end,
+        and where the rest is passed through. Raises DownloadInterrupted.
         """
-        if self._arrival is None:
+        if self._download is None:
             return None
         try:
-            available = self._arrival.available(self._position)
+            available = self._download.available(self._position)
         except NotStored:
-            self._go_on_alone(self._arrival)
+            self._pass_through(self._download)
             return None
         if not available:
             return None
-        return self._arrival.descriptor, self._position, min(size, available)
+        return self._download.descriptor, self._position, min(size, available)
 
     def advance(self, count: int) -> None:
-        """Read over `count` bytes of `sendable`."""
+        """Skip the `count` bytes of `sendable` that were sent."""
         self._position += count
 
     def close(self) -> None:
-        """Stop reading; the fetch goes on."""
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None:
-            arrival.release()
-        if self._alone is not None:
-            self._alone.close()
-            self._alone = None
+        """Stop reading; the download continues."""
+        download, self._download = self._download, None
+        if download is not None:
+            download.release()
+        if self._passthrough is not None:
+            self._passthrough.close()
+            self._passthrough = None
 
-    def _go_on_alone(self, arrival: Download) -> None:
+    def _pass_through(self, download: Download) -> None:
+        """Read the rest from upstream, because `download` cannot be stored."""
         try:
-            self._alone = arrival.pass_through(self._position)
+            self._passthrough = download.pass_through(self._position)
         finally:
-            self._arrival = None
-            arrival.release()
+            self._download = None
+            download.release()
 
 
 class Download:
-    """One file and what has come of it so far."""
+    """The download of one file in this process, as writer or as follower of another process."""
 
     def __init__(
         self,
         file: File,
         partial: PartialFile,
-        bounds: Quota,
-        ask: Callable[[int, str | None], Source],
+        quota: Quota,
+        source_at: Callable[[int, str | None], Source],
     ) -> None:
-        """`ask` gives a source of the file from an offset on, of an ETag (None: any)."""
-        self.file, self._partial, self._bounds, self._ask = file, partial, bounds, ask
-        #: Bytes of the whole file, None until its end where nobody says.
+        """`source_at` returns a source from an offset on, of the file with an ETag (None: any)."""
+        self.file, self._partial, self._quota, self._source_at = file, partial, quota, source_at
+        #: Bytes of the whole file; None where the size is unknown before the end.
         self.size = file.size
-        #: Bytes that have come.
+        #: Bytes in the partial file.
         self.received = 0
-        #: Whether another process fetches it, or did at first.
+        #: Whether another process writes the partial file, or did at first.
         self.is_follower = False
-        #: Whether upstream, or the process that asks it, has given an answer.
-        self.has_begun = False
+        #: Whether upstream, or the writing process, has sent the first bytes or the head.
+        self.has_started = False
         self._source: Source | None = None
-        self._check = FileVerifier(file)
-        self._is_verified, self._is_unkept = False, False
+        self._verifier = FileVerifier(file)
+        self._is_verified, self._has_commit_failed = False, False
         self._error: BaseException | None = None
-        self._moved = Event()
-        # The fetch itself and each reader; the last one closes the file.
+        #: Set, and replaced by a new event, at each change that readers wait for.
+        self._changed = Event()
+        # The download itself and each reader; the last of them closes the partial file.
         self._users, self._is_closed = 1, False
 
     @property
     def descriptor(self) -> int:
-        """The open file that has what has come, up to what is `available`."""
+        """The descriptor of the partial file, readable up to the `available` bytes."""
         return self._partial.descriptor
 
     @property
     def is_stored(self) -> bool:
-        """Whether it is whole, right and held."""
-        return self._is_verified and not self._is_unkept
+        """Whether the file is complete, verified and stored."""
+        return self._is_verified and not self._has_commit_failed
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come."""
+    def is_finished(self) -> bool:
+        """Whether no more bytes follow."""
         return self._is_verified or self._error is not None
 
     def prepare(self, size: Callable[[], int | None]) -> None:
-        """Begin where it is ours; else learn by `size`, where the page says none, what comes.
+        """Ask upstream where this process writes the file; else find out the size by `size`.
 
         Raises NotStored, FileGone, DigestMismatch or an UpstreamError.
         """
         self.is_follower = not self._partial.is_writer
         if not self.is_follower:
-            self._begin()
+            self._start()
         elif self.size is None and not self.file.is_sidecar:
             self.size = size()
 
     def reader(self) -> DownloadReader | None:
-        """A reader at the start, None when it is over and the file is held.
+        """Return a reader at the start; None where the download is finished and the file stored.
 
-        Raises what the fetch ended with.
+        Raises the error of the download.
         """
         if self._is_closed and self._error is None:
             return None
         self._users += 1
         try:
-            # The length must be known up front, and a wrong small file is better an error than a
-            # connection cut short.
-            is_awaited = self.size is None or self.file.is_sidecar
-            while not self.is_over and (is_awaited or not self.has_begun):
-                self._moved.wait()
+            # The head of a response needs the length. For a wrong sidecar, which is small, an error
+            # status is better than an interrupted response.
+            needs_all = self.size is None or self.file.is_sidecar
+            while not self.is_finished and (needs_all or not self.has_started):
+                self._changed.wait()
             self._raise_error()
         except BaseException:
             self.release()
@@ -184,46 +186,46 @@ class Download:
         return DownloadReader(self)
 
     def wait(self, advance: Callable[[int], object]) -> None:
-        """Wait, without reading, until it is held; `advance` is called with the bytes that come.
+        """Wait until the file is stored; `advance` is called with the number of new bytes.
 
-        Raises what the fetch ended with, or NotStored.
+        Raises the error of the download, or NotStored.
         """
-        told = 0
-        while not self.is_over:
-            moved = self._moved
-            advance(self.received - told)
-            told = self.received
-            moved.wait()
-        advance(self.received - told)
+        reported = 0
+        while not self.is_finished:
+            changed = self._changed
+            advance(self.received - reported)
+            reported = self.received
+            changed.wait()
+        advance(self.received - reported)
         self._raise_error()
         if not self.is_stored:
-            raise NotStored("the disk does not take it")
+            raise NotStored("the downloaded file cannot be moved into the store")
 
     def release(self) -> None:
-        """One reader less."""
+        """Count one user less; the last one closes the partial file."""
         self._users -= 1
         if self._users == 0 and not self._is_closed:
             self._is_closed = True
             self._partial.close()
 
     def available(self, position: int) -> int:
-        """The number of bytes from `position` on, as soon as there is one; 0 at the end.
+        """Return the number of bytes from `position` on, as soon as there is one; 0 at the end.
 
-        Raises NotStored where the fetch was given up for the disk's sake, else DownloadInterrupted.
+        Raises NotStored where the disk or the quota ended the download, else DownloadInterrupted.
         """
         while True:
-            moved, available = self._moved, self._released() - position
+            changed, available = self._changed, self._released() - position
             if available > 0:
                 return available
-            self._require_sound()
+            self._raise_if_interrupted()
             if self._is_verified:
                 return 0
-            moved.wait()
+            changed.wait()
 
     def read(self, position: int, size: int) -> bytes:
-        """Up to `size` bytes from `position` on, as soon as there is one; empty at the end.
+        """Return up to `size` bytes from `position` on, as soon as there is one; empty at the end.
 
-        Raises as `available`.
+        Raises the errors of `available`.
         """
         if size <= 0:
             return b""
@@ -234,94 +236,97 @@ class Download:
         return data
 
     def pass_through(self, position: int) -> PassThrough:
-        """The file from `position` on, without keeping it. Raises DownloadInterrupted."""
+        """Return the file from `position` on, without storing it. Raises DownloadInterrupted."""
         etag = None if self._source is None else self._source.etag
-        check = FileVerifier(self.file)
-        if not check.has_digest and etag is None and position > 0:
+        verifier = FileVerifier(self.file)
+        if not verifier.has_digest and etag is None and position > 0:
+            # Upstream may have another file by now, and the reader has bytes of this one.
             raise DownloadInterrupted(self.file.filename, _reason(self._error))
         try:
             off_loop(
-                lambda: check.add_start(self._partial.descriptor, min(position, self.received))
+                lambda: verifier.add_start(self._partial.descriptor, min(position, self.received))
             )
-            source = self._ask(check.size, etag)
+            source = self._source_at(verifier.size, etag)
         except PytailError as error:
             raise DownloadInterrupted(self.file.filename, str(error)) from error
-        passing = PassThrough(self.file, source, check, self.size)
-        passing.skip(position - check.size)
-        return passing
+        stream = PassThrough(self.file, source, verifier, self.size)
+        stream.skip(position - verifier.size)
+        return stream
 
     def run(self) -> None:
-        """Bring it in, verify it, commit it; never raises."""
+        """Download, verify and store the file; never raises."""
         started = time.monotonic()
         try:
             if not self._partial.is_writer:
                 self._follow()
             if not self._is_verified:
                 self._receive()
-                self._check.verify(self.size)
+                self._verifier.verify(self.size)
                 off_loop(self._commit)
                 self._finish(started)
         except BaseException as error:  # noqa: BLE001
-            # gevent's Timeout and GreenletExit are no Exceptions, and readers must learn of them.
+            # Readers need the error, and gevent's Timeout and GreenletExit are no Exceptions.
             self._fail(error)
         finally:
             self._close(is_stored=self.is_stored)
 
     def abandon(self, error: BaseException | None = None) -> None:
-        """Forget a fetch that is not needed, or could not begin for that `error`."""
+        """Clean up a download that is not needed, or that could not start because of `error`."""
         if not (self.received and isinstance(error, UpstreamError)):
-            # Else it waits for another day with what was there before.
+            # After an error of upstream, a later download resumes a partial file.
             self._partial.discard()
         if isinstance(error, NotStored):
-            self._bounds.report(error, self.size)
+            self._quota.report(error, self.size)
         self._close(is_stored=False)
 
-    def _begin(self) -> None:
-        """Ask upstream for what is missing of the partial file, which is ours."""
+    def _start(self) -> None:
+        """Ask upstream for the bytes that the partial file does not have; this process writes."""
         try:
-            self._take_up_what_is_there()
-            self._bounds.reserve(self._partial, self.size or 0)
-            if not (self._check.size and self._check.matches):
-                self._source = self._ask(self._check.size, None)
-                self._compare(self._source.size)
+            self._resume_partial()
+            self._quota.reserve(self._partial, self.size or 0)
+            if not (self._verifier.size and self._verifier.matches):
+                self._source = self._source_at(self._verifier.size, None)
+                self._compare_size(self._source.size)
         except OSError as error:
             if isinstance(error, PytailError):
                 raise
             raise NotStored(str(error)) from error
-        self.has_begun = True
+        self.has_started = True
 
-    def _compare(self, size: int | None) -> None:
-        """`size` is what upstream says."""
+    def _compare_size(self, size: int | None) -> None:
+        """Compare the `size` in the head of the response with that of the page."""
         if self.size is None and size is not None:
             self.size = size
-            self._bounds.reserve(self._partial, size)
+            self._quota.reserve(self._partial, size)
         if size not in (None, self.size):
             raise DigestMismatch(self.file.filename, "bytes", str(self.size), str(size))
 
     def _close(self, *, is_stored: bool) -> None:
-        self._bounds.release(self._partial, is_stored=is_stored)
+        self._quota.release(self._partial, is_stored=is_stored)
         if self._source is not None:
             self._source.close()
-        self._move()
+        self._notify()
         self.release()
 
-    def _take_up_what_is_there(self) -> None:
-        """Go on with what a process that is gone has left, where that can be verified."""
+    def _resume_partial(self) -> None:
+        """Verify the start of the partial file that another process left; else restart the file.
+
+        Only a file with a digest is resumed.
+        """
         left = self._partial.size
-        if left and self._check.has_digest and (self.size is None or left <= self.size):
-            off_loop(lambda: self._check.add_start(self._partial.descriptor, left))
-            is_useful = self.size != left or self._check.matches
-            if is_useful:
+        if left and self._verifier.has_digest and (self.size is None or left <= self.size):
+            off_loop(lambda: self._verifier.add_start(self._partial.descriptor, left))
+            if self.size != left or self._verifier.matches:
                 log.info(
-                    "going on with %s at %d, left by a process that is gone",
+                    "resuming %s at %d, from the partial file of a process that ended",
                     self.file.key,
                     left,
                 )
                 self.received = left
                 return
-        self._check = FileVerifier(self.file)
+        self._verifier = FileVerifier(self.file)
         if self.received:
-            # Readers have bytes that cannot be gone on with.
+            # Readers have bytes of the old partial file, which the new one may not continue.
             raise DownloadAbandoned
         if left:
             self._partial.restart()
@@ -329,62 +334,62 @@ class Download:
                 raise DownloadAbandoned
 
     def _follow(self) -> None:
-        """Watch another process bring it in, until it has, or it is ours to go on with."""
+        """Follow the partial file until it is stored, or until this process has to write it."""
         while not self._partial.try_lock():
-            standing, size = self._partial.state(), self._partial.size
-            if standing is PartialState.ABANDONED:
+            state, size = self._partial.state(), self._partial.size
+            if state is PartialState.ABANDONED:
                 raise DownloadAbandoned
-            if standing is PartialState.COMMITTED:
+            if state is PartialState.COMMITTED:
                 self.size = self.received = self._partial.size
-                self._is_verified = self.has_begun = True
+                self._is_verified = self.has_started = True
                 return
             if size > self.received:
-                self.received, self.has_begun = size, True
-                self._move()
+                self.received, self.has_started = size, True
+                self._notify()
             gevent.sleep(_POLL)
-        log.warning("%s: the process that fetched it is gone", self.file.key)
-        self._begin()
+        log.warning("the process that downloaded %s ended, resuming", self.file.key)
+        self._start()
 
     def _receive(self) -> None:
         if self._source is None:
             return
-        with contextlib.closing(read_ahead(self._source)) as coming:
-            for pieces in coming:
-                off_loop(partial(self._keep, pieces))
-                self.received = self._check.size
+        with contextlib.closing(read_ahead(self._source)) as received:
+            for chunks in received:
+                off_loop(partial(self._write, chunks))
+                self.received = self._verifier.size
                 if self.size is not None and self.received > self.size:
                     break
                 if self.size is None:
-                    self._bounds.reserve(self._partial, self.received)
-                self._move()
+                    self._quota.reserve(self._partial, self.received)
+                self._notify()
         if self.size is None:
             self.size = self.received
 
-    def _keep(self, pieces: list[bytes]) -> None:
+    def _write(self, chunks: list[bytes]) -> None:
         try:
-            for data in pieces:
-                self._partial.write(data)
-                self._check.add(data)
+            for chunk in chunks:
+                self._partial.write(chunk)
+                self._verifier.add(chunk)
         except OSError as error:
             raise NotStored(str(error)) from error
-        if self._partial.size != self._check.size:
-            # What was verified is not what readers would get.
+        if self._partial.size != self._verifier.size:
+            # Readers would get other bytes than those that were verified.
             raise DownloadInterrupted(
-                self.file.filename, "the partial file was changed by someone else"
+                self.file.filename, "another program changed the partial file"
             )
 
     def _commit(self) -> None:
         try:
             self._partial.commit()
         except OSError as error:
-            # It is whole and right, and whoever reads it has it open.
-            self._is_unkept = True
-            self._bounds.report(NotStored(str(error)), self.size)
+            # The bytes are complete and right, and the readers have the partial file open.
+            self._has_commit_failed = True
+            self._quota.report(NotStored(str(error)), self.size)
             self._partial.discard()
 
     def _finish(self, started: float) -> None:
         self._is_verified = True
-        what = "passed on" if self._is_unkept else "kept"
+        what = "downloaded, not stored:" if self._has_commit_failed else "stored"
         seconds = time.monotonic() - started
         log.info("%s %s, %d bytes in %.2f s", what, self.file.key, self.received, seconds)
 
@@ -392,31 +397,33 @@ class Download:
         self._error = error
         self._partial.discard()
         if isinstance(error, NotStored):
-            self._bounds.report(error, self.size)
+            self._quota.report(error, self.size)
         else:
-            log.error("nothing kept of %s: %s", self.file.key, _reason(error))
+            log.error("cannot download %s: %s", self.file.key, _reason(error))
 
     def _raise_error(self) -> None:
         if isinstance(self._error, PytailError):
             raise self._error
-        self._require_sound()
+        self._raise_if_interrupted()
 
-    def _require_sound(self) -> None:
+    def _raise_if_interrupted(self) -> None:
+        """Raise NotStored as it is, and any other error as DownloadInterrupted."""
         if isinstance(self._error, NotStored):
             raise self._error
         if self._error is not None:
             raise DownloadInterrupted(self.file.filename, _reason(self._error)) from self._error
 
     def _released(self) -> int:
+        """Return how many bytes from the start readers may have."""
         if self._is_verified:
             return self.received
         if self.size is None:
             return 0
         return min(self.received, self.size - WITHHELD)
 
-    def _move(self) -> None:
-        moved, self._moved = self._moved, Event()
-        moved.set()
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, Event()
+        changed.set()
 
 
 def _reason(error: BaseException | None) -> str:

@@ -1,8 +1,8 @@
-"""The files that can be had: held ones from the store, others from upstream.
+"""A file to read: stored, downloading, or passed through.
 
-One fetch serves all who ask for a file while it arrives, and outlives them. What the cache directory
-takes no more of goes to each client straight from upstream, and so does a part of a file that is far
-ahead of what has come: nobody waits for bytes that were not asked for.
+All clients of one file share one download, which continues after they have left. A file that cannot
+be stored is passed through to each client, and so is a range that is far ahead of the download: a
+client does not wait for bytes that it did not ask for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gevent
 
 from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadReader
-from pytail.cache.passthrough import PassThrough, small
+from pytail.cache.passthrough import PassThrough, read_verified
 from pytail.errors import (
     DigestMismatch,
     DownloadAbandoned,
@@ -31,7 +31,7 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
-from pytail.model import File, Outcome, Source
+from pytail.model import ByteRange, File, Outcome, Source
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
@@ -48,40 +48,30 @@ log = logging.getLogger("pytail.cache")
 Result = TypeVar("Result")
 Stream: TypeAlias = "io.FileIO | DownloadReader | PassThrough | io.BytesIO"
 
-#: Seconds for which a client waits for upstream's first word; the least patient wait for ten.
-PATIENCE = 9.0
-#: Bytes ahead of what has come for which waiting is shorter than asking upstream apart.
-_NEAR = 1024 * 1024
-#: Bytes of a file beside another, at most, where it is passed on.
-_MOST_BESIDE = 16 * 1024 * 1024
-#: How often a file is asked for anew that another process gives up, or removes.
+#: Seconds to wait for the head of the response. The least patient clients time out after 10.
+HEAD_WAIT = 9.0
+#: Bytes ahead of a download for which waiting takes less time than a range request.
+_MAX_AHEAD = 1024 * 1024
+#: Maximum size in bytes of a sidecar that is passed through.
+_MAX_SIDECAR = 16 * 1024 * 1024
+#: How often a download is started that another process abandons, or whose file is evicted.
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class FileRange:
-    """The bytes from `start` to before `stop` of a file of `size` bytes."""
-
-    start: int
-    stop: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """A file to read from; closing `stream` is the caller's."""
+    """A file to read from; the caller closes `stream`."""
 
-    #: Held, arriving, or on its way to this client only.
     stream: Stream
-    #: Bytes of the whole file; None where nobody says before its end.
+    #: Bytes of the whole file; None where it is unknown before the end.
     size: int | None
     outcome: Outcome = Outcome.HIT
-    #: Seconds since the epoch, when a held one came; None for others.
+    #: Seconds since the epoch at which a stored file was stored; None for other files.
     stored_at: float | None = None
 
 
 class Files:
-    """The files that can be had: held ones from the store, others from upstream."""
+    """Opens files from the store or from upstream."""
 
     def __init__(
         self,
@@ -89,85 +79,88 @@ class Files:
         store: Store,
         upstream: FileClient,
         metadata: CoreMetadata,
-        bounds: Quota,
+        quota: Quota,
     ) -> None:
         self._catalog = catalog
         self._store, self._upstream, self._metadata = store, upstream, metadata
-        self._bounds = bounds
-        self._arrivals: dict[str, Download] = {}
-        self._starts: SingleFlight[Download | None] = SingleFlight()
-        self._verdicts: SingleFlight[bool] = SingleFlight()
+        self._quota = quota
+        self._downloads: dict[str, Download] = {}
+        self._starting: SingleFlight[Download | None] = SingleFlight()
+        self._verifying: SingleFlight[bool] = SingleFlight()
 
     @property
     def downloading(self) -> int:
-        """The files that are arriving in this process."""
-        return len(self._arrivals)
+        """Return the number of files that this process downloads."""
+        return len(self._downloads)
 
-    def open(self, file: File, part: FileRange | None = None) -> OpenedFile:
-        """`file`, or a `part` of it, to be read from its start on.
+    def open(self, file: File, wanted: ByteRange | None = None) -> OpenedFile:
+        """Open `file` at its start, or at the start of the `wanted` range.
 
         Raises FileGone, DigestMismatch, DownloadInterrupted or an UpstreamError.
         """
-        start = 0 if part is None else part.start
+        start = 0 if wanted is None else wanted.start
         for _ in range(_TRIES):
-            held = self.open_stored(file)
-            if held is not None:
-                held.seek(start)
-                found = os.fstat(held.fileno())
-                return OpenedFile(held, found.st_size, stored_at=found.st_mtime)
-            if part is not None and self._is_far(file, part):
-                apart = self._apart(file, part)
-                if apart is not None:
-                    return apart
+            stored = self.open_stored(file)
+            if stored is not None:
+                stored.seek(start)
+                found = os.fstat(stored.fileno())
+                return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
+            if wanted is not None and self._is_far_ahead(file, wanted):
+                opened = self._pass_range(file, wanted)
+                if opened is not None:
+                    return opened
             try:
-                opened = self._arriving(file, start)
+                opened = self._open_download(file, start)
             except DownloadAbandoned:
                 continue
             except NotStored:
                 break
             if opened is not None:
                 return opened
-        return (part and self._apart(file, part)) or self._passing(file, start)
+        return (wanted and self._pass_range(file, wanted)) or self._pass_file(file, start)
 
     def fetch(self, file: File, advance: Callable[[int], object]) -> None:
-        """Have `file` held, however long that takes; `advance` is called with the bytes that come.
+        """Download `file` into the store, without a time limit.
 
-        Raises NotStored where it cannot be, FileGone, DigestMismatch, DownloadInterrupted, WheelUnreadable or
-        an UpstreamError.
+        `advance` is called with the number of new bytes. Raises NotStored, FileGone,
+        DigestMismatch, DownloadInterrupted, WheelUnreadable or an UpstreamError.
         """
         for _ in range(_TRIES):
             try:
-                arrival = self._arrivals.get(file.key) or self._begun(file, patience=None)
-                if arrival is not None:
-                    arrival.wait(advance)
+                download = self._downloads.get(file.key) or self._started(file, wait=None)
+                if download is not None:
+                    download.wait(advance)
             except DownloadAbandoned:
                 continue
             return
         raise DownloadAbandoned
 
     def open_stored(self, file: File) -> io.FileIO | None:
-        """`file` open where it is held and right, else None; what someone else put there is verified first."""
-        held = self._store.open(file)
-        if held is None or self._store.is_verified(held):
-            return held
-        held.close()
-        if not self._verdicts.run(file.key, lambda: self._is_right(file)):
+        """Open `file` in the store; None where it is not stored.
+
+        A file that another program wrote is verified first, and removed where it is wrong.
+        """
+        stored = self._store.open(file)
+        if stored is None or self._store.is_verified(stored):
+            return stored
+        stored.close()
+        if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
             return None
         return self._store.open(file)
 
     def size(self, file: File) -> int | None:
-        """The size of `file` in bytes without fetching it, None when nobody says.
+        """Return the size of `file` in bytes without downloading it; None where it is unknown.
 
         Raises FileGone or an UpstreamError.
         """
-        held = self._store.size(file)
-        if held is not None:
-            return held
-        arrival = self._arrivals.get(file.key)
-        if arrival is not None and arrival.size is not None:
-            return arrival.size
+        stored = self._store.size(file)
+        if stored is not None:
+            return stored
+        download = self._downloads.get(file.key)
+        if download is not None and download.size is not None:
+            return download.size
         if file.is_sidecar:
-            # Fetching it costs no more than asking, and tells that it is right.
+            # A download takes one request too, and the file is verified.
             opened = self.open(file)
             opened.stream.close()
             return opened.size
@@ -175,86 +168,92 @@ class Files:
             return file.size
         return _or_gone(file, lambda: self._upstream.size(file.url))
 
-    def _is_right(self, file: File) -> bool:
-        held, check = self._store.open(file), FileVerifier(file)
-        if held is None:
+    def _verify_stored(self, file: File) -> bool:
+        """Return whether the stored file is right; remove it where it is wrong."""
+        stored, verifier = self._store.open(file), FileVerifier(file)
+        if stored is None:
             return False
-        with held:
-            size = os.fstat(held.fileno()).st_size
+        with stored:
+            size = os.fstat(stored.fileno()).st_size
             try:
-                off_loop(lambda: check.add_start(held.fileno(), size))
-                check.verify(size)
+                off_loop(lambda: verifier.add_start(stored.fileno(), size))
+                verifier.verify(size)
             except (DigestMismatch, DownloadInterrupted, OSError) as error:
-                log.warning("removing %s, which someone else put there: %s", file.key, error)
+                log.warning("removing %s, written by another program: %s", file.key, error)
             else:
-                self._store.mark_verified(held)
-                log.info("%s was there already and is right", file.key)
+                self._store.mark_verified(stored)
+                log.info("verified %s, written by another program", file.key)
                 return True
         off_loop(lambda: self._store.discard(file))
         return False
 
-    def _arriving(self, file: File, start: int) -> OpenedFile | None:
-        """`file` from `start` on at the tail of its fetch, None when it is held by now. Raises also NotStored."""
-        arrival, is_first = self._arrivals.get(file.key), False
-        if arrival is None:
-            is_first = file.key not in self._starts
-            arrival = self._begun(file, PATIENCE)
-        tail = None if arrival is None else arrival.reader()
-        if arrival is None or tail is None:
-            return None
-        tail.seek(start)
-        is_ours = is_first and not arrival.is_follower
-        return OpenedFile(tail, arrival.size, Outcome.MISS if is_ours else Outcome.COALESCED)
+    def _open_download(self, file: File, start: int) -> OpenedFile | None:
+        """Return a reader of the download; None where the file is stored by now.
 
-    def _begun(self, file: File, patience: float | None) -> Download | None:
+        Raises NotStored and the errors of `open`.
+        """
+        download, is_first = self._downloads.get(file.key), False
+        if download is None:
+            is_first = file.key not in self._starting
+            download = self._started(file, HEAD_WAIT)
+        reader = None if download is None else download.reader()
+        if download is None or reader is None:
+            return None
+        reader.seek(start)
+        is_ours = is_first and not download.is_follower
+        return OpenedFile(reader, download.size, Outcome.MISS if is_ours else Outcome.COALESCED)
+
+    def _started(self, file: File, wait: float | None) -> Download | None:
+        """Start a download, or join the start in progress. `wait` is in seconds, None: no limit."""
         try:
             start = for_client(lambda: self._start(file))
-            return self._starts.run(file.key, start, patience)
+            return self._starting.run(file.key, start, wait)
         except StillRunning:
-            reason = f"no answer within {PATIENCE:g} seconds; it is still waited for"
+            reason = f"no response within {HEAD_WAIT:g} seconds; the request continues"
             raise UpstreamUnreachable(masked(file.url), reason) from None
 
     def _start(self, file: File) -> Download | None:
-        """A fetch of `file` that has its first answer, None when another process made it held."""
+        """Return a download after its response head; None where another process stored the file."""
 
-        def ask(position: int, etag: str | None) -> Source:
+        def source_at(position: int, etag: str | None) -> Source:
             return self._source(file, position, etag)
 
         try:
-            arrival = Download(file, self._store.partial(file), self._bounds, ask)
+            download = Download(file, self._store.partial(file), self._quota, source_at)
         except OSError as error:
-            trouble = NotStored(str(error))
-            self._bounds.report(trouble, file.size)
-            raise trouble from error
+            failure = NotStored(str(error))
+            self._quota.report(failure, file.size)
+            raise failure from error
         if self._store.has(file):
-            arrival.abandon()
+            download.abandon()
             return None
         try:
-            arrival.prepare(lambda: self._size_elsewhere(file))
+            download.prepare(lambda: self._upstream_size(file))
         except BaseException as error:
-            arrival.abandon(error)
+            download.abandon(error)
             raise
-        self._arrivals[file.key] = arrival
-        gevent.spawn(self._run, arrival)
-        return arrival
+        self._downloads[file.key] = download
+        gevent.spawn(self._run, download)
+        return download
 
-    def _run(self, arrival: Download) -> None:
+    def _run(self, download: Download) -> None:
         try:
-            arrival.run()
+            download.run()
         finally:
-            # Before any other greenlet runs: whoever asks next must not find what is over.
-            del self._arrivals[arrival.file.key]
-        if arrival.is_stored and arrival.file.size is None and arrival.size is not None:
-            self._catalog.remember_size(arrival.file.key, arrival.size)
+            # Before another greenlet runs, so that no request finds a finished download.
+            del self._downloads[download.file.key]
+        if download.is_stored and download.file.size is None and download.size is not None:
+            self._catalog.remember_size(download.file.key, download.size)
 
-    def _size_elsewhere(self, file: File) -> int | None:
-        """The size of a file that another process is fetching."""
+    def _upstream_size(self, file: File) -> int | None:
+        """Return the size that upstream gives for a file that another process downloads."""
         try:
             return _or_gone(file, lambda: self._upstream.size(file.url)) if file.url else None
         except (UpstreamError, FileGone):
             return None
 
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
+        """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
         try:
             if file.url:
                 return _or_gone(
@@ -267,43 +266,47 @@ class Files:
             raise FileGone(file.filename)
         return self._metadata.source_of(file.wheel)
 
-    def _is_far(self, file: File, part: FileRange) -> bool:
-        """Whether waiting until `part` has come is longer than asking for it apart."""
-        arrival = self._arrivals.get(file.key)
-        return part.start > _NEAR + (0 if arrival is None else arrival.received)
+    def _is_far_ahead(self, file: File, wanted: ByteRange) -> bool:
+        """Return whether a range request is faster than to wait for the download."""
+        download = self._downloads.get(file.key)
+        return wanted.start > _MAX_AHEAD + (0 if download is None else download.received)
 
-    def _apart(self, file: File, part: FileRange) -> OpenedFile | None:
-        """`part` by a request of its own, None where upstream sends only the whole."""
+    def _pass_range(self, file: File, wanted: ByteRange) -> OpenedFile | None:
+        """Return the range by its own request; None where upstream does not support ranges."""
         if not file.url or file.is_sidecar:
             return None
 
         def ask() -> Source:
-            return ResumingSource.open_range(self._upstream, file, part.start, part.stop, part.size)
+            return ResumingSource.open_range(
+                self._upstream, file, wanted.start, wanted.stop, wanted.size
+            )
 
         try:
             source = _or_gone(file, ask)
         except UpstreamWithoutRanges:
             return None
-        log.info("passing on bytes %d to %d of %s", part.start, part.stop, file.key)
-        return OpenedFile(PassThrough(file, source, None, part.size), part.size, Outcome.PASS)
+        log.info("passing through bytes %d to %d of %s", wanted.start, wanted.stop, file.key)
+        stream = PassThrough(file, source, None, wanted.size)
+        return OpenedFile(stream, wanted.size, Outcome.PASS)
 
-    def _passing(self, file: File, start: int) -> OpenedFile:
+    def _pass_file(self, file: File, start: int) -> OpenedFile:
         source = self._source(file)
         if file.is_sidecar:
             try:
-                data = small(file, source, _MOST_BESIDE)
+                data = read_verified(file, source, _MAX_SIDECAR)
             finally:
                 source.close()
             whole = io.BytesIO(data)
             whole.seek(start)
             return OpenedFile(whole, len(data), Outcome.PASS)
         size = file.size if file.size is not None else source.size
-        passing = PassThrough(file, source, FileVerifier(file), size)
-        passing.skip(start)
-        return OpenedFile(passing, size, Outcome.PASS)
+        stream = PassThrough(file, source, FileVerifier(file), size)
+        stream.skip(start)
+        return OpenedFile(stream, size, Outcome.PASS)
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:
+    """Return the result of `ask`; raise FileGone where upstream answers 404 or 410."""
     try:
         return ask()
     except UpstreamRefused as error:

@@ -1,223 +1,150 @@
-"""What pytail serves: the page of a project, and the file that a URL means."""
+"""The page of a project: fresh from the catalog, revalidated with upstream, or stale."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pytail.cache.freshness import Freshness, FreshnessPolicy, PageAnswer
-from pytail.errors import (
-    FileNotListed,
-    ProjectNameInvalid,
-    ProjectNotFound,
-    UpstreamError,
-    UpstreamUnreachable,
-)
-from pytail.model import (
-    METADATA_SUFFIX,
-    SIGNATURE_SUFFIX,
-    File,
-    Outcome,
-    ProjectPage,
-    is_directory,
-)
-from pytail.runtime.threads import off_loop
+from pytail.cache.filters import PageFilter
+from pytail.cache.freshness import FreshnessPolicy, PageResult, age_of
+from pytail.cache.revalidate import Revalidator, known_entry, log_decision
+from pytail.errors import ProjectNameInvalid, ProjectNotFound, UpstreamError
+from pytail.model import Outcome, ProjectPage
 from pytail.simple import names
-from pytail.storage.catalog import Catalog
-from pytail.storage.store import Store, is_directory
-from pytail.upstream.pages import PageClient
+from pytail.storage.catalog import Catalog, Entry
 
 log = logging.getLogger("pytail.cache")
 
-#: Seconds within which a page is not asked for again because a file was not on it.
+#: Minimum age in seconds of a page before upstream is asked for a file that the page does not list.
 REFRESH_INTERVAL = 10.0
 
 
 class Index:
-    """The projects of upstream, as far as they were asked for."""
+    """The pages of the projects of upstream."""
 
     def __init__(
         self,
         catalog: Catalog,
-        store: Store,
-        upstream: PageClient,
+        revalidator: Revalidator,
+        upstream_url: str,
         policy: FreshnessPolicy,
         clock: Callable[[], float] = time.time,
-        *,
-        offline: bool = False,
-        promises_metadata: bool = False,
+        filters: Sequence[PageFilter] = (),
     ) -> None:
-        """`clock` gives seconds since the epoch.
+        """`clock` returns seconds since the epoch."""
+        self._catalog, self._revalidator, self._upstream_url = catalog, revalidator, upstream_url
+        self._policy, self._clock = policy, clock
+        self._filters = [each for each in filters if not each.varies]
+        self._varying = [each for each in filters if each.varies]
 
-        With `offline` pages list stored files only; with `promises_metadata` they promise the core
-        metadata of every wheel.
-        """
-        self._catalog, self._store, self._upstream = catalog, store, upstream
-        self._clock, self._is_offline, self._promises_metadata = clock, offline, promises_metadata
-        self._freshness = Freshness(catalog, upstream, policy, clock)
+    def page(self, project: str, max_age: float = math.inf) -> PageResult:
+        """Return the page of `project` (a normalized name), as `content` serves it.
 
-    def page(self, project: str, max_age: float = math.inf) -> PageAnswer:
-        """The answer for `project` (normalized).
-
-        `max_age` is how old in seconds a copy may be before upstream is asked, where that is less
-        than the TTL. Raises ProjectNameInvalid, ProjectNotFound, or an UpstreamError where there is
-        no copy.
+        A client may set a `max_age` in seconds below the TTL. Raises ProjectNameInvalid,
+        ProjectNotFound, or an UpstreamError where nothing is cached.
         """
         if not names.is_project_name(project):
             raise ProjectNameInvalid(project)
-        answer = self._freshness.answer(project, max_age)
-        return self._held_only(answer) if self._is_offline else answer
+        result = self.decide(project, max_age)
+        return self._varied(result) if self._varying else result
 
-    def still_valid(
-        self, answer: PageAnswer, max_age: float = math.inf
-    ) -> Callable[[], bool] | None:
-        """Says whether `page` would give `answer` again now, to the second; None: it never will."""
-        # Offline, what is held may be another thing at any moment.
-        return None if self._is_offline else self._freshness.still_valid(answer, max_age)
+    def decide(self, project: str, max_age: float = math.inf) -> PageResult:
+        """Return the result of `page` without the filters that vary; the name is not validated."""
+        known = known_entry(self._catalog, project, self._upstream_url)
+        return self._logged(project, lambda: self._choose(project, known, max_age))
 
-    def content(self, answer: PageAnswer) -> ProjectPage:
-        """The page of `answer`, asked for anew where the catalog has lost it.
+    def content(self, result: PageResult) -> ProjectPage:
+        """Return the page of `result`; ask upstream where the catalog has lost the page.
 
         Raises ProjectNotFound or an UpstreamError.
         """
-        name = answer.entry.name
-        page = answer.page or self._catalog.page(name)
+        name = result.entry.name
+        page = result.page or self._catalog.page(name)
         if page is None:
-            log.warning("%s: the catalog has lost its page, asking upstream", name)
-            page = self._freshness.anew(name).page
-        assert page is not None, "what was asked for without a validator comes whole"
-        if not self._promises_metadata:
-            return page
-        return replace(page, files=tuple(map(self._promising, page.files)))
+            log.warning("%s: the page is no longer in the catalog, asking upstream", name)
+            page = self._logged(name, lambda: self._revalidator.fetch(name)).page
+        assert page is not None, "upstream answers an unconditional request with a page"
+        for each in self._filters:
+            page = each.apply(page)
+        return page
 
-    def projects(self) -> tuple[list[str], int | None]:
-        """The names of the projects asked for and found, sorted, and the highest serial."""
-        upstream = self._upstream.url
-        return self._catalog.projects(upstream), self._catalog.last_serial(upstream)
+    def still_valid(
+        self, result: PageResult, max_age: float = math.inf
+    ) -> Callable[[], bool] | None:
+        """Return a function that tells whether `page` would return an equal result now.
 
-    def file(self, shelf: str, filename: str) -> File:
-        """The file whose URL has that `shelf` and `filename`.
-
-        One that no page we know lists is looked for on the page of the project that its filename
-        names, so that URLs in lock files work with an empty cache. Raises FileNotListed, or an
-        UpstreamError where upstream could not be asked.
+        Ages are compared in whole seconds. Return None where no later result can be equal.
+        `max_age` is the one that `page` was called with.
         """
-        if not is_directory(shelf) or not names.is_filename(filename):
-            raise FileNotListed(filename)
-        return self._measured(self._meant(shelf, filename))
-
-    def _meant(self, shelf: str, filename: str) -> File:
-        for suffix in (METADATA_SUFFIX, SIGNATURE_SUFFIX):
-            if filename.endswith(suffix):
-                listed = self._promising(self._file(shelf, filename, filename.removesuffix(suffix)))
-                beside = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
-                if beside is not None:
-                    return beside
-                if listed.filename == filename:
-                    return listed
-                raise FileNotListed(filename)
-        return self._file(shelf, filename, filename)
-
-    def stored_age(self, file: File) -> float | None:
-        """The seconds since `file` came, None when it is not held."""
-        opened = self._store.open(file)
-        if opened is None:
+        if self._varying or result.outcome is not Outcome.HIT or log.isEnabledFor(logging.DEBUG):
+            # The next result of a page that was fetched now is a hit. With debug logging, each hit
+            # writes a line.
             return None
-        with opened:
-            return self.age(os.fstat(opened.fileno()).st_mtime)
-
-    def still_stored(self, file: File, came: float) -> Callable[[], bool] | None:
-        """Says whether `file`, held since `came`, is the answer now too, to the second of its age.
-
-        None where it cannot be told.
-        """
-        shelf, name, seconds = file.directory, file.filename, int(self.age(came))
-        catalog, store, upstream = self._catalog, self._store, self._upstream.url
-        if catalog.recent_file(shelf, name, upstream) != file:
-            # Not listed, or it lies beside one that is.
-            return None
+        entry, look, clock = result.entry, self._catalog.recent_entry, self._clock
+        name, checked_at, ttl = entry.name, entry.checked_at, self._policy.ttl_of(entry)
+        longest, seconds, left = min(ttl, max_age), int(result.age), int(result.fresh_for)
 
         def is_same() -> bool:
-            if int(self.age(came)) != seconds or store.stored_at(file) != came:
+            age = clock() - checked_at
+            if not 0 <= age < longest or int(age) != seconds or int(ttl - age) != left:
                 return False
-            listed = catalog.recent_file(shelf, name, upstream)
-            return listed is file or listed == file
+            known = look(name)
+            return known is entry or known == entry
 
         return is_same
 
-    def age(self, came: float) -> float:
-        """The seconds since `came`, itself in seconds since the epoch."""
-        return max(0.0, self._clock() - came)
+    def projects(self) -> tuple[list[str], int | None]:
+        """Return the names of the projects that were requested and found, sorted.
 
-    def _measured(self, file: File) -> File:
-        """`file`, with the size it had when it was verified where its page says none."""
-        if file.size is not None:
-            return file
-        return replace(file, verified_size=self._catalog.verified_size(file.key))
+        The second value is the highest serial, None where upstream has none.
+        """
+        url = self._upstream_url
+        return self._catalog.projects(url), self._catalog.last_serial(url)
 
-    def _promising(self, file: File) -> File:
-        """`file`, with core metadata promised where it is a wheel to read them out of."""
-        reads = self._promises_metadata
-        if reads and file.is_wheel and file.core_metadata is None:
-            return replace(file, core_metadata=True)
-        return file
+    def _choose(self, project: str, known: Entry | None, max_age: float) -> PageResult:
+        if known is not None:
+            now = self._clock()
+            if self._policy.is_fresh(known, age_of(known, now), max_age):
+                reason = "fresh" if known.found else "upstream has no such project"
+                return self._policy.result(known, now, Outcome.HIT, reason)
+            if known.found:
+                return self._revalidated(known)
+        return self._revalidator.revalidate(project, known, self._policy.wait)
 
-    def _held_only(self, answer: PageAnswer) -> PageAnswer:
-        """`answer` with the files that can be had without upstream."""
-        page = self.content(answer)
+    def _revalidated(self, known: Entry) -> PageResult:
+        """Return the revalidated page, or the stale page where upstream fails."""
+        try:
+            return self._revalidator.revalidate(known.name, known, self._policy.revalidate_wait)
+        except UpstreamError as error:
+            now = self._clock()
+            if not self._policy.may_serve_stale(age_of(known, now), error):
+                raise
+            result = self._policy.result(known, now, Outcome.STALE, str(error))
+            return replace(result, fresh_for=0.0, error=error)
 
-        def hold() -> tuple[File, ...]:
-            return tuple(file for file in page.files if self._store.has(file))
+    def _logged(self, project: str, choose: Callable[[], PageResult]) -> PageResult:
+        """Log the result of `choose` and return it. Raises ProjectNotFound or an UpstreamError."""
+        started = time.monotonic()
+        try:
+            result = choose()
+        except UpstreamError as error:
+            log_decision(project, error.outcome, str(error), started, error)
+            raise
+        outcome, reason = result.outcome.value, f"{result.age:.0f} s old, {result.reason}"
+        log_decision(project, outcome, reason, started, result.error)
+        if not result.entry.found:
+            raise ProjectNotFound(project, self._upstream_url, outcome, result.age)
+        return result
 
-        files = off_loop(hold)
-        held = "\n".join(file.key for file in files)
-        revision = hashlib.sha256(f"{answer.entry.revision}\n{held}".encode()).hexdigest()
-        entry = replace(answer.entry, revision=revision)
-        return replace(answer, entry=entry, page=replace(page, files=files))
-
-    def _file(self, shelf: str, filename: str, main: str) -> File:
-        """The file `main`, or `filename` itself where it is held and no page lists `main`."""
-        listed = self._catalog.file(shelf, main, self._upstream.url)
-        if listed is not None:
-            return listed
-        candidates = names.projects_of(main)
-        entries = [self._catalog.entry(name) for name in candidates]
-        if any(entry is not None and entry.status == "quarantined" for entry in entries):
-            raise FileNotListed(filename)
-        unlisted = self._measured(File(filename=filename, url="", directory=shelf))
-        if self._store.has(unlisted):
-            return unlisted
-        return self._look_for(shelf, main, candidates)
-
-    def _look_for(self, shelf: str, filename: str, candidates: list[str]) -> File:
-        trouble, outcome = None, Outcome.HIT.value
-        for name in candidates:
-            try:
-                answer = self._freshness.answer(name, REFRESH_INTERVAL)
-                page = self.content(answer)
-            except ProjectNotFound as error:
-                outcome = _later(outcome, error.outcome)
-                continue
-            except UpstreamError as error:
-                trouble = trouble or error
-                if isinstance(error, UpstreamUnreachable):
-                    # Another wait as long as this one is more than a client has.
-                    break
-                continue
-            for file in page.files:
-                if file.directory == shelf and file.filename == filename:
-                    return file
-            # The copy of a page cannot tell that the file is not on the page.
-            trouble = trouble or answer.trouble
-            outcome = _later(outcome, answer.outcome.value)
-        raise trouble or FileNotListed(filename, outcome)
-
-
-def _later(outcome: str, then: str) -> str:
-    """How what needed both came to be."""
-    return outcome if then == Outcome.HIT.value else then
+    def _varied(self, result: PageResult) -> PageResult:
+        """Return `result` after the filters that vary, with a revision of the remaining files."""
+        page = self.content(result)
+        for each in self._varying:
+            page = each.apply(page)
+        keys = "\n".join(file.key for file in page.files)
+        revision = hashlib.sha256(f"{result.entry.revision}\n{keys}".encode()).hexdigest()
+        return replace(result, entry=replace(result.entry, revision=revision), page=page)

@@ -1,8 +1,8 @@
-"""Bytes on their way to one client only, kept nowhere.
+"""Pass a file through: send it to one client without storing it.
 
-So go files of which the cache directory takes no more, and parts of a file that are far ahead of
-what has come. It costs no disk and no more memory than a piece. A whole file is verified like one that is kept:
-its last piece is let out only when digest and size agree.
+A file that cannot be stored is passed through, and so is a range far ahead of a download. This
+takes no disk space, and memory for one chunk. A whole file is verified: its last bytes are sent
+only after its digest and size were found right.
 """
 
 from __future__ import annotations
@@ -15,71 +15,76 @@ from pytail.storage.digests import FileVerifier
 
 log = logging.getLogger("pytail.cache")
 
-#: Bytes at the end of a file that are let out only after the whole was verified.
+#: Bytes at the end of a file that are sent only after the whole file was verified.
 WITHHELD = 1024
 
 
 class PassThrough:
-    """A stream of a file from `source`, for its one reader."""
+    """A stream of the bytes of `source`, for one reader."""
 
     def __init__(
-        self, file: File, source: Source, check: FileVerifier | None, size: int | None
+        self, file: File, source: Source, verifier: FileVerifier | None, size: int | None
     ) -> None:
-        """`check` has what comes before; None for a part, which nothing tells to be right.
+        """`verifier` has the bytes before those of `source`; None for a range, which has no digest.
 
-        `size` is that of the whole file in bytes, None when nobody says.
+        `size` is that of the whole file in bytes, None where it is unknown.
         """
-        self._file, self._source, self._check, self._size = file, source, check, size
-        self._ready, self._is_over = b"", False
+        self._file, self._source, self._verifier, self._size = file, source, verifier, size
+        self._received, self._is_at_end = b"", False
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, as soon as there is one; empty at the end of the file.
+        """Return up to `size` bytes as soon as there is one; empty at the end of the file.
 
-        Raises DownloadInterrupted when it cannot be brought to a right end.
+        Raises DownloadInterrupted where the source fails or the file is wrong.
         """
         try:
-            while self._released() <= 0 < size and not self._is_over:
+            while self._released() <= 0 < size and not self._is_at_end:
                 self._receive()
         except PytailError as error:
-            log.error("cut %s: %s", self._file.key, error)
+            log.error("response with %s interrupted: %s", self._file.key, error)
             raise DownloadInterrupted(self._file.filename, str(error)) from error
         released = max(0, min(size, self._released()))
-        piece, self._ready = self._ready[:released], self._ready[released:]
-        return piece
+        chunk, self._received = self._received[:released], self._received[released:]
+        return chunk
 
     def skip(self, size: int) -> None:
-        """Read over the next `size` bytes. Raises DownloadInterrupted."""
+        """Read and drop `size` bytes. Raises DownloadInterrupted."""
         while size > 0:
             size -= len(self.read(size)) or size
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the source."""
         self._source.close()
 
     def _receive(self) -> None:
-        data = self._source.read()
-        self._is_over = not data
-        if self._check is not None:
-            self._check.add(data)
-            if self._is_over:
-                self._check.verify(self._size)
-            elif self._size is not None and self._check.size > self._size:
-                self._check.verify_size(self._size)
-        self._ready += data
+        chunk = self._source.read()
+        self._is_at_end = not chunk
+        if self._verifier is not None:
+            self._verifier.add(chunk)
+            if self._is_at_end:
+                self._verifier.verify(self._size)
+            elif self._size is not None and self._verifier.size > self._size:
+                self._verifier.verify_size(self._size)
+        self._received += chunk
 
     def _released(self) -> int:
-        if self._check is None or self._is_over:
-            return len(self._ready)
-        return len(self._ready) - WITHHELD
+        """Return how many of the received bytes may be sent; below 1 for none."""
+        if self._verifier is None or self._is_at_end:
+            return len(self._received)
+        return len(self._received) - WITHHELD
 
 
-def small(file: File, source: Source, most: int) -> bytes:
-    """The whole of a small file, verified. Raises DigestMismatch, DownloadInterrupted or an UpstreamError."""
-    check, data = FileVerifier(file), b""
-    while piece := source.read():
-        check.add(piece)
-        data += piece
-        if len(data) > most:
-            raise DigestMismatch(file.filename, "bytes", f"{most} at most", f"over {most}")
-    check.verify(file.size if file.size is not None else source.size)
+def read_verified(file: File, source: Source, max_size: int) -> bytes:
+    """Return all bytes of a small file after verifying them.
+
+    Raises DigestMismatch, also beyond `max_size` bytes, DownloadInterrupted or an UpstreamError.
+    """
+    verifier, data = FileVerifier(file), b""
+    while chunk := source.read():
+        verifier.add(chunk)
+        data += chunk
+        if len(data) > max_size:
+            limit, found = f"{max_size} at most", f"over {max_size}"
+            raise DigestMismatch(file.filename, "bytes", limit, found)
+    verifier.verify(file.size if file.size is not None else source.size)
     return data

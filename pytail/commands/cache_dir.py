@@ -17,14 +17,13 @@ from pathlib import Path
 from pytail.cache.cache import open_storage
 from pytail.commands.output import format_count, format_size, limit_log
 from pytail.config.load import Configuration
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, directory_in, is_directory
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import hash_file
 from pytail.storage.store import DiskFile, Store
 from pytail.urls import without_credentials
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,7 @@ def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
     # The store makes this directory where it is missing. Opening a directory that was named by
     # mistake would leave files there.
     if not (settings.cache_dir / "+files").is_dir():
-        remedy = "is no cache directory of pytail; give the server's by --cache-dir or --config"
-        raise SettingError("cache directory", settings.cache_dir, remedy)
+        raise SettingError("cache directory", settings.cache_dir, Remedy.DIRECTORY_UNKNOWN)
     limit_log(configuration, logging.ERROR)
     store, catalog = open_storage(settings)
     with contextlib.closing(catalog):

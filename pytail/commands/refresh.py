@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pytail.cache.cache import policy_of, upstream_of
-from pytail.cache.freshness import Freshness
+from pytail.cache.index import Index
 from pytail.commands.cache_dir import CacheDirectory, open_cache_dir
 from pytail.commands.options import EPILOG, configured, project_name
 from pytail.commands.output import progress_bar
@@ -40,11 +40,11 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
     results = {}
     with (
         open_cache_dir(configuration) as cache_dir,
-        _freshness(configuration.settings, cache_dir) as freshness,
+        _index(configuration.settings, cache_dir) as index,
         progress_bar(len(names), "refreshing") as advance,
     ):
         for name in names:
-            results[name] = _refreshed(freshness, name)
+            results[name] = _refreshed(index, name)
             advance(1)
     if as_json:
         click.echo(json.dumps(results, indent=2))
@@ -55,18 +55,20 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 
 @contextlib.contextmanager
-def _freshness(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Freshness]:
+def _index(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Index]:
     with contextlib.closing(upstream_of(settings)) as upstream:
         # No client waits: a stale page is the answer only where upstream fails.
         policy = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
-        yield Freshness(cache_dir.catalog, upstream.pages, policy, time.time)
+        pages = upstream.pages
+        revalidator = Revalidator(cache_dir.catalog, pages, policy, time.time)
+        yield Index(cache_dir.catalog, revalidator, pages.url, policy)
 
 
-def _refreshed(freshness: Freshness, name: str) -> dict[str, object]:
+def _refreshed(index: Index, name: str) -> dict[str, object]:
     """Revalidate one page and return its entry in the JSON result."""
     try:
-        answer = freshness.answer(name, max_age=0)
+        answer = index.page(name, max_age=0)
     except (ProjectNotFound, UpstreamError) as error:
         return {"is_fresh": False, "outcome": error.outcome, "reason": masked(str(error))}
-    is_fresh = answer.trouble is None
+    is_fresh = answer.error is None
     return {"is_fresh": is_fresh, "outcome": answer.outcome.value, "reason": masked(answer.reason)}

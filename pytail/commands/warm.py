@@ -24,7 +24,7 @@ from pytail.commands.options import EPILOG, configured
 from pytail.commands.output import format_count, format_size, limit_log, progress_bar
 from pytail.config.load import Configuration
 from pytail.config.settings import PUBLIC_INDEX, Settings
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import File
 from pytail.warm.lockfiles import IndexUrls
 from pytail.warm.selection import Selection
@@ -119,13 +119,13 @@ def warm(  # noqa: PLR0913
     if not (names or files):
         raise click.UsageError("give a NAME or -r FILE")
     if settings.offline:
-        raise SettingError("--offline", "yes", "pytail warm fetches from upstream; give no")
+        raise SettingError("--offline", "yes", Remedy.UPSTREAM_NEEDED)
     targets = [] if all_files else _targets(pythons, platforms)
     wanted = _wanted(settings, names, files, indexes)
     wanted.limit_to(targets)
     limit_log(configuration, logging.CRITICAL)
-    with contextlib.closing(Cache.of(settings, patience=_PATIENCE)) as cache, _interruptible():
-        warmer = Warmer(cache.index, cache.downloads, cache.store, cache.bounds, jobs)
+    with contextlib.closing(Cache.of(settings, wait=_PATIENCE)) as cache, _interruptible():
+        warmer = Warmer(cache.index, cache.files, cache.store, cache.quota, jobs)
         result = _warm(warmer, wanted, targets, settings)
         cache.store.write_last_uses()
     _print_result(result, as_json=as_json)
@@ -198,10 +198,7 @@ def _too_much(settings: Settings, excess: float) -> SettingError:
     """Return the error for files that take `excess` bytes more than the limits allow."""
     limits = {"--cache-max-size": settings.cache_max_size, "--min-free": settings.min_free}
     set_limits = {name: format_size(size) for name, size in limits.items() if size}
-    remedy = (
-        f"the requested files take {format_size(excess)} more than the cache directory may store;"
-        " change the limit or request fewer files"
-    )
+    remedy = Remedy.NO_ROOM.format(excess=format_size(excess))
     return SettingError(" and ".join(set_limits), ", ".join(set_limits.values()), remedy)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytail.config.settings import Settings, flag, variable
 from pytail.config.values import switch
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.urls import masked
 
 if sys.version_info >= (3, 11):
@@ -128,11 +128,11 @@ def _of_file(path: Path, source: str) -> dict[str, ChosenValue]:
         name = key.replace("-", "_")
         if name not in _defaults():
             hint = _nearest(_key(name), map(_key, _defaults()))
-            raise SettingError(f"{path}: key", key, f"there is no such setting{hint}")
+            raise SettingError(f"{path}: key", key, Remedy.NO_SUCH_SETTING.format(hint=hint))
         if name in found:
-            raise SettingError(f"{path}: key", key, "stands there twice, with '-' and with '_'")
+            raise SettingError(f"{path}: key", key, Remedy.KEY_TWICE)
         if not isinstance(value, str | int | float):
-            remedy = f"give a string, a number, true or false, not a {type(value).__name__}"
+            remedy = Remedy.TYPE_NOT_USABLE.format(type=type(value).__name__)
             raise SettingError(f"{path}: key", key, remedy)
         if value != "":
             # str(True) is "True", which `switch` accepts.
@@ -144,10 +144,11 @@ def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as error:
-        raise SettingError(source, path, f"cannot be read: {error.strerror}") from None
+        remedy = Remedy.FILE_NOT_READABLE.format(reason=error.strerror)
+        raise SettingError(source, path, remedy) from None
     except (ValueError, RecursionError, RuntimeError) as error:
         # The text of the error has lines and columns but no values, which may be passwords.
-        raise SettingError(source, path, f"cannot be read as TOML: {error}") from None
+        raise SettingError(source, path, Remedy.FILE_NOT_TOML.format(reason=error)) from None
     return content
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytail.config.values import Bind
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 
 _BACKLOG = 1024
 
@@ -21,11 +21,12 @@ def listening(bind: Bind) -> Iterator[socket.socket]:
         listener = _unix(bind.path) if bind.path is not None else _tcp(bind)
     except OSError as error:
         remedies = {
-            errno.EADDRINUSE: "is in use; stop what listens there or choose another address",
-            errno.EACCES: "is not permitted; choose a port above 1023 or another path",
+            errno.EADDRINUSE: Remedy.ADDRESS_IN_USE,
+            errno.EACCES: Remedy.ADDRESS_NOT_PERMITTED,
         }
-        remedy = remedies.get(error.errno or 0, f"cannot be listened on: {error.strerror or error}")
-        raise SettingError("bind address", bind, remedy) from error
+        remedy = remedies.get(error.errno or 0, Remedy.ADDRESS_NOT_USABLE)
+        reason = error.strerror or error
+        raise SettingError("bind address", bind, remedy.format(reason=reason)) from error
     with listener:
         yield listener
     if bind.path is not None:

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import peewee
 
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.model import File
 from pytail.simple import names
 from pytail.storage import packing
@@ -304,10 +304,7 @@ def _fault(path: Path) -> str | None:
             if application != APPLICATION_ID:
                 return "another program wrote it"
             if version > SCHEMA_VERSION:
-                remedy = (
-                    f"a newer pytail wrote its catalog (schema {version});"
-                    " run that version, or name another directory"
-                )
+                remedy = Remedy.CATALOG_NEWER.format(version=version)
                 raise SettingError("cache directory", path.parent, remedy)
             if version < _OLDEST_MIGRATED:
                 return f"its schema version is {version}, not {SCHEMA_VERSION}"

@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ProxyError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from pytail import __version__
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.runtime.threads import use_resolver_threads
 from pytail.urls import Origin, origin
 
@@ -200,8 +200,7 @@ def _proxy(variable: str, value: str) -> Proxy:
         is_usable = False
     if not is_usable:
         shown = f"***@{value.rpartition('@')[2]}" if "@" in value else value
-        remedy = "give the http or https URL of a proxy, such as http://proxy.example.org:3128"
-        raise SettingError(variable, shown, remedy)
+        raise SettingError(variable, shown, Remedy.PROXY_NOT_USABLE)
     return where, _credentials(parts, "Proxy-Authorization")
 
 
@@ -223,7 +222,7 @@ def _add(context: ssl.SSLContext, name: str, path: Path) -> None:
         for tried in _pem_files(path):
             context.load_verify_locations(tried)
     except (OSError, ValueError) as error:
-        remedy = f"{_reason(error)}; name a PEM file of certificates, or a directory of PEM files"
+        remedy = Remedy.CA_NOT_USABLE.format(reason=_reason(error))
         raise SettingError(name, tried, remedy) from error
 
 
@@ -243,7 +242,7 @@ def _certified(context: ssl.SSLContext, path: Path) -> ssl.SSLContext:
         # Without a passphrase, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(path, password=lambda: "")
     except (OSError, ValueError) as error:
-        remedy = f"{_reason(error)}; name a PEM file with a certificate and its key, not encrypted"
+        remedy = Remedy.CLIENT_CERT_NOT_USABLE.format(reason=_reason(error))
         raise SettingError("upstream client certificate", path, remedy) from error
     return context
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from pytail.errors import SettingError
+from pytail.errors import Remedy, SettingError
 from pytail.warm.lockfiles import IndexUrls, read_lockfile
 from pytail.warm.requirements import RequirementsFile, parse_requirement
 from pytail.warm.selection import LockedPackage, RequiredProject
@@ -54,7 +54,8 @@ class Wanted:
             self.add(requirements.projects())
             self.skipped += requirements.skipped
         except OSError as error:
-            raise SettingError("-r", path, f"cannot be read: {error.strerror}") from None
+            remedy = Remedy.FILE_NOT_READABLE.format(reason=error.strerror)
+            raise SettingError("-r", path, remedy) from None
         except ValueError as error:
             raise SettingError("-r", path, str(error)) from None
 

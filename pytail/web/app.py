@@ -73,7 +73,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
         return pages
 
     def _start_background_work(self, settings: Settings, cache: Cache) -> None:
-        self._closing.callback(gevent.spawn(cache.bounds.run).kill)
+        self._closing.callback(gevent.spawn(cache.quota.run).kill)
         sample = functools.partial(sample_gauges, cache)
         self._closing.callback(Heartbeat(cache.metrics.observe_loop_delay, sample).stop)
         if settings.stall_report_secs:
@@ -112,7 +112,7 @@ def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str,
 
     return {
         "/+health": HealthResource(),
-        "/+status": StatusResource(cache.metrics, cache.upstream.url),
+        "/+status": StatusResource(cache.metrics, cache.upstream.pages.url),
         "/+metrics": MetricsResource(cache.metrics),
         "/": RedirectResource("simple/"),
         "/simple": RedirectResource("simple/"),
@@ -125,7 +125,7 @@ def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str,
         "/root/pypi/+simple/{project}": MissingSlashResource(),
         "/root/pypi/+simple/{project}/": project_page("../../+f/"),
         "/root/pypi/+f/{first}/{rest}/{filename}": FileResource(
-            cache.index, cache.downloads, settings.accel_redirect
+            cache.lookup, cache.files, settings.accel_redirect
         ),
     }
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from pytail.model import ByteRange
 
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 #: At most 99 digits: more than any client sends, and few enough for `int` to be quick.
 _RANGE = re.compile(r"\s*(\d{0,99})\s*-\s*(\d{0,99})\s*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """The bytes of a file from `start` up to but not including `stop`."""
-
-    start: int
-    stop: int
 
 
 class RangeNotSatisfiable(Exception):
@@ -59,4 +52,4 @@ def requested_range(
         return None
     if start >= size:
         raise RangeNotSatisfiable(size)
-    return ByteRange(start, min(stop, size))
+    return ByteRange(start, min(stop, size), size)

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import falcon
 import gevent
 
-from pytail.cache.files import FileRange, Files, OpenedFile
-from pytail.cache.index import Index
+from pytail.cache.files import Files, OpenedFile
+from pytail.cache.lookup import FileLookup
 from pytail.errors import DownloadInterrupted
-from pytail.model import File, Outcome
+from pytail.model import ByteRange, File, Outcome
 from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
 from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 from pytail.web.middleware import STILL_VALID
@@ -30,15 +30,15 @@ _MAX_REPLAYED = 256 * 1024
 class FileResource:
     """One file. The URL contains a digest, so the content never changes."""
 
-    def __init__(self, index: Index, files: Files, accel_redirect: str = "") -> None:
+    def __init__(self, lookup: FileLookup, files: Files, accel_redirect: str = "") -> None:
         """`accel_redirect` is the nginx location that sends stored files; "": pytail sends them."""
-        self._index, self._files = index, files
+        self._lookup, self._files = lookup, files
         self._accel_redirect = accel_redirect
 
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
-        file = self._index.file(f"{first}/{rest}", filename)
+        file = self._lookup.file(f"{first}/{rest}", filename)
         _set_file_headers(resp, file)
         if self._is_not_modified(req, resp, file):
             return
@@ -61,17 +61,17 @@ class FileResource:
             stream = TimedStream(opened.stream) if wait.counts else opened.stream
             _send_body(resp, FileBody(file.filename, stream, length), length)
             if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
-                req.env[STILL_VALID] = self._index.still_stored(file, opened.stored_at)
-        age = None if opened.stored_at is None else self._index.age(opened.stored_at)
+                req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
+        age = None if opened.stored_at is None else self._lookup.age(opened.stored_at)
         _set_cache_headers(resp, opened.outcome, age)
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
-        file = self._index.file(f"{first}/{rest}", filename)
+        file = self._lookup.file(f"{first}/{rest}", filename)
         _set_file_headers(resp, file)
         if not self._is_not_modified(req, resp, file):
-            age = self._index.stored_age(file)
+            age = self._lookup.stored_age(file)
             _set_cache_headers(resp, Outcome.MISS if age is None else Outcome.HIT, age)
             resp.content_length = self._files.size(file)
             # Without a stream, Falcon sends an unknown length as Content-Length 0.
@@ -84,20 +84,19 @@ class FileResource:
         """
         if not etag_matches(req.get_header("If-None-Match"), etag_of(file)):
             return False
-        _set_cache_headers(resp, Outcome.HIT, self._index.stored_age(file))
+        _set_cache_headers(resp, Outcome.HIT, self._lookup.stored_age(file))
         resp.status = falcon.HTTP_304
         return True
 
-    def _requested_range(self, req: falcon.Request, file: File) -> FileRange | None:
+    def _requested_range(self, req: falcon.Request, file: File) -> ByteRange | None:
         """Return the requested range, None for the whole file. Raises RangeNotSatisfiable."""
         range_header = req.get_header("Range")
         size = None if range_header is None else self._files.size(file)
         if size is None:
             return None
-        found = requested_range(range_header, req.get_header("If-Range"), etag_of(file), size)
-        return None if found is None else FileRange(found.start, found.stop, size)
+        return requested_range(range_header, req.get_header("If-Range"), etag_of(file), size)
 
-    def _is_for_nginx(self, req: falcon.Request, range_: FileRange | None) -> bool:
+    def _is_for_nginx(self, req: falcon.Request, range_: ByteRange | None) -> bool:
         """Return whether nginx can send the stored file.
 
         nginx evaluates the Range header itself, so pytail sends where nginx would choose other
@@ -198,7 +197,7 @@ def etag_of(file: File) -> str:
     return f'"{quote(file.key, safe="/+!")}"'
 
 
-def _length(file: File, opened: OpenedFile, range_: FileRange | None) -> int | None:
+def _length(file: File, opened: OpenedFile, range_: ByteRange | None) -> int | None:
     """Return the bytes of the body, None where the size is unknown.
 
     Closes the stream and raises DownloadInterrupted where the file has another size than `range_`.
@@ -225,7 +224,7 @@ def _set_file_headers(resp: falcon.Response, file: File) -> None:
     resp.content_type = "application/octet-stream"
 
 
-def _set_range_headers(resp: falcon.Response, range_: FileRange) -> None:
+def _set_range_headers(resp: falcon.Response, range_: ByteRange) -> None:
     resp.status = falcon.HTTP_206
     content_range = f"bytes {range_.start}-{range_.stop - 1}/{range_.size}"
     resp.set_header("Content-Range", content_range)

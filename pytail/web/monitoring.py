@@ -76,11 +76,12 @@ class MetricsResource:
 
 def sample_gauges(cache: Cache) -> None:
     """Set the gauges of `cache.metrics` to the state of this process."""
-    metrics, quota = cache.metrics, cache.bounds
-    metrics.set_breaker(is_open=cache.upstream.is_circuit_open)
-    metrics.set_downloading(cache.downloads.downloading)
-    for kind, fetches in cache.upstream.fetches.items():
-        metrics.set_fetches(kind, under_way=fetches.in_progress, waiting=fetches.waiting)
+    metrics, quota = cache.metrics, cache.quota
+    client, url = cache.upstream.client, cache.upstream.pages.url
+    metrics.set_breaker(is_open=client.is_circuit_open(url))
+    metrics.set_downloading(cache.files.downloading)
+    for kind, limiter in client.limiters.items():
+        metrics.set_fetches(kind, under_way=limiter.in_progress, waiting=limiter.waiting)
     metrics.set_store(files=quota.files, size=quota.size, limit=quota.limit)
     metrics.count_evictions(quota.evicted, quota.evicted_bytes)
 

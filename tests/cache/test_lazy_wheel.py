@@ -1,4 +1,4 @@
-"""Core metadata read out of wheels, from as few of their bytes as will do."""
+"""Core metadata read out of a wheel from a few ranges of its bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import zipfile
 
 import pytest
 
-from pytail.cache.lazy_wheel import LARGEST_METADATA, TAIL, RangeMissing, WheelRanges, core_metadata
+from pytail.cache.lazy_wheel import (
+    END_SIZE,
+    LARGEST_METADATA,
+    RangeMissing,
+    WheelRanges,
+    core_metadata,
+)
 from pytail.errors import WheelUnreadable
 from tests.support.fakeindex import wheel
 
@@ -24,14 +30,14 @@ def packed(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
 
 
 def read_remotely(data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
-    """The metadata, and the stretches that it took."""
-    pieces, asked = WheelRanges(len(data)), [(max(0, len(data) - TAIL), len(data))]
+    """Return the core metadata, and the ranges that were read."""
+    ranges, asked = WheelRanges(len(data)), [(max(0, len(data) - END_SIZE), len(data))]
     while True:
         start, stop = asked[-1]
         assert 0 <= start < stop <= len(data)
-        pieces.add(start, data[start:stop])
+        ranges.add(start, data[start:stop])
         try:
-            return core_metadata(pieces, NAME), asked
+            return core_metadata(ranges, NAME), asked
         except RangeMissing as missing:
             asked.append((missing.start, missing.stop))
 
@@ -42,7 +48,7 @@ def test_a_whole_wheel_gives_its_metadata():
 
 
 @pytest.mark.parametrize("size", [0, 10_000, 5_000_000])
-def test_a_few_stretches_give_the_same(size: int):
+def test_a_few_ranges_give_the_same_metadata(size: int):
     dist = wheel("demo", payload=os.urandom(size))
     data, asked = read_remotely(dist.data)
     assert data == dist.metadata
@@ -61,7 +67,7 @@ def test_metadata_behind_a_long_directory_is_found(compression: int):
     assert len(asked) <= 5
 
 
-def test_vendored_metadata_deeper_in_is_not_taken():
+def test_vendored_metadata_is_ignored():
     members = {f"demo-1.0.{where}/METADATA": where.encode() for where in ("dist-info", "data/x")}
     members["demo/_vendor/x-1.0.dist-info/METADATA"] = b"x"
     assert core_metadata(io.BytesIO(packed(members)), NAME) == b"dist-info"
@@ -78,27 +84,27 @@ def test_vendored_metadata_deeper_in_is_not_taken():
         packed({"demo-1.0.dist-info/METADATA": bytes(LARGEST_METADATA + 1)}),
         packed({"demo-1.0.dist-info/METADATA": b"x" * 1000}).replace(b"x", b"y", 1)[:-5],
     ],
-    ids=["empty", "short", "noise", "none", "two", "bomb", "cut"],
+    ids=["empty", "short", "noise", "none", "two", "bomb", "truncated"],
 )
-def test_what_holds_no_metadata_is_unreadable(data: bytes):
+def test_a_wheel_without_usable_metadata_is_unreadable(data: bytes):
     with pytest.raises(WheelUnreadable):
         core_metadata(io.BytesIO(data), NAME)
 
 
-def test_a_flipped_bit_is_noticed():
+def test_a_flipped_bit_is_detected():
     data = bytearray(packed({"demo-1.0.dist-info/METADATA": b"x" * 1000}, zipfile.ZIP_STORED))
     data[data.index(b"xxx")] ^= 1
     with pytest.raises(WheelUnreadable, match="CRC"):
         core_metadata(io.BytesIO(bytes(data)), NAME)
 
 
-def test_pieces_name_what_is_missing():
-    pieces = WheelRanges(100_000)
-    pieces.add(0, b"abc")
-    assert pieces.read(2) == b"ab"
+def test_a_read_beyond_the_ranges_names_the_missing_range():
+    ranges = WheelRanges(100_000)
+    ranges.add(0, b"abc")
+    assert ranges.read(2) == b"ab"
     with pytest.raises(RangeMissing) as missing:
-        pieces.read(2)
+        ranges.read(2)
     assert missing.value.start == 2
     assert missing.value.stop > 4
-    pieces.seek(0, io.SEEK_END)
-    assert pieces.read(10) == b""
+    ranges.seek(0, io.SEEK_END)
+    assert ranges.read(10) == b""

@@ -73,7 +73,7 @@ def test_metadata_that_cannot_be_read_is_no_longer_listed(
     assert "core-metadata" in pytail.json("demo")["files"][0]
     answer = pytail.get(path_of(large))
     assert answer.status == 502
-    assert "does not answer ranges" in answer.json()["detail"]
+    assert "does not support range requests" in answer.json()["detail"]
     assert pytail.json("demo")["files"][0]["core-metadata"] is False  # item 57
     assert pytail.get(path_of(large)).status == 404
 

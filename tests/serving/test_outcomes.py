@@ -253,12 +253,12 @@ def test_a_revalidation_that_ends_after_its_client_is_one_more_line(
         pytail.get("/simple/demo/")
         level, outcome, reason = log.line()
         assert (level, outcome) == ("WARNING", "STALE")
-        assert "still waited for" in reason
+        assert "the request continues" in reason
         gate.set()
         lines: list[tuple[str, str]] = []
         until(lambda: lines.extend(log.lines()) or lines)
     ((level, line),) = lines
     assert (level, line.partition(", upstream")[0]) == (
         "INFO",
-        "demo: REVALIDATED, at last: unchanged",
+        "demo: REVALIDATED, late: unchanged",
     )

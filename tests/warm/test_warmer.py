@@ -27,7 +27,7 @@ HERE = [Target.of()]
 @pytest.fixture
 def cache(tmp_path: Path, index: FakeIndex, clock: Clock) -> Iterator[Cache]:
     settings = Settings(cache_dir=tmp_path / "cache", upstream_base_url=index.url)
-    with contextlib.closing(Cache.of(settings, clock, patience=0.1)) as cache:
+    with contextlib.closing(Cache.of(settings, clock, wait=0.1)) as cache:
         yield cache
 
 
@@ -37,7 +37,7 @@ def warmer(cache: Cache) -> Warmer:
 
 
 def new_warmer(cache: Cache, jobs: int) -> Warmer:
-    return Warmer(cache.index, cache.downloads, cache.store, cache.bounds, jobs)
+    return Warmer(cache.index, cache.files, cache.store, cache.quota, jobs)
 
 
 def selected(warmer: Warmer, text: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_an_upstream_that_does_not_answer_makes_the_project_missing(
     gated = index.answers["/simple/demo/"] = Gated(b"")
     selection = warmer.select("demo", [parse_requirement("demo")], HERE)
     ((project, reason),) = selection.missing
-    assert (project, "no answer within 0.1 seconds" in reason) == ("demo", True)
+    assert (project, "no response within 0.1 seconds" in reason) == ("demo", True)
     gated.open()
 
 

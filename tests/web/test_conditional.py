@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytail.web.conditional import ByteRange, RangeNotSatisfiable, etag_matches, requested_range
+from pytail.model import ByteRange
+from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 
 quickly = settings(max_examples=300, deadline=None)
 
@@ -38,16 +39,16 @@ def test_an_etag_may_have_a_comma():
 @pytest.mark.parametrize(
     ("header", "range_"),
     [
-        ("bytes=0-0", ByteRange(0, 1)),
-        ("bytes=0-9", ByteRange(0, 10)),
-        ("bytes=3-5", ByteRange(3, 6)),
-        ("bytes=9-9", ByteRange(9, 10)),
-        ("bytes=0-", ByteRange(0, 10)),
-        ("bytes=9-", ByteRange(9, 10)),
-        ("bytes=-1", ByteRange(9, 10)),
-        ("bytes=-10", ByteRange(0, 10)),
-        ("Bytes = 3 - 5 ", ByteRange(3, 6)),
-        ("bytes=003-005", ByteRange(3, 6)),
+        ("bytes=0-0", ByteRange(0, 1, 10)),
+        ("bytes=0-9", ByteRange(0, 10, 10)),
+        ("bytes=3-5", ByteRange(3, 6, 10)),
+        ("bytes=9-9", ByteRange(9, 10, 10)),
+        ("bytes=0-", ByteRange(0, 10, 10)),
+        ("bytes=9-", ByteRange(9, 10, 10)),
+        ("bytes=-1", ByteRange(9, 10, 10)),
+        ("bytes=-10", ByteRange(0, 10, 10)),
+        ("Bytes = 3 - 5 ", ByteRange(3, 6, 10)),
+        ("bytes=003-005", ByteRange(3, 6, 10)),
     ],
 )
 def test_one_byte_range_is_parsed(header: str, range_: ByteRange):
@@ -58,12 +59,12 @@ def test_one_byte_range_is_parsed(header: str, range_: ByteRange):
     "header", ["bytes=4-10", "bytes=4-99", f"bytes=4-{2**63}", "bytes=4-" + "9" * 30]
 )
 def test_a_range_beyond_the_end_stops_at_the_end(header: str):
-    assert requested_range(header, None, ETAG, 10) == ByteRange(4, 10)  # item 82
+    assert requested_range(header, None, ETAG, 10) == ByteRange(4, 10, 10)  # item 82
 
 
 @pytest.mark.parametrize("count", [11, 10_000, 2**64])
 def test_a_suffix_longer_than_the_file_is_the_whole_file(count: int):
-    assert requested_range(f"bytes=-{count}", None, ETAG, 10) == ByteRange(0, 10)  # item 83
+    assert requested_range(f"bytes=-{count}", None, ETAG, 10) == ByteRange(0, 10, 10)  # item 83
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", f"bytes={2**64}-", "bytes=-0"])
@@ -104,7 +105,7 @@ def test_several_ranges_are_ignored(header: str):
 
 @pytest.mark.parametrize("if_range", [None, ETAG, f" {ETAG} "])
 def test_a_range_with_a_matching_if_range_counts(if_range: str | None):
-    assert requested_range("bytes=3-5", if_range, ETAG, 10) == ByteRange(3, 6)  # item 87
+    assert requested_range("bytes=3-5", if_range, ETAG, 10) == ByteRange(3, 6, 10)  # item 87
 
 
 @pytest.mark.parametrize(

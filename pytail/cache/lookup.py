@@ -1,0 +1,148 @@
+"""The file that a URL means.
+
+A URL below `+f/` has a directory, from the digest of the file, and a filename. Lock files record
+such URLs, so they work with an empty cache too: then the page of the project is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from pytail.cache.filters import PromisedCoreMetadata
+from pytail.cache.index import REFRESH_INTERVAL, Index
+from pytail.errors import FileNotListed, ProjectNotFound, UpstreamError, UpstreamUnreachable
+from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, is_directory
+from pytail.simple import names
+from pytail.storage.catalog import Catalog
+from pytail.storage.store import Store
+
+
+class FileLookup:
+    """Finds files by their URLs, and tells their age in the store."""
+
+    def __init__(
+        self,
+        index: Index,
+        catalog: Catalog,
+        store: Store,
+        upstream_url: str,
+        clock: Callable[[], float] = time.time,
+        promised: PromisedCoreMetadata | None = None,
+    ) -> None:
+        """`clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
+        self._index, self._catalog, self._store = index, catalog, store
+        self._upstream_url, self._clock, self._promised = upstream_url, clock, promised
+
+    def file(self, directory: str, filename: str) -> File:
+        """Return the file whose URL has that `directory` and `filename`.
+
+        Where no page in the catalog lists the file, upstream is asked for the project that the
+        filename names. Raises FileNotListed, or an UpstreamError where upstream fails.
+        """
+        if not is_directory(directory) or not names.is_filename(filename):
+            raise FileNotListed(filename)
+        return self._with_size(self._find(directory, filename))
+
+    def stored_age(self, file: File) -> float | None:
+        """Return the seconds since `file` was stored, None where it is not."""
+        opened = self._store.open(file)
+        if opened is None:
+            return None
+        with opened:
+            return self.age(os.fstat(opened.fileno()).st_mtime)
+
+    def age(self, stored_at: float) -> float:
+        """Return the seconds since `stored_at`, itself in seconds since the epoch."""
+        return max(0.0, self._clock() - stored_at)
+
+    def still_stored(self, file: File, stored_at: float) -> Callable[[], bool] | None:
+        """Return a function that tells whether `file` is still listed, stored and of equal age.
+
+        Ages are compared in whole seconds. Return None for a file that the catalog does not list,
+        such as core metadata.
+        """
+        directory, name, seconds = file.directory, file.filename, int(self.age(stored_at))
+        catalog, store, url = self._catalog, self._store, self._upstream_url
+        if catalog.recent_file(directory, name, url) != file:
+            return None
+
+        def is_same() -> bool:
+            if int(self.age(stored_at)) != seconds or store.stored_at(file) != stored_at:
+                return False
+            listed = catalog.recent_file(directory, name, url)
+            return listed is file or listed == file
+
+        return is_same
+
+    def _find(self, directory: str, filename: str) -> File:
+        for suffix in (METADATA_SUFFIX, SIGNATURE_SUFFIX):
+            if filename.endswith(suffix):
+                return self._find_sidecar(directory, filename, suffix)
+        return self._listed(directory, filename, filename)
+
+    def _find_sidecar(self, directory: str, filename: str, suffix: str) -> File:
+        """Return the core metadata or signature of the listed file `filename` belongs to."""
+        listed = self._listed(directory, filename, filename.removesuffix(suffix))
+        if self._promised is not None:
+            listed = self._promised.promise(listed)
+        sidecar = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
+        if sidecar is not None:
+            return sidecar
+        if listed.filename == filename:
+            return listed
+        raise FileNotListed(filename)
+
+    def _listed(self, directory: str, filename: str, main: str) -> File:
+        """Return the file `main`, or `filename` where it is stored and no page lists `main`.
+
+        `main` is the wheel or sdist that the sidecar `filename` belongs to, or `filename` itself.
+        """
+        listed = self._catalog.file(directory, main, self._upstream_url)
+        if listed is not None:
+            return listed
+        projects = names.projects_of(main)
+        entries = [self._catalog.entry(project) for project in projects]
+        if any(entry is not None and entry.status == "quarantined" for entry in entries):
+            raise FileNotListed(filename)
+        unlisted = self._with_size(File(filename=filename, url="", directory=directory))
+        if self._store.has(unlisted):
+            return unlisted
+        return self._search(directory, main, projects)
+
+    def _search(self, directory: str, filename: str, projects: list[str]) -> File:
+        """Return the file from the pages of `projects`, which are fetched where they are older."""
+        failure, outcome = None, Outcome.HIT.value
+        for project in projects:
+            try:
+                result = self._index.decide(project, REFRESH_INTERVAL)
+                page = self._index.content(result)
+            except ProjectNotFound as error:
+                outcome = _later(outcome, error.outcome)
+                continue
+            except UpstreamError as error:
+                failure = failure or error
+                if isinstance(error, UpstreamUnreachable):
+                    # A second wait for upstream is longer than clients wait.
+                    break
+                continue
+            for file in page.files:
+                if file.directory == directory and file.filename == filename:
+                    return file
+            # A stale page cannot tell that upstream does not list the file.
+            failure = failure or result.error
+            outcome = _later(outcome, result.outcome.value)
+        raise failure or FileNotListed(filename, outcome)
+
+    def _with_size(self, file: File) -> File:
+        """Return `file` with its verified size where the page does not say the size."""
+        if file.size is not None:
+            return file
+        return replace(file, verified_size=self._catalog.verified_size(file.key))
+
+
+def _later(outcome: str, then: str) -> str:
+    """Return the outcome of two lookups: that of the later one, unless it is a hit."""
+    return outcome if then == Outcome.HIT.value else then

@@ -1,0 +1,205 @@
+"""Ask upstream for a project page, decide what the response means, and write it to the catalog.
+
+All clients that ask for one project at the same time share one request. The request goes on where
+a client stops waiting, and its result is used for the next client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+from pytail.cache.freshness import FreshnessPolicy, PageResult
+from pytail.errors import (
+    UpstreamBusy,
+    UpstreamCircuitOpen,
+    UpstreamError,
+    UpstreamGarbled,
+    UpstreamOffline,
+    UpstreamUnreachable,
+)
+from pytail.model import Outcome, ProjectPage
+from pytail.runtime.singleflight import SingleFlight, StillRunning
+from pytail.storage.catalog import Catalog, Entry
+from pytail.telemetry.access import UpstreamWait, for_client
+from pytail.upstream.pages import FetchedPage, PageClient, PageState
+
+log = logging.getLogger("pytail.cache")
+
+#: Seconds for which a page with a lower serial is ignored. After that, upstream was set up anew.
+LOWER_SERIAL_IGNORED = 24 * 3600.0
+#: Maximum number of projects for which a lower serial is remembered.
+_MAX_LAGGING = 1000
+
+
+class Revalidator:
+    """Asks upstream for pages and writes them to the catalog."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        upstream: PageClient,
+        policy: FreshnessPolicy,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` returns seconds since the epoch."""
+        self._catalog, self._upstream = catalog, upstream
+        self._policy, self._clock = policy, clock
+        self._requests: SingleFlight[PageResult] = SingleFlight()
+        #: Requests that the first client no longer waits for.
+        self._unattended: set[Hashable] = set()
+        #: By project, the time at which upstream first sent a lower serial than the catalog has.
+        self._lagging_since: dict[str, float] = {}
+
+    @property
+    def in_progress(self) -> int:
+        """Return the number of requests in progress."""
+        return len(self._requests)
+
+    def revalidate(self, project: str, known: Entry | None, wait: float) -> PageResult:
+        """Ask upstream for `project`, with the validator of `known` (None: nothing is cached).
+
+        `wait` is in seconds. Raises UpstreamUnreachable after that, or another UpstreamError. A
+        project that upstream does not have is a result with an entry that is not `found`.
+        """
+        return self._shared(project, project, known, wait)
+
+    def fetch(self, project: str) -> PageResult:
+        """Ask upstream for the whole page of `project`, without a validator.
+
+        Raises an UpstreamError.
+        """
+        return self._shared((project, "whole"), project, None, self._policy.wait)
+
+    def _shared(self, key: Hashable, project: str, known: Entry | None, wait: float) -> PageResult:
+        """Return the result of the request in progress for `key`, or of a new one."""
+        is_joined = key in self._requests
+        request = for_client(lambda: self._run(key, project, known))
+        try:
+            with UpstreamWait():
+                result = self._requests.run(key, request, wait)
+        except StillRunning:
+            if not is_joined and key in self._requests:
+                self._unattended.add(key)
+            reason = f"no response within {wait:g} seconds; the request continues"
+            error = UpstreamUnreachable(self._upstream.page_url(project), reason)
+            raise error.shared() if is_joined else error from None
+        except UpstreamError as error:
+            if is_joined:
+                raise error.shared() from None
+            raise
+        return replace(result, outcome=Outcome.COALESCED) if is_joined else result
+
+    def _run(self, key: Hashable, project: str, known: Entry | None) -> PageResult:
+        """Ask upstream; log the result where the first client no longer waits for it."""
+        started, failure = time.monotonic(), None
+        outcome, reason = "MISS", ""
+        try:
+            result = self._ask(project, known)
+            outcome, reason = result.outcome.value, result.reason
+        except UpstreamError as error:
+            failure, reason = error, str(error)
+            raise
+        finally:
+            if key in self._unattended:
+                self._unattended.discard(key)
+                log_decision(project, outcome, f"late: {reason}", started, failure)
+        return result
+
+    def _ask(self, project: str, known: Entry | None) -> PageResult:
+        etag = known.etag if known is not None and known.found else None
+        # The slot lasts until the page is in the catalog, so its limit holds for these writes too.
+        with self._upstream.fetch(project, etag) as fetched:
+            if fetched is PageState.MISSING:
+                return self._missing(project)
+            page = fetched if isinstance(fetched, FetchedPage) else None
+            return self._found(project, known, page)
+
+    def _found(self, project: str, known: Entry | None, fetched: FetchedPage | None) -> PageResult:
+        """Decide between `known` and `fetched`, which is None where upstream answered 304."""
+        # Another process may have written a newer page in the meantime.
+        latest = known_entry(self._catalog, project, self._upstream.url)
+        known = latest if latest is not None and latest.found else known
+        if fetched is None:
+            assert known is not None, "upstream answers 304 only to conditional requests"
+            self._lagging_since.pop(project, None)
+            return self._unchanged(known, "unchanged")
+        if known is not None and self._is_lagging(fetched.page, known):
+            return self._unchanged(known, f"upstream went back from serial {known.last_serial}")
+        if fetched.is_blank and known is not None and self._lists_files(known):
+            reason = "sent a blank page where it listed files before"
+            raise UpstreamGarbled(self._upstream.page_url(project), reason)
+        return self._new(project, fetched)
+
+    def _is_lagging(self, page: ProjectPage, known: Entry) -> bool:
+        """Return whether `page` is from a lagging node of upstream, by its lower serial.
+
+        A lagging node must not remove files that another node listed. But an upstream that was
+        set up anew counts from the start, so a lower serial is accepted after a day.
+        """
+        ours, theirs = known.last_serial, page.last_serial
+        if ours is None or theirs is None or theirs >= ours or not known.found:
+            self._lagging_since.pop(known.name, None)
+            return False
+        if len(self._lagging_since) >= _MAX_LAGGING:
+            self._lagging_since.clear()
+        since = self._lagging_since.setdefault(known.name, self._clock())
+        return self._clock() - since < LOWER_SERIAL_IGNORED
+
+    def _lists_files(self, known: Entry) -> bool:
+        page = self._catalog.page(known.name) if known.found else None
+        return page is not None and bool(page.files)
+
+    def _missing(self, project: str) -> PageResult:
+        known = known_entry(self._catalog, project, self._upstream.url)
+        entry = self._entry(project, found=False)
+        if known is not None and known.status == "quarantined":
+            # A malicious project is often quarantined first and then removed (PEP 792).
+            entry = replace(entry, status=known.status)
+        self._catalog.remember_missing(entry)
+        return self._result(entry, Outcome.MISS, "upstream has no such project")
+
+    def _unchanged(self, known: Entry, reason: str) -> PageResult:
+        now = self._clock()
+        self._catalog.mark_revalidated(known.name, now)
+        return self._result(replace(known, checked_at=now), Outcome.REVALIDATED, reason)
+
+    def _new(self, project: str, fetched: FetchedPage) -> PageResult:
+        entry = replace(
+            self._entry(project, found=True),
+            etag=fetched.etag,
+            last_serial=fetched.page.last_serial,
+            revision=fetched.revision,
+            status=fetched.page.status,
+        )
+        self._catalog.remember(entry, fetched.page)
+        reason = f"a new page of {len(fetched.page.files)} files"
+        return replace(self._result(entry, Outcome.MISS, reason), page=fetched.page)
+
+    def _entry(self, project: str, *, found: bool) -> Entry:
+        now, upstream = self._clock(), self._upstream.url
+        return Entry(name=project, upstream=upstream, found=found, fetched_at=now, checked_at=now)
+
+    def _result(self, entry: Entry, outcome: Outcome, reason: str) -> PageResult:
+        return self._policy.result(entry, self._clock(), outcome, reason)
+
+
+def known_entry(catalog: Catalog, project: str, upstream_url: str) -> Entry | None:
+    """Return the entry of `project` in the catalog; None where another upstream sent that page."""
+    entry = catalog.entry(project)
+    return entry if entry is not None and entry.upstream == upstream_url else None
+
+
+def log_decision(
+    project: str, outcome: str, reason: str, started: float, error: UpstreamError | None
+) -> None:
+    """Log which page is served; `started` is in seconds of the monotonic clock."""
+    level = logging.INFO if error is None else logging.WARNING
+    is_quiet = isinstance(error, (UpstreamOffline, UpstreamCircuitOpen, UpstreamBusy))
+    if outcome in ("HIT", "COALESCED") or is_quiet or (error and error.outcome == "COALESCED"):
+        # No request to upstream was made for this client, and there is such a line for each client.
+        level = logging.DEBUG
+    took = (time.monotonic() - started) * 1000
+    log.log(level, "%s: %s, %s, upstream took %.0f ms", project, outcome, reason, took)
