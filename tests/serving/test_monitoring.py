@@ -113,6 +113,8 @@ def test_status_has_the_ratio_of_hits(pytail: Client, index: FakeIndex):
     for _ in range(4):
         pytail.get(path)
     until(lambda: pytail.get("/+status").json()["requests"]["HIT"] == 3)
+    # The uptime is rounded to tenths of a second.
+    until(lambda: pytail.get("/+status").json()["uptime_secs"] > 0)
     found = pytail.get("/+status").json()
     assert found["hit_ratio"] == {"requests": 0.75, "bytes": 0.75}
     assert found["upstream"]["breaker"] == "closed"
