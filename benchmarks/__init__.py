@@ -1,1 +1,1 @@
-"""Measures pytail beside its peers; see README.md."""
+"""Benchmarks of pytail and its peers; see README.md."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints, writes docs/performance.md."""
+"""``python -m benchmarks``: measure, print and write docs/performance.md."""
 
 from __future__ import annotations
 
@@ -28,38 +28,48 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", multiple=True, type=click.Choice(list(MEASURES)), help="only this; repeat")
-@click.option("--quick", is_flag=True, help="short rounds, to try it")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(list(MEASURES)),
+    help="measure only this row or plot; repeatable",
+)
+@click.option("--quick", is_flag=True, help="few and short rounds, for a try")
 @click.option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".benchmarks"),
     show_default=True,
-    help="keeps the peers' environments and the index upstream; needs 10 GB",
+    help="directory for the peers' environments and the upstream index; needs 10 GB",
 )
-@click.option("--latency", type=float, default=0, help="milliseconds between caches and upstream")
+@click.option(
+    "--latency",
+    type=float,
+    default=0,
+    help="milliseconds added to each request from a cache to upstream",
+)
 def main(only: tuple[str, ...], quick: bool, work: Path, latency: float) -> None:
-    """Measure pytail beside its peers; draw the plots, and without --only write docs/performance.md."""
+    """Measure pytail and its peers and draw the plots; without --only, write docs/performance.md."""
     os.environ["PATH"] += os.pathsep + "/usr/sbin"
     install_programs()
     site, work = Site(work.resolve() / "upstream-1"), work.resolve()
     peers = Peers(work, site.root, latency / 1000)
     site.root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(work / "run", ignore_errors=True)
-    told = report.setting(peers.environments)
-    told["latency upstream"] = f"{latency:g} ms, on loopback"
-    click.echo("\n".join(f"{name}: {value}" for name, value in told.items()) + "\n")
+    setting = report.setting(peers.environments)
+    setting["latency upstream"] = f"{latency:g} ms, on loopback"
+    click.echo("\n".join(f"{name}: {value}" for name, value in setting.items()) + "\n")
     with peers.nginx() as nginx:
         uv = load.uv_headers(peers.environments.program("clients", "uv"))
         bench = Bench(peers, site, nginx, 3 if quick else 7, 1 if quick else 4, quick, uv)
-        # A plot has many points, each of which is the median of a few short turns.
+        # A plot has many points, so each is the median of a few short rounds.
         points = replace(bench, rounds=3, seconds=1)
         done: list[Row | Plot] = []
         for key in only or MEASURES:
             done.append(_measured(bench if key in (ROWS | LIMITS) else points, key))
-            # Each time: what was measured stays, whatever ends the run.
+            # After each row, so that an interrupted run keeps its rows.
             if not only:
-                _write(done, told, quick)
+                _write(done, setting, quick)
     click.echo("\n" + report.verdicts(each for each in done if isinstance(each, Row)))
 
 
@@ -67,8 +77,8 @@ def _measured(bench: Bench, key: str) -> Row | Plot:
     before = time.monotonic()
     try:
         done = MEASURES[key](bench)
-    except (load.WrongAnswer, subprocess.SubprocessError, OSError, RuntimeError) as error:
-        # The others are worth having; the report says that this one is not there.
+    except (load.WrongResponse, subprocess.SubprocessError, OSError, RuntimeError) as error:
+        # The other rows go on; the report says that this one failed.
         done = Row(key, key, "", notes=[f"failed: {error!r}"])
     if isinstance(done, Row):
         click.echo(report.detail(done))
@@ -78,11 +88,11 @@ def _measured(bench: Bench, key: str) -> Row | Plot:
     return done
 
 
-def _write(done: list[Row | Plot], told: dict[str, str], quick: bool) -> None:
+def _write(done: list[Row | Plot], setting: dict[str, str], quick: bool) -> None:
     rows = [each for each in done if isinstance(each, Row)]
     plots = [each for each in done if isinstance(each, Plot)]
     command = "python -m benchmarks" + " --quick" * quick
-    DOCUMENT.write_text(report.document(rows, plots, told, command, quick))
+    DOCUMENT.write_text(report.document(rows, plots, setting, command, quick))
 
 
 if __name__ == "__main__":

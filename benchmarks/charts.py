@@ -17,7 +17,7 @@ _STYLE = "font: 12px sans-serif; fill: #222"
 
 @dataclass
 class Plot:
-    """Lines by name; `x` and `y` are what the axes show, with units."""
+    """Lines by name; `x` and `y` are the titles of the axes, with units."""
 
     key: str
     title: str
@@ -27,7 +27,7 @@ class Plot:
 
 
 def svg(plot: Plot) -> str:
-    """`plot` as an SVG document."""
+    """Return `plot` as an SVG document."""
     points = [point for line in plot.lines.values() for point in line]
     across = _Axis([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
     up = _Axis([y for _, y in points], _HEIGHT - _BOTTOM, _TOP)
@@ -47,7 +47,7 @@ def svg(plot: Plot) -> str:
 
 
 class _Axis:
-    """Values to pixels, on a logarithmic scale from the power of ten below to the one above."""
+    """Maps values to pixels, on a logarithmic scale between powers of ten."""
 
     def __init__(self, values: list[float], start: float, stop: float) -> None:
         self._low = math.floor(math.log10(min(values)))

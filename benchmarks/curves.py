@@ -1,4 +1,4 @@
-"""How cost grows with work: the points behind the plots."""
+"""The plots: how times, rates and memory grow with the work."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from benchmarks.rows import Bench
 SIZES = [10, 30, 100, 300, 1000, 3000, 10_000, 20_000]
 CLIENTS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 WORKERS = [1, 2, 4]
-HELD = [1_000, 10_000, 100_000]
+STORED = [1_000, 10_000, 100_000]
 
 
 def latency(bench: Bench) -> Plot:
-    """Of one client without pauses, as uv asks."""
+    """Milliseconds of a hit, for one client that sends uv's headers without pauses."""
     plot = Plot("latency", "hot page, one client, uv's headers", "files on the page", "ms, median")
     with _all(bench) as servers:
         for size in SIZES:
             project = bench.site.page(f"page-{size}", size)
 
             def measure(server: Server, project: str = project, size: int = size) -> float:
-                asks = [load.page_request(server, project, size, bench.uv)]
-                return load.hammered(server, asks, bench.seconds, 1).p50
+                requests = [load.page_request(server, project, size, bench.uv)]
+                return load.measured(server, requests, bench.seconds, 1).p50
 
             _add(plot, size, {each.name: partial(measure, each) for each in servers}, bench.rounds)
     return plot
 
 
 def memory(bench: Bench) -> Plot:
-    """Of a pytail that served one page, cold and then hot."""
+    """Resident memory of a pytail after one page, served as a miss and then as a hit."""
     plot = Plot("memory", "resident memory after one page", "files on the page", "MB")
 
     def measure(size: int) -> float:
@@ -53,31 +53,31 @@ def memory(bench: Bench) -> Plot:
 
 
 def clients(bench: Bench) -> Plot:
-    """Requests a second of more and more connections."""
+    """Requests a second, by the number of connections."""
     plot = Plot("clients", "hot page of 10 files", "clients", "requests a second")
     project = bench.site.page("page-10", 10)
     with _all(bench) as servers:
-        asks = {each.name: [load.page_request(each, project, 10)] for each in servers}
+        requests = {each.name: [load.page_request(each, project, 10)] for each in servers}
         for count in CLIENTS:
 
             def measure(server: Server, count: int = count) -> float:
-                return load.hammered(server, asks[server.name], bench.seconds, count).rate
+                return load.measured(server, requests[server.name], bench.seconds, count).rate
 
             _add(plot, count, {each.name: partial(measure, each) for each in servers}, bench.rounds)
     return plot
 
 
 def workers(bench: Bench) -> Plot:
-    """Requests a second of more and more processes."""
+    """Requests a second, by the number of gunicorn workers."""
     plot = Plot("workers", "hot pages, realistic mix", "gunicorn workers", "requests a second")
     mix = bench.site.mix().items()
     with ExitStack() as stack:
         starts = {count: partial(bench.peers.gunicorn, count, "gevent") for count in WORKERS}
         servers = {count: stack.enter_context(start()) for count, start in starts.items()}
-        asks = [load.page_request(servers[1], name, n, bench.uv) for name, n in mix]
+        requests = [load.page_request(servers[1], name, n, bench.uv) for name, n in mix]
 
         def measure(count: int, seconds: float = bench.seconds) -> float:
-            return load.hammered(servers[count], asks, seconds, 32).rate
+            return load.measured(servers[count], requests, seconds, 32).rate
 
         for count in WORKERS:
             measure(count, 10)
@@ -87,18 +87,18 @@ def workers(bench: Bench) -> Plot:
 
 
 def store(bench: Bench) -> Plot:
-    """Requests a second for 1,000 files of 1 KiB, of more and more that are held."""
-    plot = Plot("store", "held files of 1 KiB", "files in the store", "requests a second")
-    for count in HELD[: 2 if bench.quick else None]:
+    """Requests a second for 1,000 files of 1 KiB, by the number of stored files."""
+    plot = Plot("store", "stored files of 1 KiB", "files in the store", "requests a second")
+    for count in STORED[: 2 if bench.quick else None]:
         with TemporaryDirectory(dir=bench.peers.work) as directory:
             paths = _fill(Path(directory), count)
             with bench.peers.pytail(Path(directory)) as server:
-                asks = [Request(path, {}, 1024) for path in paths[:: count // 1000]]
-                if len(load.get(server, asks[-1].path, {}).body) != 1024:
-                    raise load.WrongAnswer("a held file is not served")
+                requests = [Request(path, {}, 1024) for path in paths[:: count // 1000]]
+                if len(load.get(server, requests[-1].path, {}).body) != 1024:
+                    raise load.WrongResponse("a stored file is not served")
 
-                def measure(server: Server = server, asks: list[Request] = asks) -> float:
-                    return load.hammered(server, asks, bench.seconds).rate
+                def measure(server: Server = server, requests: list[Request] = requests) -> float:
+                    return load.measured(server, requests, bench.seconds).rate
 
                 _add(plot, count, {OURS: measure}, bench.rounds)
     return plot
@@ -125,7 +125,7 @@ def _add(plot: Plot, x: float, contestants: Mapping[str, Callable[[], float]], r
 
 
 def _fill(cache: Path, count: int) -> list[str]:
-    """`count` files in the layout of docs/how-it-works.md; the paths of their URLs."""
+    """Write `count` files in the layout of docs/how-it-works.md; return the paths of their URLs."""
     paths = []
     for number in range(count):
         data = number.to_bytes(1024, "big")

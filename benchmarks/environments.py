@@ -1,4 +1,4 @@
-"""The peers' programs, each Python one in an environment of its own, installed where it is missing."""
+"""The programs of the peers and their installation; each Python program has an environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-#: The packages of each environment; pinned where the bounds name a version.
+#: The packages of each environment; pinned where a bound is for that version.
 PACKAGES = {
     "rust": ["pytail==0.1.11"],
     "devpi": ["devpi-server"],
@@ -30,12 +30,12 @@ class Environments:
         self._root = root
 
     def program(self, environment: str, program: str) -> Path:
-        """The path of a program, installed first where it is not there yet."""
+        """Return the path of a program; install its environment first where it is missing."""
         directory = self._root / environment
         if not (directory / "complete").exists():
             click.echo(f"installing {' '.join(PACKAGES[environment])}", err=True)
             venv.create(directory, clear=True, with_pip=True)
-            # -I: a checkout of pytail in the working directory is not the Rust one.
+            # -I keeps the working directory, which may have pytail's checkout, out of sys.path.
             python = str(directory / "bin" / "python")
             pip = [python, "-I", "-m", "pip", "install", "-q", "--upgrade"]
             subprocess.run([*pip, *PACKAGES[environment]], check=True)
@@ -43,7 +43,7 @@ class Environments:
         return directory / "bin" / program
 
     def versions(self, environment: str) -> dict[str, str]:
-        """The versions of an environment's packages, by name."""
+        """Return the version of each package of an environment."""
         names = [package.partition("==")[0] for package in PACKAGES[environment]]
         command = [str(self.program(environment, "python")), "-I", "-c", _VERSIONS, *names]
         ran = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -51,13 +51,15 @@ class Environments:
 
 
 def install_programs() -> None:
-    """See that nginx and wrk are there. Raises click.ClickException where they cannot be had."""
+    """Install nginx and wrk where they are missing. Raises click.ClickException without root."""
     missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise click.ClickException(f"install {' and '.join(missing)} first, or run this as root")
-    # So that Debian's nginx is installed without being started.
+        raise click.ClickException(
+            f"{' and '.join(missing)} missing: install them first, or run this as root"
+        )
+    # RUNLEVEL=1 keeps Debian from starting nginx.
     env = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update", "-qq"], check=True, env=env)
     install = ["apt-get", "install", "-qq", "--no-install-recommends", *missing]

@@ -1,4 +1,4 @@
-"""Real clients that install the wheels of the mix, with empty caches and targets of their own."""
+"""uv and pip install the wheels of the mix, with an empty cache into an empty directory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import WrongAnswer
+from benchmarks.load import WrongResponse
 from benchmarks.peers import Peers, Server, bare_environ
 from benchmarks.upstream import Site
 
 
 class Client:
-    """uv or pip, from an environment of its own."""
+    """uv or pip, from the environment ``clients``."""
 
     def __init__(self, peers: Peers, site: Site, name: str) -> None:
-        self._room = peers.work / "run" / f"client-{name}"
+        self._directory = peers.work / "run" / f"client-{name}"
         self._roots, self._expected = site.roots(), set(site.mix())
         python = peers.environments.program("clients", "python")
         self._command: list[Any] = (
@@ -35,20 +35,23 @@ class Client:
         )
 
     def install(self, server: Server) -> float:
-        """Seconds to install the mix from `server`. Raises WrongAnswer where one is missing."""
-        shutil.rmtree(self._room, ignore_errors=True)
-        self._room.mkdir(parents=True)
-        command = [*self._command, "--cache-dir", self._room / "cache"]
-        command += ["--target", self._room / "target"]
+        """Return the seconds to install the mix from `server`.
+
+        Raises WrongResponse where a project is missing.
+        """
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
+        command = [*self._command, "--cache-dir", self._directory / "cache"]
+        command += ["--target", self._directory / "target"]
         command += ["--index-url", f"{server.url}{server.index}", *self._roots]
         env = {**bare_environ(), "PIP_CONFIG_FILE": os.devnull}
         before = time.perf_counter()
         ran = subprocess.run(command, check=False, capture_output=True, env=env)
         seconds = time.perf_counter() - before
-        there = {_project(path) for path in self._room.glob("target/*.dist-info")}
-        shutil.rmtree(self._room)
-        if ran.returncode or there != self._expected:
-            raise WrongAnswer(f"{server.name}: {len(there)} installed: {ran.stderr[-500:]!r}")
+        installed = {_project(path) for path in self._directory.glob("target/*.dist-info")}
+        shutil.rmtree(self._directory)
+        if ran.returncode or installed != self._expected:
+            raise WrongResponse(f"{server.name}: {len(installed)} installed: {ran.stderr[-500:]!r}")
         return seconds
 
 

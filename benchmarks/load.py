@@ -1,7 +1,7 @@
-"""Clients of a server: they look whether its answers are right, then count and time them.
+"""Clients that verify the responses of a server, then count and time them.
 
-Nothing is measured before its answer was seen to be whole and right, and a measurement with an
-answer that is not, or shorter ones, is an error: a fast mistake never counts.
+Each response is verified before the measurement: status, length and content. A measurement with
+errors or with too few bytes raises WrongResponse, so that a fast mistake never counts.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _DECODERS: dict[str | None, Callable[[bytes], bytes]] = {
     "zstd": zstd.decompress,
 }
 _WRK = """
-local requests, turn = {}, 0
+local requests, number = {}, 0
 function init(args)
   for _, each in ipairs(%s) do requests[#requests + 1] = wrk.format("GET", each[1], each[2]) end
 end
 function request()
-  turn = turn %% #requests + 1
-  return requests[turn]
+  number = number %% #requests + 1
+  return requests[number]
 end
 function done(summary, latency)
   local e = summary.errors
@@ -64,13 +64,13 @@ end
 """
 
 
-class WrongAnswer(Exception):
-    """A server answered, but not what it should."""
+class WrongResponse(Exception):
+    """A server sent another response than it should."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask, and how many bytes of body the right answer was seen to have."""
+    """Path and headers of a request, and the bytes of its verified response."""
 
     path: str
     headers: Mapping[str, str]
@@ -78,21 +78,21 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response, read to its end."""
+class Response:
+    """A response, read to its end; names of headers in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded."""
+        """Return the body, decoded."""
         return json.loads(_DECODERS[self.headers.get("content-encoding")](self.body))
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a server did under load."""
+    """The results of a measurement with wrk."""
 
     #: Requests a second.
     rate: float
@@ -102,67 +102,67 @@ class Load:
     cost: float
 
 
-def get(server: Server, path: str, headers: Mapping[str, str] = PLAIN) -> Answer:
-    """The answer, over a connection of its own."""
+def get(server: Server, path: str, headers: Mapping[str, str] = PLAIN) -> Response:
+    """Send a request over a new connection; return the response."""
     with contextlib.closing(server.connect()) as connection:
-        response = _asked(connection, path, headers)
-        return Answer(response.status, _lower(response), response.read())
+        response = _send(connection, path, headers)
+        return Response(response.status, _lower(response), response.read())
 
 
 def page_request(
     server: Server, project: str, count: int, headers: Mapping[str, str] = PLAIN
 ) -> Request:
-    """A request for a page, seen to list the `count` files that upstream has.
+    """Return a request for a page; the response is verified to list `count` files.
 
-    Raises WrongAnswer.
+    Raises WrongResponse.
     """
     path = server.page(project)
-    answer = _right(server, path, get(server, path, headers), 200)
-    files = answer.json()["files"]
+    response = _expect(server, path, get(server, path, headers), 200)
+    files = response.json()["files"]
     if len({file["filename"] for file in files}) != count or not all(
         file["hashes"]["sha256"] for file in files
     ):
-        raise WrongAnswer(f"{server.name}: {project} has {len(files)} files, not {count}")
-    return Request(path, headers, len(answer.body))
+        raise WrongResponse(f"{server.name}: {project} has {len(files)} files, not {count}")
+    return Request(path, headers, len(response.body))
 
 
 def unchanged_request(server: Server, request: Request) -> Request:
-    """`request` with the validator of its answer, seen to be answered by 304."""
+    """Return `request` with If-None-Match; the response is verified to be 304."""
     etag = get(server, request.path, request.headers).headers["etag"]
     headers = {**request.headers, "If-None-Match": etag}
-    _right(server, request.path, get(server, request.path, headers), 304)
+    _expect(server, request.path, get(server, request.path, headers), 304)
     return Request(request.path, headers, 0)
 
 
 def file_paths(server: Server, project: str) -> dict[str, str]:
-    """sha256 -> the path of a file that a project's page lists."""
+    """Return the path of each file of a project, by sha256."""
     path = server.page(project)
-    files = _right(server, path, get(server, path), 200).json()["files"]
+    files = _expect(server, path, get(server, path), 200).json()["files"]
     return {file["hashes"]["sha256"]: urlsplit(urljoin(path, file["url"])).path for file in files}
 
 
 def file_request(
-    server: Server, project: str, digest: str, part: tuple[int, int] | None = None
+    server: Server, project: str, digest: str, span: tuple[int, int] | None = None
 ) -> Request:
-    """A request for a file or the `part` of it from one offset to another, seen to be right."""
+    """Return a request for a file, or for the offsets `span` of it; the response is verified."""
     path = file_paths(server, project)[digest]
-    whole = _right(server, path, get(server, path, {}), 200).body
+    whole = _expect(server, path, get(server, path, {}), 200).body
     if hashlib.sha256(whole).hexdigest() != digest:
-        raise WrongAnswer(f"{server.name}: {path} has another digest")
-    if part is None:
+        raise WrongResponse(f"{server.name}: {path} has another digest")
+    if span is None:
         return Request(path, {}, len(whole))
-    headers = {"Range": f"bytes={part[0]}-{part[1] - 1}"}
-    if _right(server, path, get(server, path, headers), 206).body != whole[slice(*part)]:
-        raise WrongAnswer(f"{server.name}: another part of {path}")
-    return Request(path, headers, part[1] - part[0])
+    headers = {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+    if _expect(server, path, get(server, path, headers), 206).body != whole[slice(*span)]:
+        raise WrongResponse(f"{server.name}: another range of {path}")
+    return Request(path, headers, span[1] - span[0])
 
 
-def hammered(
+def measured(
     server: Server, requests: list[Request], seconds: float, connections: int = 16
 ) -> Load:
-    """`requests` in turn, by wrk with one thread, as fast as they are answered.
+    """Send `requests` in turn with wrk, one thread, as fast as `server` responds.
 
-    Raises WrongAnswer where one failed, or where less came than the right answers have.
+    Raises WrongResponse where one failed, or where the responses are too short.
     """
     table = ",".join(f"{{{json.dumps(r.path)},{_lua(r.headers)}}}" for r in requests)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
@@ -172,25 +172,25 @@ def hammered(
         command += ["--timeout", "60s", "-s", script.name, server.url]
         before = server.busy()
         ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    # wrk leaves in the middle of answers.
+    # wrk stops in the middle of responses.
     server.settle()
     busy = server.busy() - before
-    said = json.loads(ran.stdout.splitlines()[-1])
-    expected = sum(request.length for request in requests) / len(requests) * said["requests"]
-    if said["requests"] == 0 and seconds < 30:
-        return hammered(server, requests, seconds * 4, connections)
-    # Slow servers are cut off in the middle of a turn, so that the mix is not quite even.
-    even = said["requests"] > 10 * (len(requests) + connections)
-    if said["errors"] or said["requests"] == 0 or (even and said["bytes"] < 0.95 * expected):
-        raise WrongAnswer(f"{server.name}: {said} where {expected:.0f} bytes were due")
-    rate = said["requests"] / said["microseconds"] * 1e6
-    return Load(rate, said["p50"] / 1000, busy * 1e6 / said["requests"])
+    result = json.loads(ran.stdout.splitlines()[-1])
+    expected = sum(request.length for request in requests) / len(requests) * result["requests"]
+    if result["requests"] == 0 and seconds < 30:
+        return measured(server, requests, seconds * 4, connections)
+    # wrk stops slow servers in the middle of the list, so that the sizes are not evenly mixed.
+    even = result["requests"] > 10 * (len(requests) + connections)
+    if result["errors"] or result["requests"] == 0 or (even and result["bytes"] < 0.95 * expected):
+        raise WrongResponse(f"{server.name}: {result}, {expected:.0f} bytes expected")
+    rate = result["requests"] / result["microseconds"] * 1e6
+    return Load(rate, result["p50"] / 1000, busy * 1e6 / result["requests"])
 
 
 def drained(server: Server, due: Mapping[str, int], clients: int = 1) -> float:
-    """Seconds for `clients` to get all of `due`, path -> bytes, at once, each over its connection.
+    """Return the seconds in which `clients` get all of `due`, bytes by path, all at once.
 
-    Raises WrongAnswer where a body is shorter or longer.
+    Raises WrongResponse where a body is shorter or longer.
     """
     paths = [path for path in due for _ in range(clients)]
     with ThreadPoolExecutor(len(paths)) as pool:
@@ -198,16 +198,16 @@ def drained(server: Server, due: Mapping[str, int], clients: int = 1) -> float:
         lengths = list(pool.map(lambda path: _drain(server, path), paths))
         seconds = time.perf_counter() - before
     if lengths != [due[path] for path in paths]:
-        raise WrongAnswer(f"{server.name}: {lengths} bytes instead of {list(due.values())}")
+        raise WrongResponse(f"{server.name}: {lengths} bytes, not {list(due.values())}")
     return seconds
 
 
 def probed(
     server: Server, request: Request, until: Callable[[], bool], interval: float = 0.01
 ) -> list[float]:
-    """Milliseconds of small requests sent every `interval` seconds over one connection.
+    """Return the milliseconds of requests that are due every `interval` seconds, until `until()`.
 
-    Each counts from when it was due, so that those that a stall held up count in full.
+    Each counts from its due time, so that a stall counts for all requests it delays.
     """
     taken: list[float] = []
     with contextlib.closing(server.connect()) as connection:
@@ -215,9 +215,9 @@ def probed(
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         due = time.perf_counter()
         while not until():
-            response = _asked(connection, request.path, request.headers)
+            response = _send(connection, request.path, request.headers)
             if len(response.read()) != request.length:
-                raise WrongAnswer(f"{server.name}: {request.path} {response.status}")
+                raise WrongResponse(f"{server.name}: {request.path} {response.status}")
             now = time.perf_counter()
             taken.append((now - due) * 1000)
             due += interval
@@ -225,33 +225,36 @@ def probed(
     return taken
 
 
-def timed_page(server: Server, project: str, headers: Mapping[str, str]) -> tuple[float, Answer]:
-    """Seconds from a request for a page to its last byte, over an open connection; the answer."""
+def timed_page(server: Server, project: str, headers: Mapping[str, str]) -> tuple[float, Response]:
+    """Return the seconds from a request for a page to its last byte, and the response."""
     with contextlib.closing(server.connect()) as connection:
         connection.connect()
         before = time.perf_counter()
-        response = _asked(connection, server.page(project), headers)
+        response = _send(connection, server.page(project), headers)
         body = response.read()
         seconds = time.perf_counter() - before
-    return seconds, Answer(response.status, _lower(response), body)
+    return seconds, Response(response.status, _lower(response), body)
 
 
-def asked_each(server: Server, projects: Iterable[str], headers: Mapping[str, str]) -> None:
-    """Get the pages of `projects`, eight at a time, again where told to. Raises WrongAnswer."""
+def get_pages(server: Server, projects: Iterable[str], headers: Mapping[str, str]) -> None:
+    """Get the pages of `projects`, eight at a time; repeat after 503 for 60 s.
 
-    def ask(project: str) -> None:
-        path, answer = server.page(project), Answer(503, {}, b"")
+    Raises WrongResponse.
+    """
+
+    def get_page(project: str) -> None:
+        path, response = server.page(project), Response(503, {}, b"")
         deadline = time.monotonic() + 60
-        while answer.status == 503 and time.monotonic() < deadline:
-            answer = get(server, path, headers)
-        _right(server, path, answer, 200)
+        while response.status == 503 and time.monotonic() < deadline:
+            response = get(server, path, headers)
+        _expect(server, path, response, 200)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, projects))
+        list(pool.map(get_page, projects))
 
 
 def uv_headers(uv: Path) -> dict[str, str]:
-    """What uv itself sends when it asks for a page, less the host."""
+    """Return the headers of uv's request for a page, less Host."""
     seen: list[dict[str, str]] = []
 
     class Listener(BaseHTTPRequestHandler):
@@ -262,16 +265,21 @@ def uv_headers(uv: Path) -> dict[str, str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Listener) as listener, tempfile.TemporaryDirectory() as room:
+    with (
+        HTTPServer(("127.0.0.1", 0), Listener) as listener,
+        tempfile.TemporaryDirectory() as target,
+    ):
         Thread(target=listener.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{listener.server_port}/simple"
-        command = f"{uv} pip install --no-config --no-cache --target {room} --index-url {url} mix-5"
+        command = (
+            f"{uv} pip install --no-config --no-cache --target {target} --index-url {url} mix-5"
+        )
         subprocess.run(shlex.split(command), check=False, capture_output=True, env=bare_environ())
         listener.shutdown()
     return {name: value for name, value in seen[0].items() if name.lower() != "host"}
 
 
-def _asked(connection: HTTPConnection, path: str, headers: Mapping[str, str]) -> HTTPResponse:
+def _send(connection: HTTPConnection, path: str, headers: Mapping[str, str]) -> HTTPResponse:
     connection.putrequest("GET", path, skip_accept_encoding=True)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -283,11 +291,11 @@ def _lower(response: HTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in response.getheaders()}
 
 
-def _right(server: Server, path: str, answer: Answer, status: int) -> Answer:
-    if answer.status != status:
-        said = answer.body[:300]
-        raise WrongAnswer(f"{server.name}: {path} is {answer.status}, not {status}: {said!r}")
-    return answer
+def _expect(server: Server, path: str, response: Response, status: int) -> Response:
+    if response.status != status:
+        start = response.body[:300]
+        raise WrongResponse(f"{server.name}: {path} is {response.status}, not {status}: {start!r}")
+    return response
 
 
 def _lua(headers: Mapping[str, str]) -> str:
@@ -298,7 +306,7 @@ def _lua(headers: Mapping[str, str]) -> str:
 def _drain(server: Server, path: str) -> int:
     buffer, length = bytearray(2**20), 0
     with contextlib.closing(server.connect()) as connection:
-        response = _asked(connection, path, {})
+        response = _send(connection, path, {})
         if response.status == 200:
             while got := response.readinto(buffer):
                 length += got

@@ -1,6 +1,6 @@
-"""pytail and its peers as running programs, each from an environment of its own.
+"""Starts pytail and its peers, each from an environment of its own.
 
-Each start gets a free port and an empty cache directory, which goes when the program ends.
+Each start gets a free port and an empty cache directory, which is removed when the program ends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Server:
     port: int
     index: str
     pid: int
-    #: When it was started, by the monotonic clock.
+    #: The monotonic time of its start, in seconds.
     born: float
 
     @property
@@ -54,23 +54,23 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def page(self, project: str) -> str:
-        """The path of a project's page."""
+        """Return the path of a project's page."""
         return f"{self.index}{project}/"
 
     def connect(self) -> HTTPConnection:
-        """A connection to it; closing it is the caller's."""
+        """Return a new connection, which the caller closes."""
         return HTTPConnection("127.0.0.1", self.port, timeout=120)
 
-    def memory(self, what: str = "VmRSS") -> float:
-        """Bytes of resident memory now, or with `VmHWM` at most so far, of all its processes."""
-        return 1024 * sum(_kibibytes(pid, what) for pid in _family(self.pid))
+    def memory(self, field: str = "VmRSS") -> float:
+        """Return the resident bytes of all its processes: now, or with `VmHWM` at most so far."""
+        return 1024 * sum(_kibibytes(pid, field) for pid in _family(self.pid))
 
     def busy(self) -> float:
-        """Seconds of processor time, so far, of all its processes."""
+        """Return the processor time that its processes have taken, in seconds."""
         return sum(map(_ticks, _family(self.pid))) / os.sysconf("SC_CLK_TCK")
 
     def settle(self) -> None:
-        """Wait until it has done what was asked of it, lest it take time from the next."""
+        """Wait until it is idle, for 60 s at most, so that the next measurement has the processor."""
         before, now, deadline = -1.0, self.busy(), time.monotonic() + 60
         while now > before and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -78,9 +78,9 @@ class Server:
 
 
 class Peers:
-    """Starts programs below `work`; `site` is what nginx serves.
+    """Starts programs in directories below `work`; nginx serves the directory `site`.
 
-    With a `latency` in seconds, those that follow nginx reach it that much later.
+    `latency`, in seconds, is added to each request from a cache to nginx.
     """
 
     def __init__(self, work: Path, site: Path, latency: float = 0) -> None:
@@ -91,20 +91,20 @@ class Peers:
 
     @contextlib.contextmanager
     def nginx(self) -> Iterator[Server]:
-        """The index itself: the upstream of those that follow, and a peer to measure against."""
+        """Start the upstream index, which is also a peer to measure against."""
         port, run = free_port(), self._run("nginx")
         conf = run / "nginx.conf"
-        # Or root's nginx would read as nobody, who need not be able to.
+        # By default, root's nginx reads files as the user nobody, who may lack the rights.
         user = "user root;" if os.geteuid() == 0 else ""
         conf.write_text(_NGINX.format(user=user, run=run, port=port, root=self.site))
         serving = self._serving("nginx", ["nginx", "-c", conf], run, port, "/simple/")
-        with serving as server, self._far_away(server) as upstream:
+        with serving as server, self._behind_latency(server) as upstream:
             self._upstream = upstream.url
             yield server
 
     @contextlib.contextmanager
     def pytail(self, cache: Path | None = None) -> Iterator[Server]:
-        """Ours, one process, as installed for this interpreter."""
+        """Start pytail in one process, as installed for this interpreter."""
         port, run = free_port(), self._run("pytail")
         command = [sys.executable, "-m", "pytail", *self._options(port, cache or run / "cache")]
         with self._serving("pytail", command, run, port, "/simple/") as server:
@@ -112,7 +112,7 @@ class Peers:
 
     @contextlib.contextmanager
     def rust(self) -> Iterator[Server]:
-        """The Rust pytail."""
+        """Start the Rust pytail."""
         port, run = free_port(), self._run("rust")
         command: list[Any] = [
             self.environments.program("rust", "pytail"),
@@ -123,7 +123,7 @@ class Peers:
 
     @contextlib.contextmanager
     def gunicorn(self, workers: int, worker_class: str) -> Iterator[Server]:
-        """Ours under gunicorn."""
+        """Start pytail under gunicorn."""
         port, run = free_port(), self._run("gunicorn")
         command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", workers]
         command += ["-k", worker_class, "--keep-alive", 75, "--no-control-socket", "pytail.wsgi"]
@@ -134,7 +134,7 @@ class Peers:
 
     @contextlib.contextmanager
     def proxpi(self) -> Iterator[Server]:
-        """The third peer, under gunicorn, as its own image runs it."""
+        """Start proxpi under gunicorn, as its container image does."""
         port, run = free_port(), self._run("proxpi")
         command: list[Any] = [
             self.environments.program("proxpi", "gunicorn"),
@@ -150,7 +150,7 @@ class Peers:
 
     @contextlib.contextmanager
     def devpi(self) -> Iterator[Server]:
-        """devpi-server with a mirror at root/pypi."""
+        """Start devpi-server with a mirror at root/pypi."""
         port, run = free_port(), self._run("devpi")
         directory = ["--serverdir", run / "server"]
         init: list[Any] = [
@@ -165,7 +165,7 @@ class Peers:
             "--host",
             "127.0.0.1",
         ]
-        # Large pages take it longer than the five seconds that it gives itself.
+        # Large pages take longer than its default timeout of 5 s.
         command += ["--request-timeout", 60, "--port", port]
         index = "/root/pypi/+simple/"
         with self._serving("devpi", command, run, port, index) as server:
@@ -173,7 +173,7 @@ class Peers:
             yield server
 
     @contextlib.contextmanager
-    def _far_away(self, server: Server) -> Iterator[Server]:
+    def _behind_latency(self, server: Server) -> Iterator[Server]:
         if not self.latency:
             yield server
             return
@@ -222,14 +222,14 @@ class Peers:
 
 
 def bare_environ() -> dict[str, str]:
-    """The environment without what would configure a program under test."""
+    """Return this process's environment, less variables that configure a program under test."""
     unwanted = ("PIP_", "UV_", "PYTAIL_", "PROXPI_", "DEVPI", "GUNICORN_", "PYTHON")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
-    return {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    return {key: value for key, value in environ.items() if not key.lower().endswith("_proxy")}
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Return a port of the loopback interface without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -250,7 +250,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    # Its workers, where it did not end them.
+    # Workers may have survived.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -266,7 +266,7 @@ def _make_mirror(server: Server, upstream: str) -> None:
         connection.request("PUT", "/root/pypi", json.dumps(config), headers)
         response = connection.getresponse()
         if response.status != 200:
-            raise RuntimeError(f"devpi takes no mirror: {response.status}")
+            raise RuntimeError(f"devpi refuses the mirror with status {response.status}")
 
 
 def _family(pid: int) -> list[int]:
@@ -274,15 +274,15 @@ def _family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in _family(int(child)))]
 
 
-def _kibibytes(pid: int, what: str) -> float:
+def _kibibytes(pid: int, field: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
+        if line.startswith(f"{field}:"):
             return float(line.split()[1])
     return 0.0
 
 
 def _ticks(pid: int) -> int:
-    """Processor time: utime and stime, fields 14 and 15 in proc(5)."""
-    # What stands before is the name, in parentheses, which may hold anything.
+    """Return utime and stime, fields 14 and 15 in proc(5), in clock ticks."""
+    # Field 2 is the name in parentheses, which may contain spaces and parentheses.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

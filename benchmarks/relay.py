@@ -1,7 +1,7 @@
-"""``relay.py PORT UPSTREAM_PORT SECONDS``: makes upstream seem far away.
+"""``relay.py PORT UPSTREAM_PORT SECONDS``: adds latency to an upstream on loopback.
 
-It listens on one port of the loopback interface and passes on to another. What a client sends is held
-back for some time, so that each request takes that much longer; answers pass as they come.
+It forwards connections from one port to the other. Bytes from clients are delayed, so that each
+request takes that much longer. Bytes from upstream are not delayed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import contextlib
 import sys
 from functools import partial
 
-_PIECE = 256 * 1024
+_CHUNK = 256 * 1024
 
 
 async def relay(port: int, upstream: int, delay: float) -> None:
-    """Listen until cancelled."""
+    """Forward connections until cancelled; `delay` is in seconds."""
     server = await asyncio.start_server(partial(_pair, upstream, delay), "127.0.0.1", port)
     async with server:
         await server.serve_forever()
@@ -24,7 +24,7 @@ async def relay(port: int, upstream: int, delay: float) -> None:
 async def _pair(
     upstream: int, delay: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    # A connection costs a way there and back as well.
+    # Opening a connection takes one round trip too.
     await asyncio.sleep(delay)
     there, back = await asyncio.open_connection("127.0.0.1", upstream)
     await asyncio.gather(_copy(reader, back, delay), _copy(there, writer, 0))
@@ -32,9 +32,9 @@ async def _pair(
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float) -> None:
     with contextlib.suppress(ConnectionError):
-        while piece := await source.read(_PIECE):
+        while chunk := await source.read(_CHUNK):
             await asyncio.sleep(delay)
-            target.write(piece)
+            target.write(chunk)
             await target.drain()
     target.close()
 

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: for the terminal and for docs/performance.md."""
+"""The results as Markdown, for the terminal and for docs/performance.md."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from benchmarks.charts import Plot
 from benchmarks.environments import PACKAGES, Environments
 from benchmarks.results import Row, Verdict, figure, judged
 
-#: Ours, as far as they matter for speed.
-_PARTS = ["gevent", "falcon", "urllib3", "lxml", "orjson", "peewee", "gunicorn"]
+#: Dependencies of pytail that affect its speed.
+_DEPENDENCIES = ["gevent", "falcon", "urllib3", "lxml", "orjson", "peewee", "gunicorn"]
 
 _HEAD = """# Performance
 
-Written by `{command}`; [benchmarks/README.md](../benchmarks/README.md) says how it measures and how to
-repeat it. Figures are medians, with the lowest and the highest round in brackets. The
-programs of a row are measured in alternation, so ratios can be compared where absolute figures depend on the
-machine.
+`{command}` writes this page; [benchmarks/README.md](../benchmarks/README.md) explains the measurements
+and how to repeat them. Figures are medians, with the lowest and the highest round in brackets. The
+contestants of a row are measured in turn. Ratios therefore compare well, while absolute figures depend
+on the machine.
 """
 _COST = " processor time a request, µs |"
 _QUICK = """
-**Preliminary:** the rounds were few and short (`--quick`), so the figures are rough.
+**Preliminary:** few and short rounds (`--quick`), so the figures are rough.
 """
 
 
 def document(
     rows: list[Row], plots: list[Plot], setting: dict[str, str], command: str, quick: bool
 ) -> str:
-    """The whole of docs/performance.md."""
+    """Return the text of docs/performance.md."""
     parts = [_HEAD.format(command=command) + _QUICK * quick, "## Machine and versions"]
     parts += ["\n".join(f"- {name}: {value}" for name, value in setting.items())]
-    parts += ["## What must hold", verdicts(rows), "## Each row", *map(detail, rows)]
+    parts += ["## Bounds", verdicts(rows), "## Rows", *map(detail, rows)]
     if plots:
-        parts.append("## How cost grows")
+        parts.append("## Plots")
         parts += [f"![{plot.title}: {plot.y}](performance-{plot.key}.svg)" for plot in plots]
     return "\n\n".join(parts) + "\n"
 
 
 def verdicts(rows: Iterable[Row]) -> str:
-    """A table of every bound."""
+    """Return a table of all bounds and their verdicts."""
     lines = [
         "| row | work | who | bound | measured | holds |",
         "|---|---|---|---|--:|---|",
@@ -59,7 +59,7 @@ def verdicts(rows: Iterable[Row]) -> str:
 
 
 def detail(row: Row) -> str:
-    """One row: what each contestant did."""
+    """Return the section of one row: the samples of each contestant, the verdicts, the notes."""
     lines = [f"### {row.key}: {row.work}", ""]
     if row.samples:
         cost = bool(row.costs)
@@ -74,21 +74,21 @@ def detail(row: Row) -> str:
 
 
 def setting(environments: Environments) -> dict[str, str]:
-    """The machine and the versions of all that runs on it."""
+    """Return the machine and the versions of the programs, by name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load_average = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    told = {
+    found = {
         "machine": f"{os.cpu_count()} cores, {_cpu()}, {memory:.0f} GiB of memory",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "load average before": load_average,
-        "pytail": ", ".join([f"{version('pytail')} ({_commit()})", *map(_named, _PARTS)]),
-        "nginx": _said(["nginx", "-v"]).rpartition("/")[2],
-        "wrk": _said(["wrk", "-v"]).split("[")[0].removeprefix("wrk ").strip(),
+        "pytail": ", ".join([f"{version('pytail')} ({_commit()})", *map(_named, _DEPENDENCIES)]),
+        "nginx": _first_line(["nginx", "-v"]).rpartition("/")[2],
+        "wrk": _first_line(["wrk", "-v"]).split("[")[0].removeprefix("wrk ").strip(),
     }
     for name in PACKAGES:
         versions = environments.versions(name).items()
-        told[name] = ", ".join(f"{package} {number}" for package, number in versions)
-    return told
+        found[name] = ", ".join(f"{package} {number}" for package, number in versions)
+    return found
 
 
 def _contestant(row: Row, name: str) -> str:
@@ -122,10 +122,10 @@ def _cpu() -> str:
 
 def _commit() -> str:
     ran = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return _said(ran) or "no checkout"
+    return _first_line(ran) or "no checkout"
 
 
-def _said(command: list[str]) -> str:
+def _first_line(command: list[str]) -> str:
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     return (ran.stdout or ran.stderr).partition("\n")[0].strip()
 

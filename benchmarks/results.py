@@ -1,7 +1,7 @@
-"""What was measured and what it must reach, as plain values; pure functions only.
+"""Samples, bounds and verdicts: plain values and pure functions.
 
-A ratio is taken within a round, between neighbours in time, and the median of those ratios decides:
-what else the machine does then weighs on both sides.
+A ratio is between two samples of one round, and the median of the ratios decides. Other work of the
+machine then slows both sides of a ratio.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: The name under which our own samples stand.
+#: The name of pytail's own samples.
 OURS = "pytail"
 
 Samples = dict[str, list[float]]
@@ -18,10 +18,10 @@ Samples = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Bound:
-    """What `who` must reach: as a multiple of the best of `against`, or, without any, in the row's unit."""
+    """What `who` must reach: a multiple of the best of `against`; without any, in the row's unit."""
 
     factor: float
-    #: Whether more is better.
+    #: Whether a larger value is better.
     at_least: bool
     #: Names of samples; none means that the bound is absolute.
     against: tuple[str, ...] = ()
@@ -39,21 +39,21 @@ class Bound:
 
 @dataclass
 class Row:
-    """One line of work: what each contestant did in each round."""
+    """One kind of work, and the sample of each contestant in each round."""
 
     key: str
     work: str
     unit: str
     samples: Samples = field(default_factory=dict)
     bounds: list[Bound] = field(default_factory=list)
-    #: Microseconds of processor time a request, which what else the machine does alters least.
+    #: Microseconds of processor time a request; other work of the machine changes them least.
     costs: Samples = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a bound holds: `measured` is in the bound's own terms."""
+    """A bound and the measured value, with the lowest and the highest round."""
 
     bound: Bound
     measured: float
@@ -62,13 +62,13 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether the median is on the right side."""
+        """Whether the measured value is within the bound."""
         right = self.measured >= self.bound.factor
         return right if self.bound.at_least else self.measured <= self.bound.factor
 
 
 def interleaved(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Samples:
-    """Measure A B A B ...: each contestant once in each round."""
+    """Measure each contestant once in each round, in turn: A B A B."""
     samples: Samples = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, measure in contestants.items():
@@ -77,12 +77,12 @@ def interleaved(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> 
 
 
 def ratios(ours: Iterable[float], theirs: Iterable[float]) -> list[float]:
-    """`ours` divided by `theirs`, round by round."""
+    """Return `ours` divided by `theirs`, for each round."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
 
 
 def judged(bound: Bound, samples: Samples) -> Verdict:
-    """The verdict on `bound`. Raises KeyError where a sample that it needs is missing."""
+    """Return the verdict on `bound`. Raises KeyError where samples of a contestant are missing."""
     values = samples[bound.who]
     if bound.against:
         best = max if bound.at_least else min
@@ -92,19 +92,19 @@ def judged(bound: Bound, samples: Samples) -> Verdict:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that `share` (0 to 1) of `values` do not exceed."""
+    """Return the value that a `share` (0 to 1) of `values` do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def log_spaced(first: int, last: int, count: int) -> list[int]:
-    """`count` whole numbers from `first` to `last`, each the same multiple of the one before."""
+    """Return `count` whole numbers from `first` to `last`, at equal ratios."""
     step = (last / first) ** (1 / (count - 1))
     return [round(first * step**place) for place in range(count)]
 
 
 def figure(value: float) -> str:
-    """A number with three digits that matter, and no more."""
+    """Return a number with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

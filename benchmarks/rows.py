@@ -1,7 +1,7 @@
-"""The rows of the table that compare pytail with its peers; each returns one `Row`.
+"""The rows that compare pytail with its peers; each function returns one `Row`.
 
-All contestants of a row run at the same time, warm and checked; one is measured while the others
-idle. Where something must be cold, each measurement gets a server of its own.
+All contestants of a row run at the same time, warmed up and with verified responses. One is measured
+while the others idle. For downloads, each measurement starts a new server or takes a new project.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ask = Callable[[Server], list[Request]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What a row needs: the peers, the index upstream, how long to measure, uv's headers."""
+    """The peers, the upstream index, rounds and seconds of a measurement, and uv's headers."""
 
     peers: Peers
     site: Site
@@ -39,24 +39,24 @@ class Bench:
 
     @property
     def ours(self) -> Start:
-        """Starts a pytail."""
+        """Start a pytail."""
         return self.peers.pytail
 
     @property
     def rust(self) -> Start:
-        """Starts a Rust pytail."""
+        """Start a Rust pytail."""
         return self.peers.rust
 
     @property
     def static(self) -> Start:
-        """The nginx that serves upstream's pages and files, which runs already."""
+        """Return the nginx that serves upstream's pages and files, which runs already."""
         return lambda: contextlib.nullcontext(self.nginx)
 
 
 def mix(bench: Bench) -> Row:
-    """40 projects, as uv asks for them."""
+    """The pages of 40 projects, requested with uv's headers."""
     projects = list(bench.site.mix().items())
-    # So that a slow server, which gets through them once or twice, meets an even selection.
+    # In random order, because slow servers get only through some of them.
     random.Random(1).shuffle(projects)
     bounds = [_rate(0.8, "nginx"), _rate(100, "rust"), _rate(80, "devpi"), _rate(80, "proxpi")]
     return _hot(
@@ -74,7 +74,7 @@ def page_10(bench: Bench) -> Row:
 
 
 def page_500(bench: Bench) -> Row:
-    """A page of middling size."""
+    """A page of medium size."""
     row = _requests("page-500", "hot page of 500 files, gzip", _rate(0.5, "rust"))
     return _hot_page(bench, row, 500, GZIP, bench.rust)
 
@@ -98,33 +98,33 @@ def unchanged(bench: Bench) -> Row:
 
 
 def file_100k(bench: Bench) -> Row:
-    """A small held file."""
-    row = _requests("file-100k", "held file of 100 KB", _rate(1.2, "rust"))
-    return _held_file(bench, row, 100 * KIB, 16)
+    """A small stored file."""
+    row = _requests("file-100k", "stored file of 100 KB", _rate(1.2, "rust"))
+    return _stored_file(bench, row, 100 * KIB, 16)
 
 
 def file_10m(bench: Bench) -> Row:
-    """A held file of some size."""
-    row = _requests("file-10m", "held file of 10 MB", _rate(0.9, "rust"))
-    return _held_file(bench, row, 10 * MIB, 8)
+    """A stored file of medium size."""
+    row = _requests("file-10m", "stored file of 10 MB", _rate(0.9, "rust"))
+    return _stored_file(bench, row, 10 * MIB, 8)
 
 
 def file_range(bench: Bench) -> Row:
-    """A part of a held file."""
-    work = "1 MB range of a held file of 10 MB"
+    """A range of a stored file."""
+    work = "1 MB range of a stored file of 10 MB"
     row = _requests("file-range", work, _rate(0.8, "rust"))
-    return _held_file(bench, row, 10 * MIB, 16, (4 * MIB, 5 * MIB))
+    return _stored_file(bench, row, 10 * MIB, 16, (4 * MIB, 5 * MIB))
 
 
 def cold_file(bench: Bench, clients: int) -> Row:
-    """`clients` of a file that nobody has yet."""
+    """Megabytes a second of `clients` that read one file while the server downloads it."""
     size = 64 * MIB
     [digest] = bench.site.ballast("cold-64m", size).values()
     _page(bench, bench.nginx, 10, PLAIN)
 
     def measure(start: Start) -> float:
         with start() as server:
-            # The server is warm, the file's page known; the file itself is cold.
+            # The server has served the pages, but not the file.
             _page(bench, server, 10, PLAIN)
             path = load.file_paths(server, "cold-64m")[digest]
             return clients * size / load.drained(server, {path: size}, clients) / 1e6
@@ -139,16 +139,16 @@ def cold_file(bench: Bench, clients: int) -> Row:
 
 
 def cold_page(bench: Bench) -> Row:
-    """A large page that nobody has asked for yet, another one in each round."""
+    """Milliseconds of a miss for a large page, another one in each round."""
     rounds = 2 * bench.rounds + 1
-    pages = [bench.site.page(f"cold-5000-{turn}", 5000) for turn in range(rounds)]
+    pages = [bench.site.page(f"cold-5000-{number}", 5000) for number in range(rounds)]
     with ExitStack() as stack:
         servers = [stack.enter_context(start()) for start in (bench.ours, bench.rust)]
 
         def measure(server: Server, left: list[str]) -> float:
-            seconds, answer = load.timed_page(server, left.pop(), bench.uv)
-            if len(answer.json()["files"]) != 5000:
-                raise load.WrongAnswer(f"{server.name}: another page")
+            seconds, response = load.timed_page(server, left.pop(), bench.uv)
+            if len(response.json()["files"]) != 5000:
+                raise load.WrongResponse(f"{server.name}: another page")
             return seconds * 1000
 
         for server in servers:
@@ -160,20 +160,20 @@ def cold_page(bench: Bench) -> Row:
 
 
 def uv_warm(bench: Bench) -> Row:
-    """uv, from a cache that holds everything."""
+    """Seconds of an installation by uv, all files stored."""
     samples = _warm_installs(bench, "uv")
     return Row("uv-warm", "uv pip install of 40 wheels, warm", "s", samples, [_time(1.1, "nginx")])
 
 
 def pip_warm(bench: Bench) -> Row:
-    """The same with pip."""
+    """Seconds of an installation by pip, all files stored."""
     samples = _warm_installs(bench, "pip")
     work = "pip install of 40 wheels, warm"
     return Row("pip-warm", work, "s", samples, [_time(1.05, "nginx")])
 
 
 def uv_cold(bench: Bench) -> Row:
-    """uv, from an empty cache, in each round again."""
+    """Seconds of an installation by uv, from an empty cache in each round."""
     work, unit = "uv pip install of 40 wheels, cold", "s"
     row = Row("uv-cold", work, unit, bounds=[_time(1.0, "rust", "devpi", "proxpi")])
     client, peers = Client(bench.peers, bench.site, "uv"), bench.peers
@@ -182,10 +182,10 @@ def uv_cold(bench: Bench) -> Row:
         with start() as server:
             try:
                 return client.install(server)
-            except load.WrongAnswer as error:
+            except load.WrongResponse as error:
                 if name == OURS:
                     raise
-                row.notes.append(f"a peer's install failed: {error}")
+                row.notes.append(f"the installation from a peer failed: {error}")
                 return math.inf
 
     starts: dict[str, Start] = {OURS: bench.ours, "rust": bench.rust}
@@ -196,12 +196,12 @@ def uv_cold(bench: Bench) -> Row:
 
 
 def gunicorn(bench: Bench) -> Row:
-    """The mix under gunicorn, with one worker and with two, beside the program itself."""
+    """The mix under gunicorn, with one worker and with two, and without gunicorn."""
     kinds = ("gevent", "pytail.gunicorn.Worker")
     starts: list[Start] = [bench.ours]
     starts += [partial(bench.peers.gunicorn, n, kind) for kind in kinds for n in (1, 2)]
     projects = bench.site.mix().items()
-    # One worker of the other class keeps as busy a client as there can be beside it on two cores.
+    # On two cores, the client needs one: a worker of the other class already keeps it busy.
     bound = Bound(1.5, True, ("gevent -w 1",), "gevent -w 2")
     row = _requests("gunicorn", "hot pages, realistic mix, under gunicorn", bound)
     return _hot(
@@ -210,7 +210,7 @@ def gunicorn(bench: Bench) -> Row:
         starts,
         lambda server: [load.page_request(server, name, n, bench.uv) for name, n in projects],
         connections=32,
-        # Each worker has its own memory to fill.
+        # Each worker has its own caches in memory.
         warm=10,
     )
 
@@ -260,16 +260,17 @@ def _hot(
     connections: int = 16,
     warm: float = 1,
 ) -> Row:
-    """`row` with requests a second, and what they cost, of what `ask` saw to be answered right.
+    """Return `row` with requests a second and their processor time.
 
-    Each server gets them for `warm` seconds before.
+    `ask` returns the requests to a server, whose responses it has verified. Each server gets them for
+    `warm` seconds before the measurement.
     """
     with ExitStack() as stack:
         servers = [stack.enter_context(start()) for start in starts]
         requests = {server.name: ask(server) for server in servers}
 
         def measure(server: Server, seconds: float) -> float:
-            done = load.hammered(server, requests[server.name], seconds, connections)
+            done = load.measured(server, requests[server.name], seconds, connections)
             row.costs.setdefault(server.name, []).append(done.cost)
             return done.rate
 
@@ -288,13 +289,13 @@ def _hot_page(bench: Bench, row: Row, count: int, headers: Mapping[str, str], pe
     return _hot(bench, row, [bench.ours, peer], ask)
 
 
-def _held_file(
-    bench: Bench, row: Row, size: int, connections: int, part: tuple[int, int] | None = None
+def _stored_file(
+    bench: Bench, row: Row, size: int, connections: int, span: tuple[int, int] | None = None
 ) -> Row:
-    digest = bench.site.ballast("held", 100 * KIB, 10 * MIB)[size]
+    digest = bench.site.ballast("stored", 100 * KIB, 10 * MIB)[size]
 
     def ask(server: Server) -> list[Request]:
-        return [load.file_request(server, "held", digest, part)]
+        return [load.file_request(server, "stored", digest, span)]
 
     return _hot(bench, row, [bench.ours, bench.rust], ask, connections)
 

@@ -1,7 +1,7 @@
-"""The index upstream: pages, wheels and large files on disk, for nginx to serve as they are.
+"""The upstream index: pages, wheels and large files on disk, which nginx serves.
 
-What is there already is used again. A page lists as much for each file as the public index does;
-most files exist on pages only.
+Existing files are reused. A page has the same fields for each file as on the public index. Most files
+exist on pages only.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MIX = {f"mix-{count}": count for count in log_spaced(5, 8000, 40)}
 
 
 class Site:
-    """A directory that holds an index."""
+    """The directory of an index."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def page(self, project: str, count: int, *listed: dict[str, Any], packed: bool = True) -> str:
-        """A page of `count` files, `listed` among them; `packed`: beside it compressed by gzip."""
+        """Write a page of `count` files, including `listed`; `packed`: also in gzip. Return `project`."""
         directory = self.root / "simple" / project
         if (directory / "index.json").exists():
             return project
@@ -40,14 +40,15 @@ class Site:
         directory.mkdir(parents=True, exist_ok=True)
         if packed:
             (directory / "index.json.gz").write_bytes(gzip.compress(data, 6, mtime=0))
-        # Last: it says that the page is whole.
+        # Last, because its existence marks the page as complete.
         (directory / "index.json").write_bytes(data)
         return project
 
     def mix(self) -> dict[str, int]:
-        """Project -> files, of the mix; the newest file of each is a wheel that can be installed.
+        """Write the projects of the mix; return the number of files of each.
 
-        The first eight require four others each, so that all come in by asking for eight.
+        The newest file of each project is a wheel that installs. The first eight require four others
+        each, so that eight requirements install all 40.
         """
         names, sizes = list(MIX), log_spaced(20 * KIB, 3 * MIB, len(MIX))
         random.Random(6).shuffle(sizes)
@@ -55,24 +56,24 @@ class Site:
             needs = names[8 + place * 4 : 12 + place * 4] if place < 8 else []
             payload = random.Random(name).randbytes(size)
             dist = wheel(name, "1.0.0", needs, payload, **{"requires-python": ">=3.8"})
-            self._keep(dist)
+            self._store(dist)
             self.page(name, MIX[name], dist.entry())
-        # devpi asks for the list before it believes in a project.
+        # devpi serves only projects of the list.
         listed = {"meta": {"api-version": "1.1"}, "projects": [{"name": name} for name in names]}
         (self.root / "simple" / "index.json").write_text(json.dumps(listed))
         return MIX
 
     def roots(self) -> list[str]:
-        """The projects of the mix that require all others."""
+        """Return the projects of the mix that require the others."""
         return list(MIX)[:8]
 
     def ballast(self, project: str, *sizes: int) -> dict[int, str]:
-        """A project with a file of each of `sizes` bytes; size -> sha256."""
+        """Write a project with one file for each of `sizes`, in bytes; return sha256 by size."""
         entries = [self._large(project, f"{place}.0", size) for place, size in enumerate(sizes, 1)]
         self.page(project, len(sizes), *entries)
         return {entry["size"]: entry["hashes"]["sha256"] for entry in entries}
 
-    def _keep(self, dist: Dist) -> None:
+    def _store(self, dist: Dist) -> None:
         path = self.root / dist.path[1:]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dist.data)
@@ -83,13 +84,13 @@ class Site:
         path = self.root / "packages" / "large" / filename
         block, digest = random.Random(filename).randbytes(min(size, MIB)), hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not path.exists()
-        with path.open("wb" if fresh else "rb") as file:
+        is_new = not path.exists()
+        with path.open("wb" if is_new else "rb") as file:
             for start in range(0, size, len(block)):
-                piece = block[: size - start]
-                digest.update(piece)
-                if fresh:
-                    file.write(piece)
+                chunk = block[: size - start]
+                digest.update(chunk)
+                if is_new:
+                    file.write(chunk)
         entry = _entry(project, 0) | {"filename": filename, "size": size}
         hashes = {"sha256": digest.hexdigest()}
         del entry["core-metadata"]

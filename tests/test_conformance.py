@@ -1,4 +1,4 @@
-"""The table of ``docs/conformance.md`` is that of the tests."""
+"""``docs/conformance.md`` lists the tests that cite each item."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from tests.support.conformance import PAGE, cited, rendered
 
 
-def test_table_is_what_the_tests_cite():
+def test_the_table_lists_the_tests_that_cite_each_item():
     page = PAGE.read_text()
     assert page == rendered(page), "run: python -m tests.support.conformance"
 

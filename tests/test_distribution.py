@@ -1,4 +1,4 @@
-"""What is built, installed and promised."""
+"""The installed distribution, and the names of commands and indexes in the repository."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_what_is_tested_is_what_was_installed(tmp_path: Path):
+def test_the_installed_wheel_is_tested(tmp_path: Path):
     wanted = os.environ.get("PYTAIL_TESTS_WANT")
     if wanted is None:
-        pytest.skip("tox sets PYTAIL_TESTS_WANT where the wheel is to be tested")
+        pytest.skip("tox sets PYTAIL_TESTS_WANT where it installs the wheel")
     code = "import pytail; print(pytail.__file__)"
     found = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path).strip()
     assert pytail.__file__ == found
@@ -37,7 +37,7 @@ def test_readme_names_the_public_index_once():
 
 
 @pytest.mark.parametrize("folder", ["tests", "conf", "docs", ".ci", "benchmarks"])
-def test_no_registry_is_named_elsewhere(folder: str):
+def test_other_folders_name_no_public_index(folder: str):
     host = PUBLIC_INDEX.partition("//")[2]
     texts = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".toml"}]
     named = [path for path in texts if re.search(rf"\b{re.escape(host)}\b", path.read_text())]

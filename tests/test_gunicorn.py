@@ -7,8 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.fakeindex import JSON, FakeIndex, wheel
 from tests.support.running import file_path, under_gunicorn
+
+pytestmark = pytest.mark.process
 
 WORKER = ("-k", "pytail.gunicorn.Worker")
 

@@ -1,4 +1,4 @@
-"""A small world of real wheels, and environments to install them into."""
+"""An upstream of real wheels, and environments for real package managers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORLD = [
 INSTALLED = {"web-app": "2.0", "frame-work": "1.5", "tools": "3.1+local.1", "base-lib": "1.0"}
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-#: The ``pyproject.toml`` of a project that requires some of it.
+#: The ``pyproject.toml`` of a project that requires web-app.
 PROJECT = f"""\
 [project]
 name = "mine"
@@ -39,10 +39,10 @@ requires-python = "=={PYTHON}.*"
 dependencies = ["web-app"]
 """
 
-#: What installs each package manager that is none of the tests' own.
+#: The requirements of each package manager that the tests do not depend on.
 REQUIREMENTS = {
     "hatch": ["hatch==1.*"],
-    # With these two newer, this pdm stops before it asks any index.
+    # With newer versions of these two, this pdm fails before its first request.
     "pdm": ["pdm==2.26.9", "hishel<2", "unearth<0.18"],
     "pip-tools": ["pip-tools==7.*"],
     "pipenv": ["pipenv>=2026"],
@@ -51,7 +51,7 @@ REQUIREMENTS = {
 
 
 class Machine:
-    """A directory with an environment and nothing else: no configuration, no caches."""
+    """A home directory for package managers, without configuration and caches."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -59,7 +59,7 @@ class Machine:
         home.mkdir()
 
     def run(self, *command: str, **environ: str) -> str:
-        """What `command` prints; it must succeed."""
+        """Return the output of `command`. Asserts that it succeeds."""
         out = subprocess.run(
             command,
             capture_output=True,
@@ -73,7 +73,7 @@ class Machine:
         return out.stdout
 
     def installed(self) -> dict[str, str]:
-        """Project to version, of what stands in `site`."""
+        """Return the version of each project installed in `site`."""
         names = [path.name.removesuffix(".dist-info") for path in self.site.glob("*.dist-info")]
         pairs = (name.rsplit("-", 1) for name in names)
         return {project.replace("_", "-"): version for project, version in pairs}
@@ -81,14 +81,14 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[[], Machine]:
-    """Makes new machines."""
+    """Return a function that makes new machines."""
     counter = iter(range(100))
     return lambda: Machine(tmp_path / f"machine{next(counter)}")
 
 
 @pytest.fixture
 def world(index: FakeIndex) -> FakeIndex:
-    """An upstream that has everything."""
+    """An upstream with the wheels of WORLD."""
     index.add(*WORLD)
     return index
 
@@ -97,7 +97,7 @@ def world(index: FakeIndex) -> FakeIndex:
 def start(
     request: Any, tmp_path: Path, world: FakeIndex
 ) -> Callable[[], contextlib.AbstractContextManager[Program]]:
-    """Starts pytail, embedded or with two workers under gunicorn, on one cache directory."""
+    """Return a function that starts pytail on one cache directory: embedded, or under gunicorn."""
     cache, log = tmp_path / "cache", tmp_path / "log"
 
     @contextlib.contextmanager
@@ -114,7 +114,7 @@ def start(
 
 @pytest.fixture(scope="session")
 def tool_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Installs a tool into an environment of its own, once; this alone needs a registry."""
+    """Return a function that installs a tool into a new environment, once, from a real index."""
 
     @functools.cache
     def install(name: str) -> Path:
@@ -141,8 +141,8 @@ def uv_install(machine: Machine, root: str, *arguments: str) -> None:
     machine.run(*command, *options, *arguments)
 
 
-def fetched_ahead(cache: Path, upstream: str, lock: Path, *options: str) -> Any:
-    """What ``pytail warm`` tells of the files of `lock`; it must succeed."""
+def warm(cache: Path, upstream: str, lock: Path, *options: str) -> Any:
+    """Run ``pytail warm`` for `lock` and return its JSON report. Asserts that it succeeds."""
     command = [sys.executable, "-m", "pytail", "--cache-dir", str(cache)]
     command += ["--upstream-base-url", upstream, *options, "warm", "--json", "-r", str(lock)]
     out = subprocess.run(
@@ -154,5 +154,5 @@ def fetched_ahead(cache: Path, upstream: str, lock: Path, *options: str) -> Any:
 
 @pytest.fixture(params=[pip_install, uv_install], ids=["pip", "uv"])
 def install(request: Any) -> Callable[..., None]:
-    """An installer that resolves, downloads and installs."""
+    """An installer: `pip_install` or `uv_install`."""
     return request.param

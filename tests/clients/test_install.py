@@ -21,15 +21,15 @@ NEEDED = {
 }
 
 
-def assert_each_was_asked_for_once(world: FakeIndex) -> None:
-    asked = Counter(seen.path for seen in world.seen)
-    assert set(asked.values()) == {1}, asked
+def assert_each_was_requested_once(world: FakeIndex) -> None:
+    requests = Counter(seen.path for seen in world.seen)
+    assert set(requests.values()) == {1}, requests
     for project, dist in NEEDED.items():
-        assert asked[f"/simple/{project}/"] == 1
-        assert asked[dist.path.replace("%2B", "+")] == 1
+        assert requests[f"/simple/{project}/"] == 1
+        assert requests[dist.path.replace("%2B", "+")] == 1
 
 
-def test_cold_then_warm_with_upstream_stopped(
+def test_a_second_machine_installs_without_upstream(
     machine: Callable[[], Machine], world: FakeIndex, start: Any, install: Callable[..., None]
 ):
     with start() as running:
@@ -37,12 +37,12 @@ def test_cold_then_warm_with_upstream_stopped(
             client = machine()
             install(client, f"{running.client.url}/simple/", "web-app")
             assert client.installed() == INSTALLED
-            assert_each_was_asked_for_once(world)
-            # The second machine has caches as empty as the first one's.
+            assert_each_was_requested_once(world)
+            # The second machine has empty caches too.
             world.stop()
 
 
-def test_warm_after_a_restart_through_the_urls_of_devpi(
+def test_after_a_restart_the_urls_of_devpi_install_without_upstream(
     machine: Callable[[], Machine], world: FakeIndex, start: Any, install: Callable[..., None]
 ):
     with start() as running:
@@ -54,11 +54,11 @@ def test_warm_after_a_restart_through_the_urls_of_devpi(
     assert client.installed() == INSTALLED
 
 
-def requirements(root: str, needed: dict[str, Dist]) -> str:
-    """A lock file with URLs and hashes, as tools write them."""
+def requirements(root: str, dists: dict[str, Dist]) -> str:
+    """Return a requirements file with URLs and hashes."""
     return "".join(
         f"{project} @ {root}/root/pypi/+f/{dist.key} --hash=sha256:{dist.sha256}\n"
-        for project, dist in needed.items()
+        for project, dist in dists.items()
     )
 
 

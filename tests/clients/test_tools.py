@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, PROJECT, Machine, fetched_ahead
+from tests.clients.conftest import INSTALLED, PROJECT, Machine, warm
 from tests.support.fakeindex import FakeIndex
 from tests.support.running import embedded
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.clients
 
 @dataclasses.dataclass
 class Tool:
-    """A package manager: what a project says, what locks and installs."""
+    """A package manager: files of a project, commands that lock and install, the lock file."""
 
     files: dict[str, str]
     commands: list[list[str]]
     lock: str
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
-    #: Whether its lock is one from which files can be fetched ahead.
+    #: Whether ``pytail warm`` reads its lock file.
     can_warm: bool = False
 
 
@@ -70,7 +70,7 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_tool_locks_and_installs(
+def test_a_tool_locks_and_installs(
     name: str,
     tool_dir: Callable[[str], Path],
     machine: Callable[[], Machine],
@@ -84,8 +84,8 @@ def test_tool_locks_and_installs(
         for filename, text in tool.files.items():
             (client.home / filename).write_text(text.replace("ROOT", root))
         for command in tool.commands:
-            given = [word.replace("ROOT", root) for word in command]
-            client.run(*given, PATH=path, LANG="C.UTF-8", **tool.environ)
+            words = [word.replace("ROOT", root) for word in command]
+            client.run(*words, PATH=path, LANG="C.UTF-8", **tool.environ)
     client.site = next((client.home / ".venv" / "lib").glob("python*/site-packages"))
     assert INSTALLED.items() <= client.installed().items()
     lock = (client.home / tool.lock).read_text()
@@ -93,8 +93,8 @@ def test_tool_locks_and_installs(
         if dist.filename.split("-")[1] == INSTALLED[dist.project]:
             assert f"sha256:{dist.sha256}" in lock
     if tool.can_warm:
-        # The lock names the pytail that is gone by its URL.
+        # The lock file has URLs of the pytail that has ended.
         bind = root.removeprefix("http://").removesuffix("/simple/")
-        told = fetched_ahead(tmp_path / "ahead", world.url, client.home / tool.lock, "--bind", bind)
-        assert told["fetched"]["files"] == 2 * len(INSTALLED)
-        assert told["skipped"] == []
+        report = warm(tmp_path / "ahead", world.url, client.home / tool.lock, "--bind", bind)
+        assert report["fetched"]["files"] == 2 * len(INSTALLED)
+        assert report["skipped"] == []

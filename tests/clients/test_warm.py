@@ -1,4 +1,4 @@
-"""A cache that was filled from a lock file is all that an installer needs, with upstream gone."""
+"""uv installs from a cache that ``pytail warm`` filled from a lock file, without upstream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, Machine, fetched_ahead, uv_install
+from tests.clients.conftest import INSTALLED, Machine, uv_install, warm
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import free_port, program
 
@@ -45,7 +45,7 @@ def install(machine: Machine, lock: Path, root: str) -> None:
         ("requirements.txt", "requirements.txt", install),
     ],
 )
-def test_what_uv_locked_installs_from_what_was_fetched_ahead(
+def test_uv_installs_its_lock_from_a_warmed_cache_without_upstream(
     filename: str,
     form: str | None,
     use: Callable[[Machine, Path, str], None],
@@ -64,9 +64,9 @@ def test_what_uv_locked_installs_from_what_was_fetched_ahead(
         if form is not None:
             export = ["export", "-q", "--frozen", "--format", form, "-o", filename]
             locker.run(*UV, *export, UV_DEFAULT_INDEX=root)
-    told = fetched_ahead(tmp_path / "second", world.url, locker.home / filename, "--bind", bind)
-    assert told["fetched"]["files"] == 2 * len(INSTALLED)
-    assert any("only-there" in skipped["what"] for skipped in told["skipped"])
+    report = warm(tmp_path / "second", world.url, locker.home / filename, "--bind", bind)
+    assert report["fetched"]["files"] == 2 * len(INSTALLED)
+    assert any("only-there" in skipped["what"] for skipped in report["skipped"])
     world.stop()
     with program([*base, "--cache-dir", str(tmp_path / "second")], tmp_path / "log", url):
         client = machine()

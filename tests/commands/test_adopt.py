@@ -16,7 +16,7 @@ from pytail.storage.store import Store
 from tests.commands.conftest import Installation
 from tests.support.fakeindex import Dist, FakeIndex, sdist, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 Layout = Callable[[Path, Dist], Path]
 

@@ -12,7 +12,7 @@ from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, Gated, wheel
 from tests.support.watching import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 TWO_DAYS_AGO = time.time() - 2 * 86400
 

@@ -7,7 +7,7 @@ import pytest
 from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, sdist, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_list_names_the_projects_with_stored_files(installation: Installation, index: FakeIndex):

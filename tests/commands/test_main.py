@@ -12,6 +12,7 @@ from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import free_port, program
 
 
+@pytest.mark.process
 def test_serve_takes_settings_before_and_after_the_command(tmp_path: Path, index: FakeIndex):
     port = free_port()
     command = [*PYTAIL, "--bind", f"127.0.0.1:{port}", "serve", "--upstream-base-url", index.url]
@@ -21,6 +22,7 @@ def test_serve_takes_settings_before_and_after_the_command(tmp_path: Path, index
         assert running.client.json("demo")["name"] == "demo"
 
 
+@pytest.mark.process
 def test_help_names_the_commands():
     out = run_program("--help").stdout
     assert "Commands:" in out
@@ -36,6 +38,7 @@ def test_help_of_a_command_shows_its_own_options_only():
     assert "see pytail --help" in " ".join(out.stdout.split())
 
 
+@pytest.mark.process
 def test_an_unknown_command_of_the_program_is_one_line_and_exit_code_2():
     out = run_program("confg")
     assert (out.returncode, out.stdout) == (2, "")
@@ -44,6 +47,7 @@ def test_an_unknown_command_of_the_program_is_one_line_and_exit_code_2():
     assert "confg" in line
 
 
+@pytest.mark.process
 def test_config_shows_each_value_and_its_origin(tmp_path: Path):
     file = tmp_path / "pytail.toml"
     file.write_text('project-cache-ttl-secs = "15m"\n')
@@ -75,6 +79,7 @@ def test_config_masks_secrets(options: list[str]):
     assert "https://***@index.example.org" in out.stdout
 
 
+@pytest.mark.process
 def test_an_unknown_variable_is_a_warning_with_the_nearest_name():
     out = run_program("config", PYTAIL_CACHEDIR="x")
     assert out.returncode == 0

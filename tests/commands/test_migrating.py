@@ -14,7 +14,7 @@ from tests.commands.test_adopt import devpi, proxpi, write
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import Client, clean_environ, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/migrating.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)

@@ -12,7 +12,7 @@ from tests.commands.conftest import Installation, pseudo_terminal
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.watching import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_purge_removes_the_files_of_a_project_and_forgets_its_page(

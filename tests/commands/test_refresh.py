@@ -7,7 +7,7 @@ import pytest
 from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, reply, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def versions(installation: Installation) -> list[str]:

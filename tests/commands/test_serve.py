@@ -30,6 +30,8 @@ from tests.support.running import (
 )
 from tests.support.watching import until
 
+pytestmark = pytest.mark.process
+
 COMMANDS = {"module": PYTAIL, "script": [str(Path(sys.executable).with_name("pytail"))]}
 
 

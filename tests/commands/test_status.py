@@ -15,7 +15,7 @@ from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_status_shows_stored_files_and_the_hit_ratio(installation: Installation, index: FakeIndex):

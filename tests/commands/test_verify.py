@@ -12,7 +12,7 @@ import pytest
 from tests.commands.conftest import Installation
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def damage(path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.running import embedded
 from tests.support.sending import Sending
 from tests.support.watching import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 LINUX = "cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64"
 SIZE = 400_000

@@ -1,4 +1,4 @@
-"""nginx as `conf/` ships it, in front of a pytail; what the machine cannot be has been replaced."""
+"""nginx with the configuration of `conf/` in front of a pytail, on other ports and paths."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.support.running import Client, free_port, serving
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-#: Programs of system administrators are not in everyone's PATH.
+#: Debian leaves /usr/sbin out of the PATH of users other than root.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
-#: What Debian's own nginx.conf has around a site, with paths below the current directory.
-AROUND = """\
+#: Debian's own nginx.conf, with paths below the current directory.
+NGINX_CONF = """\
 daemon off;
 worker_processes 1;
 pid nginx.pid;
@@ -46,7 +46,7 @@ http {{
 
 
 def needed(program: str) -> str:
-    """The path of `program`, without which the test is skipped, but not where everything is tested."""
+    """Return the path of `program`. Without it, skip the test; in CI, fail it."""
     found = shutil.which(program, path=PATH)
     if found is None:
         reason = f"there is no {program}; apt-get install it"
@@ -56,16 +56,16 @@ def needed(program: str) -> str:
     return found
 
 
-def replaced(text: str, places: dict[str, str]) -> str:
-    """`text` with all of `places`, each of which it has."""
-    for place, other in places.items():
-        assert place in text, place
-        text = text.replace(place, other)
+def replaced(text: str, replacements: dict[str, str]) -> str:
+    """Return `text` with each key of `replacements` replaced. Asserts that all of them occur."""
+    for old, new in replacements.items():
+        assert old in text, old
+        text = text.replace(old, new)
     return text
 
 
 class Tls:
-    """A host name with a certificate, and those who trust it."""
+    """A certificate of the site with its key, its authority, and a context that trusts it."""
 
     def __init__(self, directory: Path) -> None:
         authority, self.context = trustme.CA(), ssl.create_default_context()
@@ -78,11 +78,11 @@ class Tls:
 
 
 class Site(Client):
-    """Asks nginx; paths are given as pytail has them, below the prefix."""
+    """Sends requests to nginx; a path is that of pytail, below the prefix of the site."""
 
     def __init__(self, url: str, tls: Tls, directory: Path) -> None:
         super().__init__(url)
-        #: The pytail behind, asked directly.
+        #: A client of the pytail behind nginx.
         self.behind = Client("")
         self.tls, self.directory = tls, directory
         self._parts = urlsplit(url)
@@ -99,7 +99,7 @@ class Site(Client):
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What a user has who begins to read."""
+    """A copy of the package and `conf/`."""
     copy = tmp_path / "checkout"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("pytail", "conf"):
@@ -114,9 +114,9 @@ Start = Callable[..., contextlib.AbstractContextManager[Site]]
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Start:
-    """Starts nginx with the site of `conf/nginx.conf` in front of a pytail, or of none.
+    """Return a function that starts nginx with `conf/nginx.conf` in front of `backend`.
 
-    It logs no trouble, unless its `fails`.
+    Without `fails`, it asserts at the end that nginx has logged no warning and no error.
     """
     program = needed("nginx")
 
@@ -148,11 +148,11 @@ def nginx(tmp_path: Path) -> Start:
             text = replaced((CONF / "nginx-store.conf").read_text(), files)
             (directory / "store.conf").write_text(text)
         (directory / "site.conf").write_text(replaced((CONF / "nginx.conf").read_text(), site))
-        around = AROUND.format(directory=directory)
+        text = NGINX_CONF.format(directory=directory)
         if os.getuid() == 0:
-            # The directories of tests are this user's only.
-            around = f"user root;\n{around}"
-        (directory / "nginx.conf").write_text(around)
+            # Only root may read the directories of its tests.
+            text = f"user root;\n{text}"
+        (directory / "nginx.conf").write_text(text)
         command = [program, "-p", str(directory), "-c", "nginx.conf"]
         with (directory / "stderr.log").open("w") as stderr:
             process = subprocess.Popen(command, cwd=directory, stderr=stderr)
@@ -164,9 +164,9 @@ def nginx(tmp_path: Path) -> Start:
             process.wait(20)
         if fails:
             return
-        trouble = [f" [{level}] " for level in ("warn", "error", "alert", "emerg")]
+        levels = [f" [{level}] " for level in ("warn", "error", "alert", "emerg")]
         lines = (directory / "stderr.log").read_text() + (directory / "error.log").read_text()
-        assert [line for line in lines.splitlines() if any(map(line.__contains__, trouble))] == []
+        assert [line for line in lines.splitlines() if any(map(line.__contains__, levels))] == []
 
     return starting
 
@@ -184,7 +184,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> N
 
 @pytest.fixture(params=["/pypi", ""], ids=["prefix", "root"])
 def site(request: pytest.FixtureRequest, tmp_path: Path, index: FakeIndex, nginx: Start):
-    """nginx in front of a pytail that lets it send what is held."""
+    """nginx in front of a pytail with `accel_redirect`."""
     cache = tmp_path / "cache"
     with (
         serving(cache, index.url, accel_redirect="/+held/") as pytail,

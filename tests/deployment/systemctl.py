@@ -1,8 +1,7 @@
 """A stand-in for systemctl, for a machine on which systemd does not run.
 
-It does what the unit of pytail says about user, directories, environment, start and stop, and starts
-nginx as Debian's unit does. Of the hardening it does what needs no systemd: no new privileges, no
-memory that is both written and executed.
+It follows the unit of pytail in user, directories, environment, start and stop, and starts nginx as
+Debian's unit does. Of the hardening, it sets NoNewPrivileges and MemoryDenyWriteExecute.
 """
 
 import ctypes
@@ -22,7 +21,7 @@ NO_NEW_PRIVILEGES, DENY_WRITE_EXECUTE = 38, 65
 
 
 def settings() -> dict[str, list[str]]:
-    """What the unit and its drop-ins say, by key; an empty value forgets those before."""
+    """Return the values of each key of the unit and its drop-ins; an empty value clears a key."""
     found: dict[str, list[str]] = {}
     for path in [UNITS / "pytail.service", *sorted(UNITS.glob("pytail.service.d/*.conf"))]:
         for key, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
@@ -57,7 +56,7 @@ def start() -> None:
         prctl = ctypes.CDLL(None).prctl
         assert unit["NoNewPrivileges"] == unit["MemoryDenyWriteExecute"] == "yes"
         prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-        # Older kernels do not know it.
+        # Kernels before 6.3 ignore the second one.
         prctl(DENY_WRITE_EXECUTE, 1, 0, 0, 0)
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -92,7 +91,7 @@ def main(*words: str) -> None:
         case ["restart", "nginx"]:
             subprocess.run(["nginx", "-g", "daemon on; master_process on;"], check=True)
         case _:
-            sys.exit(f"a stand-in does not know {words}")
+            sys.exit(f"the stand-in for systemctl does not support {words}")
 
 
 if __name__ == "__main__":

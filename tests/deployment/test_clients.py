@@ -1,4 +1,4 @@
-"""Real pip and uv install through nginx, TLS and a prefix, configured as `conf/` ships it."""
+"""Real pip and uv install through nginx, TLS and a prefix, with the configuration of `conf/`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ INSTALL = {
 }
 
 
-def configured(home: Path, site: Site) -> dict[str, str]:
-    """The environment of a client that has both files."""
-    places = {INDEX: f"{site.url}/simple/"}
+def configure(home: Path, site: Site) -> dict[str, str]:
+    """Write `pip.conf` and `uv.toml` to `home`; return the environment for a client."""
+    urls = {INDEX: f"{site.url}/simple/"}
     trusted = {"/etc/ssl/certs/ca-certificates.crt": str(site.tls.ca)}
-    (home / "pip.conf").write_text(replaced((CONF / "pip.conf").read_text(), places | trusted))
+    (home / "pip.conf").write_text(replaced((CONF / "pip.conf").read_text(), urls | trusted))
     (home / "uv").mkdir()
-    (home / "uv" / "uv.toml").write_text(replaced((CONF / "uv.toml").read_text(), places))
+    (home / "uv" / "uv.toml").write_text(replaced((CONF / "uv.toml").read_text(), urls))
     return {
         "PIP_CONFIG_FILE": str(home / "pip.conf"),
         "XDG_CONFIG_HOME": str(home),
-        # What this machine trusts, for uv.
+        # uv reads it as the authorities of the system.
         "SSL_CERT_FILE": str(site.tls.ca),
         "REQUESTS_CA_BUNDLE": "",
         "CURL_CA_BUNDLE": "",
@@ -40,13 +40,13 @@ def configured(home: Path, site: Site) -> dict[str, str]:
 
 @pytest.mark.parametrize("site", ["/pypi"], indirect=True)
 @pytest.mark.parametrize("tool", INSTALL)
-def test_a_client_installs_cold_and_then_without_upstream(
+def test_a_second_machine_installs_without_upstream(
     tmp_path: Path, site: Site, index: FakeIndex, tool: str
 ):
     index.add(*WORLD)
     for name in ("first", "second"):
         client = Machine(tmp_path / name)
-        environ = configured(client.home, site)
+        environ = configure(client.home, site)
         client.run(*INSTALL[tool], "--target", str(client.site), "web-app", **environ)
         assert client.installed() == INSTALLED
         index.stop()

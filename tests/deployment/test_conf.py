@@ -1,4 +1,4 @@
-"""What ``conf/`` brings for those who watch pytail speaks of series that a live pytail has."""
+"""The alerts and the dashboard of ``conf/`` use only metrics that pytail has."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DASHBOARD = json.loads((CONF / "grafana-dashboard.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 EXPRESSIONS.append(DASHBOARD["templating"]["list"][1]["query"])
 
-#: What Prometheus adds to each series.
+#: Labels that Prometheus adds to each series.
 ADDED = {"instance", "job"}
 
 
 @pytest.fixture
 def live(pytail: Client) -> dict[str, dict[str, set[str]]]:
-    """By the name of each series of a new pytail its labels and their values."""
+    """The labels of each sample of a new pytail, with their values, by the sample's name."""
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(pytail.get("/+metrics").data.decode()):
         for sample in family.samples:
@@ -37,37 +37,37 @@ def texts() -> list[str]:
     return [RULES, *EXPRESSIONS]
 
 
-def test_every_series_that_is_spoken_of_is_there_and_the_other_way_round(live: dict[str, object]):
-    spoken = {name for text in texts() for name in re.findall(r"\bpytail_\w+", text)}
-    assert spoken <= live.keys()
-    silent = {re.sub(r"_(bucket|count|sum)$", "", name) for name in live}
-    silent -= {re.sub(r"_(bucket|count|sum)$", "", name) for name in spoken}
-    assert silent == {"pytail_store_files"}
+def test_the_texts_use_all_metrics_but_one_and_no_others(live: dict[str, object]):
+    used = {name for text in texts() for name in re.findall(r"\bpytail_\w+", text)}
+    assert used <= live.keys()
+    unused = {re.sub(r"_(bucket|count|sum)$", "", name) for name in live}
+    unused -= {re.sub(r"_(bucket|count|sum)$", "", name) for name in used}
+    assert unused == {"pytail_store_files"}
 
 
-def test_every_label_that_is_asked_for_is_there(live: dict[str, dict[str, set[str]]]):
-    asked = [
+def test_every_selected_label_and_value_exists(live: dict[str, dict[str, set[str]]]):
+    selected = [
         (name, label, value)
         for text in texts()
         for name, selector in re.findall(r"\b(pytail_\w+)\{([^}]*)\}", text)
         for label, value in re.findall(r'(\w+)=~?"([^"]*)"', selector)
         if label not in ADDED
     ]
-    assert asked
-    for name, label, value in asked:
-        # Those of errors come with the first one.
+    assert selected
+    for name, label, value in selected:
+        # The first response of a class of statuses adds its value.
         known = live[name][label] | ({"5xx"} if label == "status" else set())
         assert set(value.split("|")) <= known
 
 
-def test_every_label_that_is_grouped_by_is_there(live: dict[str, dict[str, set[str]]]):
+def test_every_label_that_groups_series_exists(live: dict[str, dict[str, set[str]]]):
     known = ADDED | {label for labels in live.values() for label in labels}
     for text in texts():
         for labels in re.findall(r"\bby \(([^)]*)\)", text):
             assert set(labels.replace(",", " ").split()) <= known
 
 
-def test_each_alert_says_when_how_bad_and_what_to_do():
+def test_each_alert_has_expression_severity_summary_and_description():
     alerts = RULES.split("- alert: ")[1:]
     assert len({alert.split()[0] for alert in alerts}) == len(alerts) >= 5
     for alert in alerts:
@@ -75,7 +75,7 @@ def test_each_alert_says_when_how_bad_and_what_to_do():
             assert alert.count(part) == 1
 
 
-def test_the_panels_are_told_apart_and_do_not_overlap():
+def test_panels_have_unique_ids_and_titles_and_do_not_overlap():
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels})
     cells = [

@@ -1,9 +1,8 @@
-"""A Debian machine is set up by `docs/deploy.md`, word for word.
+"""The commands of `docs/deploy.md` set up a Debian machine.
 
-The commands run as they stand there, in namespaces of their own, over a copy of the system's
-directories that is thrown away. Not real are `apt-get`, in whose stead it is looked whether the
-packages are there; `systemctl` (see the stand-in), because systemd does not run where tests do; the
-port of HTTPS, which may be taken; and the upstream.
+They run unchanged, in namespaces, over copies of the system's directories that the test drops. Four
+things are not real: `apt-get` only looks whether the packages are installed; `systemctl` is a
+stand-in, because systemd does not run here; HTTPS has another port; the upstream is a fake index.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tests.deployment.conftest import PATH, ROOT, needed
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import free_port
 
-#: Title and blocks of commands, of each section that has some.
+#: The title and the blocks of commands of each section with commands.
 SECTIONS = [
     [part.partition("\n")[0], *blocks]
     for part in re.split(r"^##+ ", (ROOT / "docs" / "deploy.md").read_text(), flags=re.MULTILINE)
@@ -32,38 +31,38 @@ APT_GET = """\
 test "$1" = update || dpkg --status $(printf '%s\\n' "$@" | grep -v -e install -e --) >/dev/null
 """
 
-#: A machine like this one, that forgets everything.
+#: Mounts copies over the directories that the commands change.
 MACHINE = """\
 set -eu
 mount -t tmpfs tmpfs {over}
-mkdir {over}/kept
+mkdir {over}/saved
 # Some machines have mounts of their own for the first two.
-cp --dereference /etc/hosts /etc/resolv.conf {over}/kept
-test ! -e /etc/pip.conf || cp /etc/pip.conf {over}/kept
+cp --dereference /etc/hosts /etc/resolv.conf {over}/saved
+test ! -e /etc/pip.conf || cp /etc/pip.conf {over}/saved
 for place in etc opt var usr/local; do
     mkdir -p {over}/$place.upper {over}/$place.work
     mount -t overlay overlay -o lowerdir=/$place,upperdir={over}/$place.upper,workdir={over}/$place.work /$place
 done
 mount -t tmpfs tmpfs /run
 rm -f /etc/nginx/sites-enabled/*
-cp --remove-destination {over}/kept/* /etc
+cp --remove-destination {over}/saved/* /etc
 echo '127.0.0.1 pytail.example.org' >> /etc/hosts
 """
-#: A client knows nothing but what it has been told.
+#: Runs commands of a client without the configuration of this machine.
 CLIENT = """\
 (
 export HOME={home}
 unset ${{!PIP_*}} ${{!UV_*}} ${{!SSL_CERT_*}} REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
 {commands})
 rm -f /etc/pip.conf
-test ! -e {over}/kept/pip.conf || cp {over}/kept/pip.conf /etc
+test ! -e {over}/saved/pip.conf || cp {over}/saved/pip.conf /etc
 """
-STILL_VALID = "uv pip install --no-cache --reinstall --python ~/second/bin/python iniconfig\n"
+INSTALL_AGAIN = "uv pip install --no-cache --reinstall --python ~/second/bin/python iniconfig\n"
 
 
 @pytest.fixture
 def stand_ins(tmp_path: Path) -> Path:
-    """A directory for the front of PATH."""
+    """A directory with the stand-ins, to be first in PATH."""
     directory = tmp_path / "stand-ins"
     directory.mkdir()
     (directory / "apt-get").write_text(APT_GET)
@@ -76,7 +75,7 @@ def stand_ins(tmp_path: Path) -> Path:
 
 
 @pytest.mark.clients
-def test_a_machine_is_set_up_word_for_word(
+def test_the_commands_of_deploy_md_set_up_a_machine(
     tmp_path: Path, checkout: Path, stand_ins: Path, index: FakeIndex
 ):
     for program in ("nginx", "systemd-analyze", "openssl", "unshare", "dpkg"):
@@ -100,8 +99,8 @@ def test_a_machine_is_set_up_word_for_word(
         if title == "A client":
             commands = CLIENT.format(home=tmp_path, over=over, commands=commands)
         script += commands
-    # Through what the last section has made of it.
-    script += CLIENT.format(home=tmp_path, over=over, commands=STILL_VALID)
+    # Installs once more, after the last section.
+    script += CLIENT.format(home=tmp_path, over=over, commands=INSTALL_AGAIN)
     script += "cat /var/log/pytail.log /var/log/nginx/error.log\n"
     (tmp_path / "script").write_text(script)
     environ = {"PATH": f"{stand_ins}:/usr/bin:/bin:{PATH}", "PYTAIL_UPSTREAM_BASE_URL": index.url}

@@ -1,4 +1,4 @@
-"""A real nginx in front, with the site that `conf/` ships."""
+"""A real nginx with `conf/nginx.conf` in front of pytail."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ pytestmark = pytest.mark.slow
 DEMO = wheel("demo", "1.0+local.1", payload=bytes(range(256)) * 4000)
 SERVER = {"server", "date", "connection"}
 
-
-#: What is asked of a held file, beside its name.
+#: Headers of requests for a stored file.
 CONDITIONS: list[dict[str, str]] = [
     {},
     {"Range": "bytes=5-99"},
@@ -54,14 +53,14 @@ CONDITIONS: list[dict[str, str]] = [
 
 @pytest.fixture
 def demo(site: Site, index: FakeIndex) -> Dist:
-    """A file that pytail holds."""
+    """A file that pytail has stored."""
     index.add(DEMO)
     assert site.behind.get(DEMO.served).data == DEMO.data
     return DEMO
 
 
-def said(answer: Answer) -> dict[str, str]:
-    """The headers that pytail itself has said, by lower-case name."""
+def pytails_headers(answer: Answer) -> dict[str, str]:
+    """Return the headers that pytail sets, by lower-case name."""
     items = answer.headers.items()
     assert len({name.lower() for name, _ in items}) == len(items)
     unlike = SERVER | {"x-request-id", "x-accel-buffering", "x-accel-redirect"}
@@ -69,16 +68,16 @@ def said(answer: Answer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("accept", [JSON, HTML])
-def test_a_page_is_pytails_and_its_links_lead_to_files(site: Site, demo: Dist, accept: str):
+def test_a_page_and_the_files_it_links_are_those_of_pytail(site: Site, demo: Dist, accept: str):
     path = "/simple/demo/"
     for coding in ("identity", "gzip"):
-        asked = {"Accept": accept, "Accept-Encoding": coding}
-        through = site.request("GET", path, asked)
-        direct = site.behind.request("GET", path, asked)
+        headers = {"Accept": accept, "Accept-Encoding": coding}
+        through = site.request("GET", path, headers)
+        direct = site.behind.request("GET", path, headers)
         assert (through.status, through.data) == (200, direct.data)
-        assert said(through) == said(direct)
+        assert pytails_headers(through) == pytails_headers(direct)
         assert (
-            site.request("GET", path, asked | {"If-None-Match": through.headers["ETag"]}).status
+            site.request("GET", path, headers | {"If-None-Match": through.headers["ETag"]}).status
             == 304
         )
     if accept == JSON:
@@ -87,31 +86,31 @@ def test_a_page_is_pytails_and_its_links_lead_to_files(site: Site, demo: Dist, a
 
 
 @pytest.mark.parametrize("path", ["/", "/simple", "/simple/Demo/", "/simple/demo", "/nothing"])
-def test_redirects_and_errors_are_pytails(site: Site, demo: Dist, path: str):
+def test_redirects_and_errors_are_those_of_pytail(site: Site, demo: Dist, path: str):
     through, direct = site.get(path), site.behind.get(path)
     assert (through.status, through.data) == (direct.status, direct.data)
-    assert said(through) == said(direct)
+    assert pytails_headers(through) == pytails_headers(direct)
 
 
-def test_the_prefix_alone_leads_below_it(site: Site):
+def test_the_prefix_without_a_slash_redirects(site: Site):
     assert site.get("/").headers["Location"] == "simple/"
     if site.url.endswith("/pypi"):
         answer = site.get("")
         assert (answer.status, answer.headers["Location"]) == (301, "/pypi/")
 
 
-def test_a_held_file_is_answered_as_pytail_would(site: Site, demo: Dist):
+def test_a_stored_file_is_served_as_by_pytail(site: Site, demo: Dist):
     for method, headers in itertools.product(("GET", "HEAD"), CONDITIONS):
         through = site.request(method, demo.served, headers)
         direct = site.behind.request(method, demo.served, headers | {"X-Accel-Redirect": "no"})
         assert (through.status, through.data) == (direct.status, direct.data), headers
-        assert said(through) == said(direct), headers
+        assert pytails_headers(through) == pytails_headers(direct), headers
 
 
-def test_when_the_file_came_is_nothing_to_ask_for(site: Site, demo: Dist, tmp_path: Path):
-    (held,) = tmp_path.rglob(demo.filename)
-    came = formatdate(held.stat().st_mtime, usegmt=True)
-    answer = site.get(demo.served, If_Modified_Since=came)
+def test_if_modified_since_is_ignored(site: Site, demo: Dist, tmp_path: Path):
+    (stored,) = tmp_path.rglob(demo.filename)
+    modified = formatdate(stored.stat().st_mtime, usegmt=True)
+    answer = site.get(demo.served, If_Modified_Since=modified)
     assert (answer.status, answer.headers["Last-Modified"]) == (200, None)
 
 
@@ -121,18 +120,18 @@ def test_nginx_sends_the_file_itself(site: Site, demo: Dist):
     assert answer.data == demo.data
     assert answer.headers["X-Accel-Redirect"] is None
     assert answer.headers["ETag"] == site.head(demo.served).headers["ETag"]  # item 90
-    # pytail itself has sent each of them once: while it arrived, which was before.
+    # pytail counts the bytes that nginx sends as its own.
     assert site.behind.get("/+status").json()["sent_bytes"]["cache"] >= 2 * len(demo.data)
 
 
 @pytest.mark.parametrize("spelled", ["+", "%2B", "%2b"])
-def test_either_spelling_of_a_plus_is_the_file(site: Site, demo: Dist, spelled: str):
+def test_each_spelling_of_a_plus_is_the_file(site: Site, demo: Dist, spelled: str):
     path = demo.served.replace("+local", f"{spelled}local")
     for _ in range(2):
         assert site.get(path).data == demo.data
 
 
-def test_the_store_is_no_place_of_the_site(site: Site, demo: Dist):
+def test_clients_cannot_request_the_internal_location(site: Site, demo: Dist):
     assert Client.request(site, "GET", f"/+held/{demo.key}").status == 404
     bare = Site(site.url.removesuffix("/pypi"), site.tls, site.directory)
     assert bare.get(f"/+held/{demo.key}").status == 404
@@ -141,7 +140,7 @@ def test_the_store_is_no_place_of_the_site(site: Site, demo: Dist):
 def test_a_file_that_nginx_does_not_find_is_sent_by_pytail(
     tmp_path: Path, index: FakeIndex, nginx: Start
 ):
-    # As when it is removed between pytail's word and nginx's look.
+    # As if the file was removed between the two responses.
     index.add(DEMO)
     with (
         serving(tmp_path / "cache", index.url, accel_redirect="/+held/") as behind,
@@ -150,13 +149,13 @@ def test_a_file_that_nginx_does_not_find_is_sent_by_pytail(
         for _ in range(2):
             assert site.get(DEMO.served).data == DEMO.data
         assert behind.get(DEMO.served).headers["X-Accel-Redirect"] is not None
-        part = site.get(DEMO.served, Range="bytes=5-99")
-        assert (part.status, part.data) == (206, DEMO.data[5:100])
-        assert site.head(DEMO.served).headers["ETag"] == part.headers["ETag"]
+        ranged = site.get(DEMO.served, Range="bytes=5-99")
+        assert (ranged.status, ranged.data) == (206, DEMO.data[5:100])
+        assert site.head(DEMO.served).headers["ETag"] == ranged.headers["ETag"]
     assert index.count(DEMO.path.replace("%2B", "+")) == 1
 
 
-def test_an_arriving_file_passes_as_it_comes(site: Site, index: FakeIndex):
+def test_bytes_of_a_downloading_file_are_sent_at_once(site: Site, index: FakeIndex):
     dist = wheel("coming", payload=bytes(range(256)) * 40)
     index.add(dist)
     index.answers[dist.path] = gated = Gated(
@@ -165,36 +164,36 @@ def test_an_arriving_file_passes_as_it_comes(site: Site, index: FakeIndex):
     gated.open()
     with contextlib.closing(site.open("GET", dist.served)) as connection:
         response = connection.getresponse()
-        # pytail keeps the last of what it has until the whole was verified.
+        # pytail sends the last bytes once it has verified the file.
         assert response.read(4000) == dist.data[:4000]
         gated.open()
         assert response.read() == dist.data[4000:]
 
 
-def test_an_upload_is_refused_at_once_by_pytails_own_word(site: Site):
+def test_an_upload_gets_the_405_of_pytail(site: Site):
     for size in (10, 5_000_000):
         answer = site.request("POST", "/simple/", {"Content-Type": "text/plain"}, bytes(size))
         assert answer.status == 405
         assert b"read-only" in answer.data
 
 
-def test_an_upload_is_refused_before_it_has_come(site: Site):
+def test_an_upload_is_refused_before_its_body_is_sent(site: Site):
     with contextlib.closing(site.open("POST", "/", {"Content-Length": "9000000"})) as connection:
         assert connection.getresponse().status == 405
 
 
-def test_large_heads_pass(site: Site, demo: Dist):
+def test_large_headers_are_accepted(site: Site, demo: Dist):
     answer = site.get("/simple/demo/", Cookie="a" * 15_000)
     assert answer.status == 200
 
 
-def test_an_id_is_the_clients_or_nginxs_and_the_same_in_all_answers(site: Site, demo: Dist):
+def test_the_request_id_is_the_clients_or_nginxs(site: Site, demo: Dist):
     assert site.get(demo.served, X_Request_Id="mine-1").headers["X-Request-Id"] == "mine-1"
     assert len(site.get(demo.served).headers["X-Request-Id"]) == 32
     assert site.get("/simple/demo/", X_Request_Id="mine-2").headers["X-Request-Id"] == "mine-2"
 
 
-def test_pytail_sees_one_connection_and_nothing_that_a_client_made_up(tmp_path: Path, nginx: Start):
+def test_pytail_gets_one_connection_and_no_forged_headers(tmp_path: Path, nginx: Start):
     heads = []
 
     def script(connection: RawConnection) -> None:
@@ -202,10 +201,10 @@ def test_pytail_sees_one_connection_and_nothing_that_a_client_made_up(tmp_path: 
             heads.append(head.decode().lower())
             connection.send("HTTP/1.1 200 OK", "Content-Length: 2", body=b"ok")
 
-    made_up = {"X-Accel-Redirect": "no", "Connection": "close", "X-Request-Id": "mine"}
+    forged = {"X-Accel-Redirect": "no", "Connection": "close", "X-Request-Id": "mine"}
     with RawServer(script) as pytail, nginx(pytail.url.removeprefix("http://"), tmp_path) as site:
         for path in ("/simple/a%2Bb+c/", "//x/../y", "/?q=%2F"):
-            assert site.request("GET", path, made_up).data == b"ok"
+            assert site.request("GET", path, forged).data == b"ok"
         assert pytail.connections == 1
     assert [head.split()[1] for head in heads] == ["/simple/a%2bb+c/", "//x/../y", "/?q=%2f"]
     for head in heads:
@@ -214,7 +213,7 @@ def test_pytail_sees_one_connection_and_nothing_that_a_client_made_up(tmp_path: 
         assert "x-request-id: mine\r\n" in head
 
 
-def test_how_pytail_is_is_told_to_this_machine(site: Site):
+def test_this_machine_may_read_the_monitoring_pages(site: Site):
     for path in ("/+health", "/+status", "/+metrics"):
         assert site.get(path).status == 200
 
@@ -231,7 +230,7 @@ def test_http_2_is_offered(site: Site):
 
 
 @pytest.mark.parametrize("server", ["pytail", "gunicorn"])
-def test_a_unix_socket_is_found_again_after_a_stop_and_a_kill(
+def test_nginx_finds_the_unix_socket_after_a_stop_and_a_kill(
     tmp_path: Path, index: FakeIndex, nginx: Start, server: str
 ):
     index.add(DEMO)
@@ -261,7 +260,7 @@ def test_a_unix_socket_is_found_again_after_a_stop_and_a_kill(
                 assert path.stat().st_mode & 0o666 == 0o666
                 assert site.get(DEMO.served).data == DEMO.data
             finally:
-                # gunicorn's workers, too.
+                # The group includes gunicorn's workers.
                 os.killpg(process.pid, end)
                 process.wait(20)
             assert path.exists() == (end == signal.SIGKILL)

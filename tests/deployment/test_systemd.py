@@ -1,4 +1,4 @@
-"""The unit that `conf/` ships, judged by systemd's own tools; `test_debian` does what it says."""
+"""The unit of `conf/`, checked by systemd-analyze; `test_debian` runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
 
 @pytest.fixture(params=[False, True], ids=["pytail", "gunicorn"])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The unit, of programs that are there."""
+    """The unit, its programs replaced by one that exists."""
     path = tmp_path / "pytail.service"
     path.write_text(replaced(UNIT, {"/opt/pytail/bin/pytail ": f"{sys.executable} "}))
     if request.param:
@@ -33,23 +33,23 @@ def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def analyzed(*arguments: str) -> str:
-    """What systemd-analyze says; it must agree."""
+    """Return what systemd-analyze writes to stderr. Asserts that it succeeds."""
     command = [needed("systemd-analyze"), *arguments]
     out = subprocess.run(command, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stdout + out.stderr
     return out.stderr
 
 
-def test_systemd_understands_all_of_it(unit: Path):
+def test_systemd_knows_all_settings_of_the_unit(unit: Path):
     assert str(unit) not in analyzed("verify", "--man=no", str(unit))
 
 
-def test_systemd_finds_little_that_is_exposed(unit: Path):
-    # In tenths; the network and the group of nginx are what is left.
+def test_systemd_rates_the_exposure_as_low(unit: Path):
+    # In tenths: at most 1.5 of 10, for the network and the group of nginx.
     analyzed("security", "--offline=yes", "--no-pager", "--threshold=15", str(unit))
 
 
-def test_its_numbers_agree_with_the_settings():
+def test_the_limits_of_the_unit_fit_the_settings():
     settings = Settings()
     assert int(SETTINGS["TimeoutStopSec"]) > settings.grace_secs + 10
     assert int(SETTINGS["LimitNOFILE"]) > 10 * settings.max_connections

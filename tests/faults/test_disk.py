@@ -1,4 +1,4 @@
-"""A cache directory that takes nothing more: hits go on, misses pass through, nothing wrong is kept."""
+"""A cache directory without room or rights: hits are served, misses pass through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import free_port, program, serving
-from tests.support.watching import held
+from tests.support.watching import memory, partial_sizes, stored_names
 
 LARGE = os.urandom(30_000_000)
 
@@ -24,7 +24,7 @@ def dists(index: FakeIndex) -> tuple[Dist, Dist]:
     return small, large
 
 
-def test_a_full_disk_lets_files_through_and_hits_go_on(
+def test_with_a_full_disk_files_pass_through_and_hits_are_served(
     small_disk: Path, index: FakeIndex, dists: tuple[Dist, Dist]
 ):
     small, large = dists
@@ -32,12 +32,12 @@ def test_a_full_disk_lets_files_through_and_hits_go_on(
         for _ in range(2):
             for dist in dists:
                 assert pytail.get(dist.served).data == dist.data  # item 78
-        assert held(small_disk / "cache") == {small.filename}
-        assert not any((small_disk / "cache" / "+partial").iterdir())
+        assert stored_names(small_disk / "cache") == {small.filename}
+        assert partial_sizes(small_disk / "cache") == []
         assert (index.count(small.path), index.count(large.path)) == (1, 2)
 
 
-def test_a_disk_with_room_again_keeps_files_again(
+def test_a_disk_with_room_again_stores_files_again(
     small_disk: Path, index: FakeIndex, dists: tuple[Dist, Dist]
 ):
     ballast = small_disk / "ballast"
@@ -53,34 +53,34 @@ def test_a_disk_with_room_again_keeps_files_again(
         assert pytail.get(middle.served).data == middle.data
         ballast.unlink()
         assert pytail.get(dists[0].served).data == dists[0].data
-        assert dists[0].filename in held(small_disk / "cache")
+        assert dists[0].filename in stored_names(small_disk / "cache")
 
 
-def test_a_directory_that_takes_no_partials_lets_files_through(
+def test_without_partial_files_files_pass_through(
     tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
 ):
     small, large = dists
     with serving(tmp_path / "cache", index.url) as pytail:
         pytail.get(small.served)
-        partials = tmp_path / "cache" / "+partial"
-        partials.rmdir()
-        partials.write_text("in the way")
+        directory = tmp_path / "cache" / "+partial"
+        directory.rmdir()
+        directory.write_text("in the way")
         for dist in (small, large):
             assert pytail.get(dist.served).data == dist.data
         assert pytail.get(large.served).headers["X-Cache"] == "PASS"
         assert pytail.get(large.served + ".metadata").data == large.metadata
-        partials.unlink()
+        directory.unlink()
         assert pytail.get(large.served).data == large.data
-        assert held(tmp_path / "cache") == {small.filename, large.filename}
+        assert stored_names(tmp_path / "cache") == {small.filename, large.filename}
 
 
-def test_no_disk_at_all_is_needed_to_let_files_through(
+def test_files_pass_through_where_no_large_file_can_be_written(
     tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
 ):
     small, large = dists
     log, port = tmp_path / "log", free_port()
     pytail = f"{sys.executable} -m pytail --bind 127.0.0.1:{port} --cache-dir {tmp_path / 'cache'}"
-    # Nothing may write more than 4 MB into any file, the temporary directory's included.
+    # ulimit -f 4000: no file grows beyond 4 MB, also none in the temporary directory.
     command = ["bash", "-c", f"ulimit -f 4000; exec {pytail} --upstream-base-url {index.url}"]
     with program(command, log, f"http://127.0.0.1:{port}") as running:
         for _ in range(3):
@@ -90,28 +90,22 @@ def test_no_disk_at_all_is_needed_to_let_files_through(
                 assert answer.headers["Content-Length"] == str(len(dist.data))
         clients = [gevent.spawn(running.client.get, large.served) for _ in range(8)]
         assert {client.get().data for client in clients} == {large.data}
-        assert held(tmp_path / "cache") == {small.filename}
+        assert stored_names(tmp_path / "cache") == {small.filename}
         assert running.output().count("cannot store files, serving them without caching") == 1
-        assert peak_memory(running.process.pid) < 150_000_000
+        assert memory(running.process.pid, "VmHWM") < 150_000_000
     assert index.count(small.path) == 1
 
 
-def peak_memory(process: int) -> int:
-    """The most bytes that a process had in memory."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def test_a_wrong_file_is_not_passed_on_whole(
+def test_a_wrong_file_does_not_pass_through_completely(
     tmp_path: Path, index: FakeIndex, dists: tuple[Dist, Dist]
 ):
     _, large = dists
     with serving(tmp_path / "cache", index.url) as pytail:
         pytail.get("/simple/large/")
-        partials = tmp_path / "cache" / "+partial"
-        partials.rmdir()
-        partials.write_text("in the way")
-        large.data, path, location = large.data[:-1] + b"x", large.path, large.served
+        directory = tmp_path / "cache" / "+partial"
+        directory.rmdir()
+        directory.write_text("in the way")
+        large.data, path, served = large.data[:-1] + b"x", large.path, large.served
         index.answers[path] = lambda *wsgi: (wsgi[1]("200 OK", []), [large.data])[1]
         with pytest.raises(Exception, match=r"IncompleteRead|ChunkedEncoding"):
-            pytail.get(location)
+            pytail.get(served)

@@ -1,4 +1,4 @@
-"""Many at once: whoever asks for more than pytail fetches waits, and slows down nobody else."""
+"""Many requests at once: fetches wait for slots, and other clients get their responses soon."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,27 +17,27 @@ import pytest
 
 from pytail.upstream import limiter
 from tests.support.fakeindex import FakeIndex, Gated, reply, wheel
-from tests.support.running import Answer, Client, Program, embedded, serving
-from tests.support.watching import until
+from tests.support.running import Client, embedded, serving
+from tests.support.watching import memory, timed, until
 
 NAMES = 3000
-#: Clients that ask for them at the same time.
+#: Connections that request them at the same time.
 FLOOD = 300
 
 
-def under_way(client: Client, kind: str) -> int:
-    return client.get("/+status").json()["fetches"][kind]["under_way"]
+def fetches(client: Client, kind: str, state: str = "under_way") -> int:
+    return client.get("/+status").json()["fetches"][kind][state]
 
 
 @pytest.fixture
 def small(tmp_path: Path, index: FakeIndex) -> Iterator[Client]:
-    """A pytail that fetches two files at the same time."""
+    """A client of a pytail with two slots for files."""
     with serving(tmp_path / "cache", index.url, max_file_fetches=2) as client:
         yield client
 
 
 def stalled(index: FakeIndex, client: Client, count: int) -> list[tuple[Gated, gevent.Greenlet]]:
-    """Files that are asked for, and of which upstream sends nothing before their gates open."""
+    """Request `count` files, each of which upstream sends once its gate opens."""
     found = []
     for number in range(count):
         dist = wheel(f"slow{number}")
@@ -49,19 +48,19 @@ def stalled(index: FakeIndex, client: Client, count: int) -> list[tuple[Gated, g
     return found
 
 
-def test_no_more_files_are_fetched_than_may_be(small: Client, index: FakeIndex):
+def test_files_beyond_the_slots_wait(small: Client, index: FakeIndex):
     slow = stalled(index, small, 4)
     until(lambda: sum(gate.asked.is_set() for gate, _ in slow) == 2)
-    until(lambda: under_way(small, "file") == 2)
-    until(lambda: small.get("/+status").json()["fetches"]["file"]["waiting"] == 2)
+    until(lambda: fetches(small, "file") == 2)
+    until(lambda: fetches(small, "file", "waiting") == 2)
     assert sum(gate.asked.is_set() for gate, _ in slow) == 2
     for gate, _ in slow:
         gate.open()
     assert [asked.get(timeout=10).status for _, asked in slow] == [200] * 4
-    until(lambda: under_way(small, "file") == 0)
+    until(lambda: fetches(small, "file") == 0)
 
 
-def test_slow_files_hold_up_neither_pages_nor_core_metadata(small: Client, index: FakeIndex):
+def test_slow_files_delay_neither_pages_nor_core_metadata(small: Client, index: FakeIndex):
     slow = stalled(index, small, 3)
     until(lambda: sum(gate.asked.is_set() for gate, _ in slow) == 2)
     dist = wheel("demo")
@@ -73,7 +72,7 @@ def test_slow_files_hold_up_neither_pages_nor_core_metadata(small: Client, index
         asked.join(timeout=10)
 
 
-def test_whoever_gets_no_turn_is_told_when_to_come_back(
+def test_a_request_without_a_slot_gets_503_with_retry_after(
     small: Client, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(limiter, "PATIENCE", 0.05)
@@ -86,14 +85,14 @@ def test_whoever_gets_no_turn_is_told_when_to_come_back(
     assert (answer.status, answer.headers["X-Cache"]) == (503, "MISS")
     assert int(answer.headers["Retry-After"]) > 0
     assert b"--max-file-fetches" in answer.data
-    assert small.get("/+status").json()["fetches"]["file"]["turned_away"] == 1
+    assert fetches(small, "file", "turned_away") == 1
     for gate, asked in slow:
         gate.open()
         asked.join(timeout=10)
     assert small.get(dist.served).data == dist.data
 
 
-def test_what_we_have_a_copy_of_needs_no_turn_for_long(
+def test_a_stale_page_is_served_where_no_slot_is_free_in_time(
     tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(limiter, "PATIENCE", 0.05)
@@ -109,23 +108,21 @@ def test_what_we_have_a_copy_of_needs_no_turn_for_long(
         asked.join(timeout=10)
 
 
-def test_pages_do_not_pile_up_before_a_catalog_that_is_slow(tmp_path: Path, index: FakeIndex):
+def test_a_page_waiting_for_the_catalog_keeps_its_slot(tmp_path: Path, index: FakeIndex):
     cache = tmp_path / "cache"
     with serving(cache, index.url, max_page_fetches=1) as client:
-        # Another process has the lock for a while.
+        # As if another process wrote to the catalog.
         with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as writing:
             writing.execute("BEGIN IMMEDIATE")
             first = gevent.spawn(client.get, "/simple/first/")
             until(lambda: index.page_count("first") == 1)
             second = gevent.spawn(client.get, "/simple/second/")
-            until(lambda: client.get("/+status").json()["fetches"]["page"]["waiting"] == 1)
+            until(lambda: fetches(client, "page", "waiting") == 1)
             assert index.page_count("second") == 0
         assert [asked.get(timeout=10).status for asked in (first, second)] == [404, 404]
 
 
-def test_a_wheel_whose_metadata_is_read_out_of_it_needs_no_second_turn(
-    tmp_path: Path, index: FakeIndex
-):
+def test_core_metadata_read_from_a_wheel_takes_one_slot_at_a_time(tmp_path: Path, index: FakeIndex):
     dist = wheel("demo")
     dist.metadata = None
     index.add(dist)
@@ -135,11 +132,11 @@ def test_a_wheel_whose_metadata_is_read_out_of_it_needs_no_second_turn(
         "core_metadata_from_wheels": True,
     }
     with serving(tmp_path / "cache", index.url, **settings) as client:
-        # Also its page is not known yet.
+        # pytail fetches the page first, then ranges of the wheel.
         assert client.get(f"{dist.served}.metadata").status == 200
 
 
-#: Each over a connection that it keeps.
+#: The program of `flooding`; each greenlet uses one connection.
 ASKING = """
 from gevent import monkey
 
@@ -153,7 +150,7 @@ url, flood, names = sys.argv[1].removeprefix("http://"), int(sys.argv[2]), int(s
 statuses = collections.Counter()
 
 
-def ask(numbers):
+def request(numbers):
     connection = HTTPConnection(url, timeout=60, source_address=("127.0.0.2", 0))
     for number in numbers:
         connection.request("GET", f"/simple/made-up-{number}/")
@@ -163,19 +160,19 @@ def ask(numbers):
     connection.close()
 
 
-gevent.joinall([gevent.spawn(ask, range(n, names, flood)) for n in range(flood)], raise_error=True)
+gevent.joinall([gevent.spawn(request, range(n, names, flood)) for n in range(flood)], raise_error=True)
 print(json.dumps(statuses))
 """
 
 
-class Upstream:
-    """Says that it has no such project, a little later, and notes how many it is asked at once."""
+class SlowMisses:
+    """Answers each project named made-up-N with 404 after 0.1 s; `most` were under way at once."""
 
     def __init__(self, index: FakeIndex) -> None:
         self.now = self.most = 0
-        index.answers = _Any(index.answers, self._answer)
+        index.answers = _MadeUp(index.answers, self._send)
 
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def _send(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.now += 1
         self.most = max(self.most, self.now)
         gevent.sleep(0.1)
@@ -183,37 +180,26 @@ class Upstream:
         return reply(b"no", "text/plain", "404 Not Found")(environ, start_response)
 
 
-class _Any(dict[str, Any]):
-    """Answers for each made-up name."""
+class _MadeUp(dict[str, Any]):
+    """`known`, with `send` for each made-up name."""
 
-    def __init__(self, known: dict[str, Any], answer: Any) -> None:
+    def __init__(self, known: dict[str, Any], send: Any) -> None:
         super().__init__(known)
-        self._answer = answer
+        self._send = send
 
     def get(self, path: str, default: Any = None) -> Any:
-        return self._answer if "/made-up-" in path else super().get(path, default)
-
-
-def resident(running: Program) -> int:
-    status = Path(f"/proc/{running.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-
-def timed(client: Client, path: str) -> tuple[float, Answer]:
-    started = time.monotonic()
-    answer = client.get(path)
-    return time.monotonic() - started, answer
+        return self._send if "/made-up-" in path else super().get(path, default)
 
 
 @pytest.mark.slow
-def test_3000_made_up_names_and_500_idle_connections_slow_down_nobody_else(
+def test_3000_made_up_names_and_500_idle_connections_do_not_slow_other_clients(
     tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
-    # How fast it is, is told of what operators run.
+    # The bounds are for operators, who do not run in development mode.
     monkeypatch.delenv("PYTHONDEVMODE", raising=False)
     dists = [wheel(f"real{number}") for number in range(20)]
     index.add(*dists)
-    upstream = Upstream(index)
+    upstream = SlowMisses(index)
     with (
         embedded(tmp_path / "cache", index.url, tmp_path / "log") as running,
         contextlib.ExitStack() as stack,
@@ -223,26 +209,26 @@ def test_3000_made_up_names_and_500_idle_connections_slow_down_nobody_else(
         for number in range(500):
             idle = stack.enter_context(contextlib.closing(_connection(client)))
             idle.send(b"" if number % 2 else b"GET / HTTP/1.1\r\nX: ")
-        before = resident(running)
+        before = memory(running.process.pid)
         flood = stack.enter_context(flooding(client))
         until(lambda: upstream.now > 10, 20)
         took = []
         for dist in dists[1:]:
-            # A hit, a cold page, a cold file.
+            # A hit, a page and a file, both not stored yet.
             for path in ("/simple/real0/", f"/simple/{dist.project}/", dist.served):
-                seconds, answer = timed(client, path)
+                answer, seconds = timed(lambda path=path: client.get(path))
                 assert answer.status == 200
                 took.append(seconds)
         is_flooded = flood.poll() is None
         statuses = json.loads(flood.communicate(timeout=120)[0])
-        assert is_flooded, "the flood was over before the others had been answered"
-        # But for what a busy machine is late by itself.
+        assert is_flooded, "the flood ended before the other requests"
+        # The two slowest do not count: the machine may do other work.
         assert sorted(took)[-3] < 1
         assert sum(statuses.values()) == NAMES
         assert statuses.keys() <= {"404", "503"}
         assert upstream.most <= 32
-        assert resident(running) - before < 60_000_000
-        until(lambda: under_way(client, "page") == 0)
+        assert memory(running.process.pid) - before < 60_000_000
+        until(lambda: fetches(client, "page") == 0)
 
 
 def _connection(client: Client) -> HTTPConnection:
@@ -253,7 +239,10 @@ def _connection(client: Client) -> HTTPConnection:
 
 @contextlib.contextmanager
 def flooding(client: Client) -> Iterator[subprocess.Popen[str]]:
-    """A process at an address of its own that asks for made-up names, and in the end tells how many answers had which status."""
+    """A process that requests all made-up names from 127.0.0.2.
+
+    Its output is a JSON object: the number of responses by status.
+    """
     command = [sys.executable, "-c", ASKING, client.url, str(FLOOD), str(NAMES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

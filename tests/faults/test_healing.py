@@ -1,23 +1,22 @@
-"""An upstream that heals: pages are fresh within one TTL or one interval of the breaker."""
+"""An upstream that recovers: pages are fresh within one TTL or one interval of the breaker."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gevent import sleep
 from gevent.event import Event
 
 from pytail.upstream import circuit_breaker
 from tests.support.fakeindex import JSON, FakeIndex, RawConnection, RawServer, reply, wheel
 from tests.support.running import Client, Clock, serving
+from tests.support.watching import timed, until
 
 TTL = 900
-#: Seconds, in place of the breaker's own.
+#: Seconds that the circuit breaker stays open here, instead of its own 10.
 INTERVAL = 0.3
 
 
@@ -31,7 +30,7 @@ def demo(index: FakeIndex) -> FakeIndex:
 def pytail(
     tmp_path: Path, demo: FakeIndex, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
-    """One that holds a page which is old by now."""
+    """A client of a pytail with one stale page."""
     monkeypatch.setattr(circuit_breaker, "INTERVAL", INTERVAL)
     with serving(tmp_path, demo.url, clock, request_timeout_secs=1.0) as client:
         client.get("/simple/demo/")
@@ -43,50 +42,47 @@ def versions(pytail: Client) -> list[str]:
     return pytail.get("/simple/demo/", Accept=JSON).json()["versions"]
 
 
-def healed(index: FakeIndex) -> None:
+def recover(index: FakeIndex) -> None:
     index.answers.clear()
     index.start()
     index.add(wheel("demo", "2.0"))
 
 
-def trouble(pytail: Client, times: int = circuit_breaker.FAILURES) -> None:
+def request_stale(pytail: Client, times: int = circuit_breaker.FAILURES) -> None:
     for _ in range(times):
         assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
 
 
 def seconds_until_fresh(pytail: Client) -> float:
-    started = time.monotonic()
-    while versions(pytail) != ["1.0", "2.0"]:
-        assert time.monotonic() - started < 10
-        sleep(0.01)
-    return time.monotonic() - started
+    _, seconds = timed(lambda: until(lambda: versions(pytail) == ["1.0", "2.0"], 10))
+    return seconds
 
 
-def test_before_the_breaker_opens_the_next_request_is_fresh(pytail: Client, demo: FakeIndex):
+def test_before_the_breaker_opens_the_next_page_is_fresh(pytail: Client, demo: FakeIndex):
     demo.answers["/simple/demo/"] = reply(b"", "text/plain", "500 Oops")
-    trouble(pytail, circuit_breaker.FAILURES - 1)
-    healed(demo)
+    request_stale(pytail, circuit_breaker.FAILURES - 1)
+    recover(demo)
     assert versions(pytail) == ["1.0", "2.0"]
 
 
-def test_an_open_breaker_costs_one_interval(pytail: Client, demo: FakeIndex):
+def test_pages_are_fresh_one_interval_after_the_breaker_opened(pytail: Client, demo: FakeIndex):
     demo.answers["/simple/demo/"] = reply(b"", "text/plain", "500 Oops")
-    trouble(pytail)
-    healed(demo)
+    request_stale(pytail)
+    recover(demo)
     assert versions(pytail) == ["1.0"]
     assert seconds_until_fresh(pytail) < INTERVAL + 2
-    # One probe was enough, and the breaker is closed for all.
+    # One successful request has closed the breaker.
     assert pytail.get("/simple/other/").status == 404
 
 
-def test_an_upstream_that_closed_every_connection_is_fresh_within_one_interval(
+def test_pages_are_fresh_within_one_interval_after_upstream_closed_all_connections(
     tmp_path: Path, demo: FakeIndex, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(circuit_breaker, "INTERVAL", INTERVAL)
     is_dead = Event()
 
     def script(connection: RawConnection) -> None:
-        # A way to the index that can go dead without a word.
+        # Once `is_dead` is set, each connection is closed without a response.
         while connection.request():
             if is_dead.is_set():
                 return
@@ -98,15 +94,13 @@ def test_an_upstream_that_closed_every_connection_is_fresh_within_one_interval(
         pytail.get("/simple/demo/")
         clock.now += TTL
         is_dead.set()
-        trouble(pytail)
+        request_stale(pytail)
         is_dead.clear()
         demo.add(wheel("demo", "2.0"))
         assert seconds_until_fresh(pytail) < INTERVAL + 2
 
 
-def test_a_request_that_hung_when_upstream_healed_holds_nothing_up_for_ever(
-    pytail: Client, demo: FakeIndex
-):
+def test_a_hanging_request_does_not_delay_fresh_pages_for_ever(pytail: Client, demo: FakeIndex):
     hung = Event()
 
     def hang(*_: Any) -> Any:
@@ -114,25 +108,23 @@ def test_a_request_that_hung_when_upstream_healed_holds_nothing_up_for_ever(
         return [b""]
 
     demo.answers["/simple/demo/"] = hang
-    # Each waits for its two seconds at most, and upstream is given up after one.
-    trouble(pytail)
-    healed(demo)
+    # A client waits 2 s for a revalidation at most; a request to upstream ends after 1 s.
+    request_stale(pytail)
+    recover(demo)
     assert seconds_until_fresh(pytail) < INTERVAL + 3
     hung.set()
 
 
-def test_without_trouble_a_page_is_fresh_after_one_ttl(
-    pytail: Client, demo: FakeIndex, clock: Clock
-):
+def test_a_page_is_fresh_after_one_ttl(pytail: Client, demo: FakeIndex, clock: Clock):
     assert versions(pytail) == ["1.0"]
     demo.answers["/simple/demo/"] = reply(b"", "text/plain", "403 Forbidden")
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "HIT"
-    healed(demo)
+    recover(demo)
     clock.now += TTL
     assert versions(pytail) == ["1.0", "2.0"]
 
 
-def test_a_project_that_was_in_trouble_is_there_at_once(pytail: Client, demo: FakeIndex):
+def test_a_project_that_failed_once_is_served_at_once(pytail: Client, demo: FakeIndex):
     demo.add(wheel("new"))
     demo.answers["/simple/new/"] = reply(b"", "text/plain", "500 Oops")
     assert pytail.get("/simple/new/").status == 502

@@ -1,4 +1,4 @@
-"""``kill -9`` of the real program: nothing wrong is ever kept or sent, nothing held is lost."""
+"""``kill -9`` of the real program: stored files stay, wrong bytes are never stored or sent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from tests.support.fakeindex import FakeIndex, Gated
 from tests.support.running import embedded, free_port, program
-from tests.support.sending import Sending, dist_of, fetched, held, partials, seeded
-from tests.support.watching import until
+from tests.support.sending import Sending, is_fetched, new_file, seeded
+from tests.support.watching import partial_sizes, stored_keys, until
 
 pytestmark = pytest.mark.slow
 
 SIZE = 400_000
 
-#: pytail that kills itself at a point of committing a file.
+#: A pytail that kills itself at a point of storing a file.
 DYING = """
 import os, signal, sys
 from fcntl import LOCK_SH
@@ -36,7 +36,7 @@ def fsync(descriptor):
     die_at("before fsync")
     start_thread(die_at, ("during fsync",))
     sync(descriptor)
-    # No later, should the thread be slow.
+    # The thread may be late.
     die_at("during fsync")
 
 def hear(event, arguments):
@@ -63,67 +63,66 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_kills_at_random_moments_leave_nothing_wrong(index: FakeIndex, cache: Path, log: Path):
-    chance, kept = seeded(), set()
-    dists = [dist_of(index, SIZE, str(number)) for number in range(60)]
+    chance, stored = seeded(), set()
+    dists = [new_file(index, SIZE, str(number)) for number in range(60)]
     answers = {dist.path: Sending(dist.data, pause=0.005) for dist in dists}
     index.answers |= answers
     for _ in range(24):
         with embedded(cache, index.url, log) as running:
-            wanted = [dist for dist in dists if dist.key not in kept][:4]
-            clients = [gevent.spawn(fetched, running.client, dist) for dist in wanted * 2]
+            wanted = [dist for dist in dists if dist.key not in stored][:4]
+            clients = [gevent.spawn(is_fetched, running.client, dist) for dist in wanted * 2]
             gevent.sleep(chance.uniform(0, 0.3))
             running.process.kill()
             gevent.joinall(clients, raise_error=True)
-        before, kept = kept, held(cache)
-        # What was held is held for ever.
-        assert before <= kept
+        before, stored = stored, stored_keys(cache)
+        assert before <= stored
     with embedded(cache, index.url, log) as running:
-        assert all(fetched(running.client, dist) for dist in dists)
-        assert held(cache) == {dist.key for dist in dists}
-        assert partials(cache) == []
+        assert all(is_fetched(running.client, dist) for dist in dists)
+        assert stored_keys(cache) == {dist.key for dist in dists}
+        assert partial_sizes(cache) == []
     assert any(range_ for answer in answers.values() for range_ in answer.ranges)
 
 
 @pytest.mark.parametrize("sent", [100_000, SIZE - 1])
-def test_a_partial_file_of_a_killed_process_is_gone_on_with(
+def test_the_partial_file_of_a_killed_process_is_resumed(
     index: FakeIndex, cache: Path, log: Path, sent: int
 ):
-    dist = dist_of(index, SIZE)
+    dist = new_file(index, SIZE)
     answer = index.answers[dist.path] = Sending(dist.data, sent)
     with embedded(cache, index.url, log) as running:
-        client = gevent.spawn(fetched, running.client, dist)
-        until(lambda: (cache / "+partial").exists() and partials(cache) == [sent])
+        client = gevent.spawn(is_fetched, running.client, dist)
+        until(lambda: partial_sizes(cache) == [sent])
         running.process.kill()
         assert not client.get()
     answer.gate.set()
     with embedded(cache, index.url, log) as running:
-        assert fetched(running.client, dist)
+        assert is_fetched(running.client, dist)
     assert answer.ranges == [None, f"bytes={sent}-"]
-    assert held(cache) == {dist.key}
-    assert partials(cache) == []
+    assert stored_keys(cache) == {dist.key}
+    assert partial_sizes(cache) == []
 
 
-def test_a_whole_partial_file_of_a_killed_process_is_verified_and_kept(
+def test_the_complete_partial_file_of_a_killed_process_is_verified_and_stored(
     index: FakeIndex, cache: Path, log: Path
 ):
-    dist = dist_of(index, SIZE)
-    # In chunks, the last of which never comes.
+    dist = new_file(index, SIZE)
+    # The response is chunked, and its last chunk is never sent.
     answer = index.answers[dist.path] = Gated(dist.data, b"")
     answer.open()
     with embedded(cache, index.url, log) as running:
-        client = gevent.spawn(fetched, running.client, dist)
-        until(lambda: (cache / "+partial").exists() and partials(cache) == [SIZE])
+        client = gevent.spawn(is_fetched, running.client, dist)
+        until(lambda: partial_sizes(cache) == [SIZE])
         running.process.kill()
         assert not client.get()
-    assert held(cache) == set()
+    assert stored_keys(cache) == set()
     with embedded(cache, index.url, log) as running:
-        assert fetched(running.client, dist)
+        assert is_fetched(running.client, dist)
     assert index.count(dist.path) == 1
-    assert held(cache) == {dist.key}
+    assert stored_keys(cache) == {dist.key}
 
 
 @pytest.mark.parametrize(
-    ("point", "is_held"),
+    ("point", "is_stored"),
     [
         ("before fsync", False),
         ("during fsync", None),
@@ -131,39 +130,39 @@ def test_a_whole_partial_file_of_a_killed_process_is_verified_and_kept(
         ("after rename", True),
     ],
 )
-def test_a_kill_while_a_file_is_committed_costs_nothing_but_the_answer(
-    index: FakeIndex, cache: Path, log: Path, point: str, is_held: bool | None
+def test_a_kill_while_a_file_is_stored_interrupts_only_the_response(
+    index: FakeIndex, cache: Path, log: Path, point: str, is_stored: bool | None
 ):
-    dist, port = dist_of(index, SIZE), free_port()
+    dist, port = new_file(index, SIZE), free_port()
     command = [sys.executable, "-c", DYING, point, "--bind", f"127.0.0.1:{port}"]
     command += ["--cache-dir", str(cache), "--upstream-base-url", index.url]
     with program(command, log, f"http://127.0.0.1:{port}") as running:
-        assert not fetched(running.client, dist)
+        assert not is_fetched(running.client, dist)
         running.process.wait(10)
-    if is_held is not None:
-        assert held(cache) == ({dist.key} if is_held else set())
-        assert partials(cache) == ([] if is_held else [SIZE])
+    if is_stored is not None:
+        assert stored_keys(cache) == ({dist.key} if is_stored else set())
+        assert partial_sizes(cache) == ([] if is_stored else [SIZE])
     with embedded(cache, index.url, log) as running:
-        assert fetched(running.client, dist)
+        assert is_fetched(running.client, dist)
     assert index.count(dist.path) == 1
-    assert held(cache) == {dist.key}
-    assert partials(cache) == []
+    assert stored_keys(cache) == {dist.key}
+    assert partial_sizes(cache) == []
 
 
-def test_a_file_that_nobody_wants_again_is_left_as_it_is_for_a_day(
+def test_a_partial_file_without_new_requests_stays_for_a_day(
     index: FakeIndex, cache: Path, log: Path
 ):
-    dist = dist_of(index, SIZE)
+    dist = new_file(index, SIZE)
     index.answers[dist.path] = Sending(dist.data, 100_000)
     with embedded(cache, index.url, log) as running:
-        client = gevent.spawn(fetched, running.client, dist)
-        until(lambda: (cache / "+partial").exists() and partials(cache) == [100_000])
+        client = gevent.spawn(is_fetched, running.client, dist)
+        until(lambda: partial_sizes(cache) == [100_000])
         running.process.kill()
         client.join()
     with embedded(cache, index.url, log):
-        assert partials(cache) == [100_000]
+        assert partial_sizes(cache) == [100_000]
     (partial,) = (cache / "+partial").iterdir()
     os.utime(partial, (0, 0))
     with embedded(cache, index.url, log) as running:
         assert running.client.head(dist.served).status == 200
-        assert partials(cache) == []
+        assert partial_sizes(cache) == []

@@ -1,8 +1,8 @@
-"""The event loop of the real program goes on, whatever large things are asked of it.
+"""Large requests do not stall the event loop of the real program.
 
-What is bounded strictly is how long the loop's own thread computes at a stretch: parsing, rendering,
-compressing or loading a page of 20,000 files takes it 100 ms and more. How late the loop is depends on
-what else the machine does as well, so that bound only tells when a thread keeps the interpreter.
+The strict bound is for the processor time that the loop's thread takes without a pause: parsing,
+rendering, compressing or loading a page of 20,000 files takes 100 ms and more. The delay of the loop
+depends on other work of the machine too. Its bound only catches a thread that keeps the interpreter.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ import gevent
 import pytest
 
 from pytail.simple.negotiation import Coding, Form
-from tests.faults.test_memory import MIB, Large, asked, read
 from tests.support.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist
 from tests.support.running import Client, clean_environ, embedded, file_path
-from tests.support.watching import until
+from tests.support.sending import MIB, LargeFile, is_large_file, open_responses
+from tests.support.watching import samples, until
 
 pytestmark = pytest.mark.slow
 
 FILES = 20_000
-#: Milliseconds that the loop's thread may compute at a stretch, and that the loop may be late.
+#: Milliseconds: the processor time without a pause, and the delay of the event loop, at most.
 COMPUTING, LATE = 50, 300
 
-TOLD = re.compile(r"loop blocked for (\d+) ms, computing for (\d+) ms: .*")
+REPORT = re.compile(r"loop blocked for (\d+) ms, computing for (\d+) ms: .*")
 
 
 def stalls(log: Path) -> list[str]:
-    """What the log tells of stalls beyond the bounds."""
+    """Return the stall reports in `log` that exceed one of the bounds."""
     return [
-        told[0]
-        for told in TOLD.finditer(log.read_text())
-        if int(told[1]) > LATE or int(told[2]) > COMPUTING
+        report[0]
+        for report in REPORT.finditer(log.read_text())
+        if int(report[1]) > LATE or int(report[2]) > COMPUTING
     ]
 
 
 @contextlib.contextmanager
-def never_still(tmp_path: Path, index: FakeIndex, *options: str) -> Iterator[Client]:
-    """A client of a real pytail, which must have gone on when the block has ended."""
+def without_stalls(tmp_path: Path, index: FakeIndex, *options: str) -> Iterator[Client]:
+    """A client of the real program. Asserts at the end that the log reports no stall."""
     log = tmp_path / "log"
     options = ("--stall-report-secs", f"{COMPUTING}ms", *options)
     with embedded(tmp_path / "cache", index.url, log, *options) as running:
         yield running.client
-        # It is told a moment later.
+        # A report is logged after the stall; that none comes cannot be awaited.
         gevent.sleep(4 * COMPUTING / 1000)
     assert stalls(log) == []
 
@@ -75,7 +75,7 @@ def huge(project: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def large_pages(index: FakeIndex) -> FakeIndex:
-    """``hugejson`` and ``hugehtml``, pages of upstream's in either form."""
+    """An index with the pages ``hugejson`` and ``hugehtml``, in JSON and in HTML."""
     page = {"meta": {"api-version": "1.4"}, "name": "hugejson", "files": list(huge("hugejson"))}
     index.answers["/simple/hugejson/"] = reply(json.dumps(page).encode(), JSON)
     anchors = "<br>\n".join(
@@ -95,61 +95,59 @@ def in_all_forms(client: Client, project: str) -> None:
             assert len(answer.data) > 100 * FILES / 4
 
 
-def is_ready(cache: Path, form: Form, coding: Coding) -> bool:
-    """Whether the catalog keeps a page in that form and coding."""
+def is_rendered(cache: Path, form: Form, coding: Coding) -> bool:
+    """Return whether the catalog has a rendered page in that form and coding."""
     with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as catalog:
         variants = catalog.execute("SELECT variant FROM ready").fetchall()
     return any(variant.startswith(f"{form.value} {coding.value} ") for (variant,) in variants)
 
 
-def evictions(client: Client) -> float:
-    metrics = client.get("/+metrics").data.decode()
-    return float(metrics.partition("\npytail_evictions_total ")[2].split()[0])
-
-
-def test_the_program_tells_of_stalls(tmp_path: Path, index: FakeIndex):
+def test_the_program_reports_stalls(tmp_path: Path, index: FakeIndex):
     options = ("--stall-report-secs", "1ms")
     with embedded(tmp_path / "cache", index.url, tmp_path / "log", *options):
-        until(lambda: TOLD.search((tmp_path / "log").read_text()))
+        until(lambda: REPORT.search((tmp_path / "log").read_text()))
 
 
 @pytest.mark.parametrize("project", ["hugejson", "hugehtml"])
-def test_large_pages_hold_up_nothing(tmp_path: Path, large_pages: FakeIndex, project: str):
-    with never_still(tmp_path, large_pages) as client:
+def test_large_pages_do_not_stall(tmp_path: Path, large_pages: FakeIndex, project: str):
+    with without_stalls(tmp_path, large_pages) as client:
         in_all_forms(client, project)
-    # Those that are ready now, and are read back.
-    with never_still(tmp_path, large_pages, "--hot-cache-size", "1MiB") as client:
+    # The second program reads the rendered pages from the catalog.
+    with without_stalls(tmp_path, large_pages, "--hot-cache-size", "1MiB") as client:
         in_all_forms(client, project)
         assert large_pages.page_count(project) == 1
 
 
-def test_a_file_that_arrives_holds_up_nothing(tmp_path: Path, index: FakeIndex):
-    Large(index, 64)
-    with never_still(tmp_path, index) as client, contextlib.ExitStack() as stack:
+def test_a_large_download_does_not_stall(tmp_path: Path, index: FakeIndex):
+    LargeFile(index, 64)
+    with without_stalls(tmp_path, index) as client, contextlib.ExitStack() as stack:
         path = file_path(client.json("large")["files"][0])
-        readers = [gevent.spawn(read, response) for response in asked(stack, client, path, 8)]
+        readers = [
+            gevent.spawn(is_large_file, response)
+            for response in open_responses(stack, client, path, 8)
+        ]
         gevent.joinall(readers, raise_error=True)
         assert all(reader.value for reader in readers)
 
 
-def test_making_room_holds_up_nothing(tmp_path: Path, large_pages: FakeIndex):
+def test_eviction_does_not_stall(tmp_path: Path, large_pages: FakeIndex):
     data = os.urandom(8 * MIB)
     for number in range(8):
         large_pages.add(Dist("files", f"files-{number}.0.tar.gz", data + b"%d" % number))
-    with never_still(tmp_path, large_pages, "--cache-max-size", "48MiB") as client:
+    with without_stalls(tmp_path, large_pages, "--cache-max-size", "48MiB") as client:
         client.get("/simple/hugejson/", Accept=JSON, Accept_Encoding="zstd")
-        until(lambda: is_ready(tmp_path / "cache", Form.JSON, Coding.ZSTD))
+        until(lambda: is_rendered(tmp_path / "cache", Form.JSON, Coding.ZSTD))
         in_all_forms(client, "hugejson")
-        # Not all of them have room in half of the limit.
-        until(lambda: not is_ready(tmp_path / "cache", Form.JSON, Coding.ZSTD), 20)
+        # Rendered pages get half of the limit, which is too little for all forms and codings.
+        until(lambda: not is_rendered(tmp_path / "cache", Form.JSON, Coding.ZSTD), 20)
         for file in client.json("files")["files"]:
             assert client.get(file_path(file)).status == 200
-        until(lambda: evictions(client) > 0, 20)
+        until(lambda: samples(client)[("pytail_evictions_total",)] > 0, 20)
 
 
-def test_a_purge_beside_holds_up_nothing(tmp_path: Path, large_pages: FakeIndex):
+def test_a_purge_by_another_process_does_not_stall(tmp_path: Path, large_pages: FakeIndex):
     large_pages.add(*(sdist(f"p{number}") for number in range(100)))
-    with never_still(tmp_path, large_pages) as client:
+    with without_stalls(tmp_path, large_pages) as client:
         for project in ["hugejson", *(f"p{number}" for number in range(100))]:
             (file, *_) = client.json(project)["files"]
             assert client.get(file_path(file)).status == (404 if project == "hugejson" else 200)

@@ -1,4 +1,4 @@
-"""What pytail says to an nginx in front that is to send held files itself."""
+"""X-Accel-Redirect: an nginx in front sends stored files itself."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from tests.support.running import Answer, Client, serving
 
 DEMO = wheel("demo", "1.0+local.1", payload=bytes(range(256)) * 1000)
 OTHER = wheel("other", payload=bytes(range(256)) * 1000)
-SENT = "X-Accel-Redirect"
+ACCEL = "X-Accel-Redirect"
 
 
 @pytest.fixture
 def front(tmp_path: Path, index: FakeIndex) -> Iterator[Client]:
-    """Asks as nginx does, once DEMO is held."""
+    """A client of a pytail with `accel_redirect`, which has stored DEMO."""
     index.add(DEMO, OTHER)
     with serving(tmp_path / "cache", index.url, accel_redirect="/+held/") as client:
         assert client.get(DEMO.served).data == DEMO.data
         yield client
 
 
-def is_left_to_nginx(answer: Answer, dist: Dist = DEMO) -> bool:
-    where = answer.headers[SENT]
-    assert where in (None, f"/+held/{dist.key.replace('+', '%2B')}")
-    assert (where is None) == bool(answer.data)
-    return where is not None
+def is_redirected(answer: Answer, dist: Dist = DEMO) -> bool:
+    """Return whether nginx is to send `dist`. Asserts that the body is empty then, and only then."""
+    location = answer.headers[ACCEL]
+    assert location in (None, f"/+held/{dist.key.replace('+', '%2B')}")
+    assert (location is None) == bool(answer.data)
+    return location is not None
 
 
-def test_a_held_file_is_left_to_nginx_with_all_that_is_said_of_it(front: Client):
-    left, own = front.get(DEMO.served), front.get(DEMO.served, X_Accel_Redirect="no")
-    assert (left.status, own.status) == (200, 200)
-    assert is_left_to_nginx(left)
-    assert own.data == DEMO.data
-    theirs = {"x-request-id", "content-length", "date", "accept-ranges", SENT.lower()}
-    assert {name: value for name, value in left.headers.items() if name.lower() not in theirs} == {
-        name: value for name, value in own.headers.items() if name.lower() not in theirs
-    }
+def headers_of(answer: Answer, unlike: set[str]) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.lower() not in unlike}
 
 
-def test_a_part_is_left_to_nginx(front: Client):
+def test_a_stored_file_is_redirected_with_the_headers_of_a_sent_one(front: Client):
+    redirected, sent = front.get(DEMO.served), front.get(DEMO.served, X_Accel_Redirect="no")
+    assert (redirected.status, sent.status) == (200, 200)
+    assert is_redirected(redirected)
+    assert sent.data == DEMO.data
+    unlike = {"x-request-id", "content-length", "date", "accept-ranges", ACCEL.lower()}
+    assert headers_of(redirected, unlike) == headers_of(sent, unlike)
+
+
+def test_a_range_is_redirected(front: Client):
     answer = front.get(DEMO.served, Range="bytes=5-10")
     assert answer.status == 206
-    assert is_left_to_nginx(answer)
+    assert is_redirected(answer)
 
 
 @pytest.mark.parametrize(
@@ -58,32 +61,30 @@ def test_a_part_is_left_to_nginx(front: Client):
         ("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT"),
     ],
 )
-def test_what_nginx_would_not_answer_as_pytail_does_pytail_sends(
-    front: Client, name: str, value: str
-):
+def test_pytail_sends_where_nginx_would_respond_otherwise(front: Client, name: str, value: str):
     answer = front.request("GET", DEMO.served, {name: value})
     assert (answer.status, answer.data) == (200, DEMO.data)
-    assert not is_left_to_nginx(answer)
+    assert not is_redirected(answer)
 
 
-def test_a_part_of_another_version_is_sent_whole(front: Client):
+def test_a_range_of_another_version_gets_the_whole_file(front: Client):
     answer = front.get(DEMO.served, Range="bytes=5-10", If_Range='"other"')
     assert (answer.status, answer.data) == (200, DEMO.data)
 
 
-def test_what_has_no_body_is_answered_here(front: Client):
+def test_responses_without_a_body_are_not_redirected(front: Client):
     for answer, status in (
         (front.head(DEMO.served), 200),
         (front.get(DEMO.served, If_None_Match="*"), 304),
     ):
-        assert (answer.status, answer.headers[SENT]) == (status, None)
+        assert (answer.status, answer.headers[ACCEL]) == (status, None)
     beyond = front.get(DEMO.served, Range="bytes=9999999-")
-    assert (beyond.status, beyond.headers[SENT]) == (416, None)
+    assert (beyond.status, beyond.headers[ACCEL]) == (416, None)
 
 
-def test_an_arriving_file_is_not_to_be_gathered(front: Client):
+def test_nginx_does_not_buffer_a_downloading_file(front: Client):
     answer = front.get(OTHER.served)
-    assert (answer.headers["X-Accel-Buffering"], answer.headers[SENT]) == ("no", None)
+    assert (answer.headers["X-Accel-Buffering"], answer.headers[ACCEL]) == ("no", None)
     assert answer.data == OTHER.data
 
 
@@ -97,11 +98,9 @@ def test_bytes_that_nginx_sends_are_counted(front: Client):
     assert counted() - before == len(DEMO.data) + 6
 
 
-def test_nobody_is_left_to_nginx_where_the_operator_does_not_say_so(
-    tmp_path: Path, index: FakeIndex
-):
+def test_nothing_is_redirected_without_the_option(tmp_path: Path, index: FakeIndex):
     index.add(DEMO)
     with serving(tmp_path / "cache", index.url) as client:
         for _ in range(2):
             answer = client.get(DEMO.served, X_Accel_Redirect="/+held/")
-            assert (answer.data, answer.headers[SENT]) == (DEMO.data, None)
+            assert (answer.data, answer.headers[ACCEL]) == (DEMO.data, None)

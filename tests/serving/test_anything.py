@@ -1,4 +1,4 @@
-"""Whatever a client asks and whatever upstream says: an answer, never a 500, nothing outside."""
+"""Any request and any page of upstream: no 5xx of pytail's own, no file outside of the cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ quickly = settings(
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Client, FakeIndex, Path, Clock]]:
-    """A pytail whose cache directory is alone in its parent."""
+    """Client, index, cache directory and clock; the directory is alone in its parent."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as parent, FakeIndex() as index:
         index.add(wheel("demo"))
@@ -32,7 +32,7 @@ def served() -> Iterator[tuple[Client, FakeIndex, Path, Clock]]:
             yield client, index, cache, clock
 
 
-#: Octets of a request target, unescaped where HTTP allows it, and what has meaning in a path.
+#: Segments of paths: known names, special ones, and octets that clients should have escaped.
 NAMES = [
     "simple",
     "root",
@@ -63,11 +63,11 @@ NAMES = [
     "demo-1.0-py3-none-any.whl.metadata",
     "x.asc",
 ]
-pieces = st.one_of(
+segments = st.one_of(
     st.sampled_from([*NAMES, "a" * 300, "0" * 13, "0" * 64]),
     st.binary(max_size=12).map(lambda data: "".join(f"%{byte:02x}" for byte in data)),
 )
-paths = st.lists(pieces, max_size=7).map(lambda parts: "/" + "/".join(parts))
+paths = st.lists(segments, max_size=7).map(lambda found: "/" + "/".join(found))
 headers = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"))
 
 
@@ -77,7 +77,7 @@ def outside(cache: Path) -> list[str]:
 
 @quickly
 @given(path=paths, accept=headers, method=st.sampled_from(["GET", "HEAD", "POST", "OPTIONS"]))
-def test_any_path_is_answered(
+def test_any_path_gets_a_response_below_500(
     served: tuple[Client, FakeIndex, Path, Clock], path: str, accept: str, method: str
 ):
     client, index, cache, _ = served
@@ -91,7 +91,7 @@ def test_any_path_is_answered(
 
 @quickly
 @given(value=headers, name=st.sampled_from(["Accept", "Accept-Encoding", "Range", "If-None-Match"]))
-def test_any_header_is_answered(
+def test_any_header_gets_a_valid_response(
     served: tuple[Client, FakeIndex, Path, Clock], name: str, value: str
 ):
     client, index, _, _ = served
@@ -136,7 +136,7 @@ def check_page(served: tuple[Client, FakeIndex, Path, Clock], answer: Any) -> No
 
 @quickly
 @given(body=bodies)
-def test_any_page_of_upstream_is_answered(
+def test_any_values_in_upstreams_page_become_a_valid_page(
     served: tuple[Client, FakeIndex, Path, Clock], body: dict[str, Any]
 ):
     check_page(served, reply(json.dumps(body).encode(), JSON))  # item 127
@@ -144,7 +144,7 @@ def test_any_page_of_upstream_is_answered(
 
 @quickly
 @given(body=st.binary(max_size=300), kind=st.sampled_from([JSON, HTML, "text/html", "x/y", ""]))
-def test_any_bytes_of_upstream_are_answered(
+def test_any_bytes_from_upstream_leave_a_valid_page(
     served: tuple[Client, FakeIndex, Path, Clock], body: bytes, kind: str
 ):
     check_page(served, reply(body, kind))  # item 124

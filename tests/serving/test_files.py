@@ -1,19 +1,22 @@
-"""Files, their metadata and their signatures, over a real socket."""
+"""Files, their core metadata and their signatures, over a real socket."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gevent import joinall, spawn
-from gevent.event import Event
 
+from pytail.upstream import resume
 from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
-from tests.support.running import Answer, Client, Clock, file_path, serving
+from tests.support.running import Answer, Client, Clock, file_path, serving, stored_path
+from tests.support.sending import Sending
+from tests.support.watching import stored_files, until_earlier_requests_wait
 
 DATA = os.urandom(300_000)
 MOMENTARY = {"x-request-id", "Date", "x-cache"}
@@ -26,28 +29,12 @@ def demo(index: FakeIndex) -> Dist:
     return dist
 
 
-def held(cache_dir: Path, dist: Dist) -> Path:
-    return cache_dir / "+files" / "root" / "pypi" / "+f" / dist.key
-
-
-def said(answer: Answer) -> dict[str, str]:
-    """The headers that are of the file, not of the moment."""
+def headers_of(answer: Answer) -> dict[str, str]:
+    """Return the headers that depend on the file alone."""
     return {name: value for name, value in answer.headers.items() if name not in MOMENTARY}
 
 
-def dripping(data: bytes, gate: Event, at: int) -> Any:
-    """An answer that stops after `at` bytes until `gate` is set."""
-
-    def application(environ: dict[str, Any], start_response: Any) -> Any:
-        start_response("200 OK", [("Content-Length", str(len(data)))])
-        yield data[:at]
-        gate.wait()
-        yield data[at:]
-
-    return application
-
-
-def test_file_is_served_byte_for_byte_cold_and_held(
+def test_file_is_served_byte_for_byte_before_and_after_it_is_stored(
     pytail: Client, index: FakeIndex, demo: Dist, tmp_path: Path
 ):
     pytail.get("/simple/demo/")
@@ -61,15 +48,15 @@ def test_file_is_served_byte_for_byte_cold_and_held(
         assert answer.headers["ETag"][0] == '"'
         assert "Content-Encoding" not in answer.headers  # item 67
     assert index.count(demo.path) == 1
-    assert held(tmp_path / "cache", demo).read_bytes() == demo.data
+    assert stored_path(tmp_path / "cache", demo).read_bytes() == demo.data
 
 
-def test_links_of_a_page_lead_to_files(pytail: Client, demo: Dist):
+def test_the_urls_of_a_page_are_those_of_its_files(pytail: Client, demo: Dist):
     (entry,) = pytail.json("demo")["files"]
     assert hashlib.sha256(pytail.get(file_path(entry)).data).hexdigest() == demo.sha256
 
 
-def test_escaped_plus_is_the_same_file(pytail: Client, index: FakeIndex):
+def test_an_escaped_plus_is_the_same_file(pytail: Client, index: FakeIndex):
     dist = wheel("demo", "1.0+cu121")
     index.add(dist)
     for escaped in (dist.served, dist.served.replace("+", "%2B")):
@@ -92,7 +79,7 @@ def test_dashed_sdist_resolves_on_an_empty_cache(
     assert pytail.get(dist.served).data == dist.data
 
 
-def test_file_of_a_release_newer_than_our_page_resolves(
+def test_file_of_a_release_newer_than_the_stored_page_resolves(
     pytail: Client, index: FakeIndex, demo: Dist, clock: Clock
 ):
     pytail.get("/simple/demo/")
@@ -119,12 +106,12 @@ def test_file_of_a_release_newer_than_our_page_resolves(
         "/root/pypi/+f/000/0000000000000/d%C3%A4mo-1.0.zip",
     ],
 )
-def test_what_no_page_lists_is_404(pytail: Client, index: FakeIndex, demo: Dist, path: str):
+def test_a_file_that_no_page_lists_is_404(pytail: Client, index: FakeIndex, demo: Dist, path: str):
     assert pytail.get(path).status == 404  # items 75, 138
     assert index.count(demo.path) == 0
 
 
-def test_name_and_digest_must_both_agree(pytail: Client, demo: Dist):
+def test_a_file_needs_its_own_name_and_digest(pytail: Client, demo: Dist):
     other = demo.served.replace("demo-1.0", "demo-1.1")
     assert pytail.get(other).status == 404
 
@@ -138,7 +125,9 @@ def test_metadata_is_served_without_the_file(pytail: Client, index: FakeIndex, d
     assert index.count(demo.path) == 0
 
 
-def test_metadata_of_another_hash_is_502_and_not_kept(pytail: Client, index: FakeIndex, demo: Dist):
+def test_metadata_with_another_digest_is_502_and_not_stored(
+    pytail: Client, index: FakeIndex, demo: Dist
+):
     index.answers[demo.path + ".metadata"] = reply(b"Name: evil\n", "text/plain")
     for count in (1, 2):
         assert pytail.get(demo.served + ".metadata").status == 502  # item 58
@@ -147,7 +136,7 @@ def test_metadata_of_another_hash_is_502_and_not_kept(pytail: Client, index: Fak
     assert pytail.get(demo.served + ".metadata").data == demo.metadata
 
 
-def test_metadata_and_signatures_that_no_page_advertises_are_404(pytail: Client, index: FakeIndex):
+def test_metadata_and_signatures_that_no_page_lists_are_404(pytail: Client, index: FakeIndex):
     dist = sdist("demo")
     index.add(dist)
     for suffix in (".metadata", ".asc"):
@@ -155,7 +144,7 @@ def test_metadata_and_signatures_that_no_page_advertises_are_404(pytail: Client,
         assert index.count(dist.path + suffix) == 0
 
 
-def test_signature_is_served_where_advertised(pytail: Client, index: FakeIndex):
+def test_a_listed_signature_is_served(pytail: Client, index: FakeIndex):
     dist = sdist("demo", **{"gpg-sig": True})
     index.add(dist)
     index.answers[dist.path + ".asc"] = reply(b"-----BEGIN PGP SIGNATURE-----", "text/plain")
@@ -177,7 +166,7 @@ def test_files_without_sha256_have_urls_of_their_own(pytail: Client, index: Fake
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha512", "sha1"])
-def test_file_without_sha256_is_verified_by_what_there_is(
+def test_file_without_sha256_is_verified_by_another_digest(
     pytail: Client, index: FakeIndex, algorithm: str
 ):
     dist = sdist("demo")
@@ -195,16 +184,15 @@ def complete(pytail: Client, path: str, size: int) -> bytes:
     return answer.data
 
 
-def test_bytes_arrive_before_upstream_has_sent_the_rest(
+def test_bytes_are_sent_before_upstream_has_sent_the_rest(
     pytail: Client, index: FakeIndex, demo: Dist
 ):
-    gate = Event()
-    index.answers[demo.path] = dripping(demo.data, gate, 100_000)
+    sending = index.answers[demo.path] = Sending(demo.data, 100_000)
     connection = pytail.open("GET", demo.served)
     response = connection.getresponse()
     assert response.headers["Content-Length"] == str(len(demo.data))
     assert response.read(100_000) == demo.data[:100_000]  # item 65
-    gate.set()
+    sending.gate.set()
     assert response.read() == demo.data[100_000:]
     connection.close()
 
@@ -212,46 +200,43 @@ def test_bytes_arrive_before_upstream_has_sent_the_rest(
 def test_fifty_clients_of_a_cold_file_cost_one_upstream_request(
     pytail: Client, index: FakeIndex, demo: Dist
 ):
-    gate = Event()
-    index.answers[demo.path] = dripping(demo.data, gate, 1000)
+    sending = index.answers[demo.path] = Sending(demo.data, 1000)
     clients = [spawn(pytail.get, demo.served) for _ in range(50)]
-    while index.count(demo.path) == 0:
-        clients[0].join(0.01)
-    gate.set()
+    until_earlier_requests_wait(pytail)
+    sending.gate.set()
     joinall(clients, raise_error=True)
     assert all(client.value.data == demo.data for client in clients)  # item 71
     assert index.count(demo.path) == 1
 
 
-def test_a_wrong_file_is_never_a_complete_response_and_never_kept(
+def test_a_wrong_file_is_never_a_complete_response_and_never_stored(
     pytail: Client, index: FakeIndex, demo: Dist, tmp_path: Path
 ):
     wrong = demo.data[:-1] + bytes([demo.data[-1] ^ 1])
     index.answers[demo.path] = reply(wrong, "application/octet-stream")
-    connection = pytail.open("GET", demo.served)
-    response = connection.getresponse()
-    with pytest.raises(Exception, match="IncompleteRead"):
-        response.read()  # item 69
-    connection.close()
-    assert not held(tmp_path / "cache", demo).exists()
+    with pytest.raises(IncompleteRead):
+        pytail.get(demo.served)  # item 69
+    assert not stored_path(tmp_path / "cache", demo).exists()
     del index.answers[demo.path]
     assert pytail.get(demo.served).data == demo.data
 
 
-def test_upstream_that_breaks_off_breaks_off_the_response(
-    pytail: Client, index: FakeIndex, demo: Dist, tmp_path: Path
+def test_an_interrupted_download_interrupts_the_response(
+    pytail: Client,
+    index: FakeIndex,
+    demo: Dist,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def short(environ: dict[str, Any], start_response: Any) -> Any:
         start_response("200 OK", [("Content-Length", str(len(demo.data))), ("Connection", "close")])
         yield demo.data[:200_000]
 
+    monkeypatch.setattr(resume, "PAUSES", (0.01,) * len(resume.PAUSES))
     index.answers[demo.path] = short
-    connection = pytail.open("GET", demo.served)
-    response = connection.getresponse()
-    with pytest.raises(Exception, match="IncompleteRead"):
-        response.read()  # item 70
-    connection.close()
-    assert not held(tmp_path / "cache", demo).exists()
+    with pytest.raises(IncompleteRead):
+        pytail.get(demo.served)  # item 70
+    assert not stored_path(tmp_path / "cache", demo).exists()
 
 
 def test_file_that_upstream_does_not_have_is_404(pytail: Client, index: FakeIndex, demo: Dist):
@@ -259,7 +244,7 @@ def test_file_that_upstream_does_not_have_is_404(pytail: Client, index: FakeInde
     assert pytail.get(demo.served).status == 404
 
 
-def test_upstream_down_serves_held_files_and_503_for_others(
+def test_without_upstream_stored_files_are_served_and_others_are_503(
     pytail: Client, index: FakeIndex, demo: Dist
 ):
     other = wheel("demo", "2.0")
@@ -274,7 +259,7 @@ def test_upstream_down_serves_held_files_and_503_for_others(
 def test_deleted_or_damaged_file_is_fetched_again(
     pytail: Client, index: FakeIndex, demo: Dist, tmp_path: Path
 ):
-    path = held(tmp_path / "cache", demo)
+    path = stored_path(tmp_path / "cache", demo)
     harm = [path.unlink, lambda: os.truncate(path, 100), lambda: path.write_bytes(DATA * 2)]
     pytail.get(demo.served)
     for count, damage in enumerate(harm, start=2):
@@ -283,14 +268,14 @@ def test_deleted_or_damaged_file_is_fetched_again(
         assert index.count(demo.path) == count
 
 
-def test_head_costs_no_download(pytail: Client, index: FakeIndex, demo: Dist):
+def test_head_causes_no_download(pytail: Client, index: FakeIndex, demo: Dist):
     cold = pytail.head(demo.served)
     assert (cold.status, cold.data) == (200, b"")
     assert cold.headers["Content-Length"] == str(len(demo.data))  # item 79
     assert cold.headers["Accept-Ranges"] == "bytes"
     assert index.count(demo.path) == 0
-    got = said(pytail.get(demo.served))
-    assert said(cold) == said(pytail.head(demo.served)) == got
+    got = headers_of(pytail.get(demo.served))
+    assert headers_of(cold) == headers_of(pytail.head(demo.served)) == got
 
 
 def test_head_asks_upstream_where_the_page_gives_no_size(pytail: Client, index: FakeIndex):
@@ -304,14 +289,14 @@ def test_head_asks_upstream_where_the_page_gives_no_size(pytail: Client, index: 
 def test_head_of_metadata_is_its_get_without_the_body(pytail: Client, demo: Dist):
     headed = pytail.head(demo.served + ".metadata")
     got = pytail.get(demo.served + ".metadata")
-    assert said(headed) == said(got)  # item 103
+    assert headers_of(headed) == headers_of(got)  # item 103
     assert headed.data == b""
 
 
 SIZE = len(wheel("demo", payload=DATA).data)
 
 
-@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("is_stored", [False, True])
 @pytest.mark.parametrize(
     ("sent", "start", "stop"),
     [
@@ -323,10 +308,10 @@ SIZE = len(wheel("demo", payload=DATA).data)
         (f"bytes=-{SIZE + 1}", 0, SIZE),
     ],
 )
-def test_range_is_answered_in_part(
-    pytail: Client, demo: Dist, is_held: bool, sent: str, start: int, stop: int
+def test_a_range_gets_206(
+    pytail: Client, demo: Dist, is_stored: bool, sent: str, start: int, stop: int
 ):
-    if is_held:
+    if is_stored:
         pytail.get(demo.served)
     answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.data) == (206, demo.data[start:stop])  # items 81, 88
@@ -337,19 +322,19 @@ def test_range_is_answered_in_part(
 
 
 @pytest.mark.parametrize("sent", ["lines=0-1", "bytes=5-2", "bytes=x", "bytes=0-0,-1", "x", ""])
-def test_other_ranges_are_ignored(pytail: Client, demo: Dist, sent: str):
+def test_an_unsupported_range_is_ignored(pytail: Client, demo: Dist, sent: str):
     answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.data) == (200, demo.data)  # items 85, 86
 
 
 @pytest.mark.parametrize("sent", [f"bytes={SIZE}-", "bytes=-0", "bytes=999999999-"])
-def test_range_behind_the_end_is_416(pytail: Client, demo: Dist, sent: str):
+def test_a_range_beyond_the_end_is_416(pytail: Client, demo: Dist, sent: str):
     answer = pytail.get(demo.served, Range=sent)
     assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")  # item 84
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_if_range_decides_between_part_and_whole(pytail: Client, demo: Dist):
+def test_if_range_decides_between_the_range_and_the_whole_file(pytail: Client, demo: Dist):
     etag = pytail.head(demo.served).headers["ETag"]
     for condition, status in ((etag, 206), (f"W/{etag}", 200), ('"other"', 200)):
         answer = pytail.get(demo.served, Range="bytes=0-9", If_Range=condition)
@@ -365,7 +350,7 @@ def test_known_etag_is_304(pytail: Client, index: FakeIndex, demo: Dist):
     assert index.count(demo.path) == 0
 
 
-def test_held_file_stays_fetchable_when_upstream_drops_it(
+def test_a_stored_file_is_served_after_upstream_removed_it(
     pytail: Client, index: FakeIndex, demo: Dist, clock: Clock
 ):
     pytail.get(demo.served)
@@ -375,7 +360,7 @@ def test_held_file_stays_fetchable_when_upstream_drops_it(
     assert pytail.get(demo.served).data == demo.data
 
 
-def test_files_of_a_quarantined_project_are_404_even_when_held(
+def test_files_of_a_quarantined_project_are_404_even_when_stored(
     pytail: Client, index: FakeIndex, demo: Dist, clock: Clock
 ):
     pytail.get(demo.served)
@@ -386,7 +371,9 @@ def test_files_of_a_quarantined_project_are_404_even_when_held(
     assert pytail.get(demo.served).status == 404  # item 77
 
 
-def test_held_files_are_used_when_the_catalog_is_lost(tmp_path: Path, index: FakeIndex, demo: Dist):
+def test_stored_files_are_served_after_the_catalog_is_lost(
+    tmp_path: Path, index: FakeIndex, demo: Dist
+):
     with serving(tmp_path, index.url) as pytail:
         pytail.get(demo.served)
     (tmp_path / "index.sqlite3").write_bytes(b"not a database, not even nearly" * 100)
@@ -396,7 +383,7 @@ def test_held_files_are_used_when_the_catalog_is_lost(tmp_path: Path, index: Fak
     assert len(list(tmp_path.glob("index.sqlite3.set-aside-*"))) == 1
 
 
-def test_redirects_of_upstream_are_followed_not_passed_on(
+def test_redirects_of_upstream_are_followed_not_sent_to_clients(
     pytail: Client, index: FakeIndex, demo: Dist
 ):
     index.answers[demo.path] = reply(b"", None, "302 Found", Location=f"{index.url}/elsewhere")
@@ -408,7 +395,7 @@ def test_query_string_is_ignored(pytail: Client, demo: Dist):
     assert pytail.get(f"{demo.served}?x=1").data == demo.data  # item 55
 
 
-def test_file_listed_under_another_host_comes_through_pytail(pytail: Client, index: FakeIndex):
+def test_a_file_on_another_host_is_served_by_pytail(pytail: Client, index: FakeIndex):
     with FakeIndex() as files:
         dist = wheel("demo")
         files.add(dist)
@@ -418,7 +405,9 @@ def test_file_listed_under_another_host_comes_through_pytail(pytail: Client, ind
         assert "Authorization" not in files.seen[0].headers
 
 
-def test_unsolicited_coding_keeps_the_bytes(pytail: Client, index: FakeIndex):
+def test_an_unrequested_content_coding_leaves_the_bytes_as_they_are(
+    pytail: Client, index: FakeIndex
+):
     dist = sdist("demo")
     index.add(dist)
     index.answers[dist.path] = reply(dist.data, "application/x-tar", Content_Encoding="gzip")
@@ -428,19 +417,19 @@ def test_unsolicited_coding_keeps_the_bytes(pytail: Client, index: FakeIndex):
     assert index.seen[-1].headers["ACCEPT_ENCODING"] == "identity"
 
 
-def test_page_names_no_file_under_an_unsafe_name(pytail: Client, index: FakeIndex):
+def test_a_page_omits_files_with_unsafe_names(pytail: Client, index: FakeIndex):
     entry = {"url": "/x/a-1.0.zip", "hashes": {"sha256": "../../../../etc/passwd"}}
     names = ["../a-1.0.zip", "a/b-1.0.zip", "..", "", "a\\b.zip", "a\0.zip", "a-1.0.zip"]
     body = {"files": [{**entry, "filename": name} for name in names]}
     index.answers["/simple/a/"] = reply(json.dumps(body).encode(), JSON)
-    (kept,) = pytail.json("a")["files"]
-    assert (kept["filename"], kept["hashes"]) == ("a-1.0.zip", {})
-    assert kept["url"].startswith("../../root/pypi/+f/_url/")
+    (file,) = pytail.json("a")["files"]
+    assert (file["filename"], file["hashes"]) == ("a-1.0.zip", {})
+    assert file["url"].startswith("../../root/pypi/+f/_url/")
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-7], lambda data: data + b"!"])
 @pytest.mark.parametrize("hashes", [{}, None])
-def test_file_of_unknown_size_that_was_changed_is_fetched_again(
+def test_a_changed_file_of_unknown_size_is_fetched_again(
     tmp_path: Path, index: FakeIndex, change: Any, hashes: Any
 ):
     more = {"size": None} | ({} if hashes is None else {"hashes": hashes})
@@ -451,7 +440,7 @@ def test_file_of_unknown_size_that_was_changed_is_fetched_again(
         path = file_path(pytail.json("demo")["files"][0])
         assert pytail.json("demo")["files"][0].get("size") is None
         assert pytail.get(path).data == dist.data
-    (found,) = [path for path in (cache / "+files").rglob("*") if path.is_file()]
+    (found,) = stored_files(cache)
     found.write_bytes(change(dist.data))
     with serving(cache, index.url) as pytail:
         for _ in range(2):

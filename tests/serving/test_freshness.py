@@ -1,4 +1,4 @@
-"""Which copy goes out when, as seen from outside."""
+"""When pytail serves a stored page, revalidates it or asks upstream again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gevent import joinall, sleep, spawn
+from gevent import joinall, spawn
 from gevent.event import Event
 
 from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
-from tests.support.running import Answer, Client, Clock, file_path, serving
+from tests.support.running import Answer, Client, Clock, file_path, serving, stored_path
+from tests.support.watching import until, until_earlier_requests_wait
 
 TTL = 900
 
@@ -25,6 +26,7 @@ def demo(index: FakeIndex) -> FakeIndex:
 
 
 def outcome(answer: Answer) -> tuple[str, str]:
+    """Return the values of X-Cache and Age."""
     return answer.headers["X-Cache"], answer.headers["Age"]
 
 
@@ -34,7 +36,7 @@ def body(serial: int, *versions: str) -> bytes:
     ).encode()
 
 
-def test_each_response_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex, clock: Clock):
+def test_x_cache_names_the_outcome_of_each_page(pytail: Client, demo: FakeIndex, clock: Clock):
     assert outcome(pytail.get("/simple/demo/")) == ("MISS", "0")
     clock.now += 100
     assert outcome(pytail.get("/simple/demo/")) == ("HIT", "100")
@@ -49,43 +51,43 @@ def test_each_response_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex, 
     assert pytail.get("/simple/").headers["X-Cache"] == "HIT"
 
 
-def test_a_file_tells_how_it_came_to_be(pytail: Client, demo: FakeIndex):
+def test_x_cache_names_the_outcome_of_each_file(pytail: Client, demo: FakeIndex):
     path = file_path(pytail.json("demo")["files"][0])
     assert [pytail.get(path).headers["X-Cache"] for _ in range(2)] == ["MISS", "HIT"]
     assert pytail.get(path, Range="bytes=0-9").headers["X-Cache"] == "HIT"
 
 
-def test_many_clients_of_a_file_are_told_that_they_shared(pytail: Client, demo: FakeIndex):
+def test_clients_that_share_a_download_get_coalesced(pytail: Client, demo: FakeIndex):
     path, dist = file_path(pytail.json("demo")["files"][0]), demo.dists[0]
     gate = Event()
     demo.answers[dist.path] = lambda *wsgi: gate.wait() and demo._answer(*wsgi)
     clients = [spawn(pytail.get, path) for _ in range(5)]
-    sleep(0.2)
+    until_earlier_requests_wait(pytail)
     gate.set()
     joinall(clients, raise_error=True)
-    words = sorted(client.value.headers["X-Cache"] for client in clients)
-    assert words == ["COALESCED"] * 4 + ["MISS"]
+    outcomes = sorted(client.value.headers["X-Cache"] for client in clients)
+    assert outcomes == ["COALESCED"] * 4 + ["MISS"]
 
 
-def test_a_404_tells_whether_upstream_was_asked(pytail: Client, index: FakeIndex):
-    words = [pytail.get("/simple/nope/").headers["X-Cache"] for _ in range(2)]
-    assert words == ["MISS", "HIT"]
+def test_x_cache_of_a_404_is_miss_and_then_hit(pytail: Client, index: FakeIndex):
+    outcomes = [pytail.get("/simple/nope/").headers["X-Cache"] for _ in range(2)]
+    assert outcomes == ["MISS", "HIT"]
 
 
-def test_waiters_are_told_that_they_shared(pytail: Client, demo: FakeIndex):
+def test_clients_that_share_an_upstream_request_get_coalesced(pytail: Client, demo: FakeIndex):
     gate = Event()
     answer = reply(body(1), JSON)
     demo.answers["/simple/demo/"] = lambda *wsgi: gate.wait() and answer(*wsgi)
     clients = [spawn(pytail.get, "/simple/demo/") for _ in range(5)]
-    sleep(0.2)
+    until_earlier_requests_wait(pytail)
     gate.set()
     joinall(clients, raise_error=True)
-    words = sorted(client.value.headers["X-Cache"] for client in clients)
-    assert words == ["COALESCED"] * 4 + ["MISS"]
+    outcomes = sorted(client.value.headers["X-Cache"] for client in clients)
+    assert outcomes == ["COALESCED"] * 4 + ["MISS"]
 
 
 @pytest.mark.parametrize(("sent", "interval"), [("no-cache", 10), ("max-age=0", 30)])
-def test_a_client_forces_a_revalidation_but_not_each_time(
+def test_a_client_forces_a_revalidation_once_per_interval(
     pytail: Client, demo: FakeIndex, clock: Clock, sent: str, interval: int
 ):
     pytail.get("/simple/demo/")
@@ -93,9 +95,9 @@ def test_a_client_forces_a_revalidation_but_not_each_time(
         clock.now += interval - 1
         assert pytail.get("/simple/demo/", Cache_Control=sent).headers["X-Cache"] == "HIT"
         clock.now += 1
-        for word in ("REVALIDATED", "HIT"):
+        for expected in ("REVALIDATED", "HIT"):
             answer = pytail.get("/simple/demo/", Cache_Control=f"{sent.upper()} , x")
-            assert answer.headers["X-Cache"] == word  # item 98
+            assert answer.headers["X-Cache"] == expected  # item 98
     assert demo.page_count("demo") == 4
 
 
@@ -106,7 +108,7 @@ def test_no_cache_on_a_file_does_not_fetch_it_again(pytail: Client, demo: FakeIn
     assert demo.count(demo.dists[0].path) == 1  # item 89
 
 
-def test_a_silent_upstream_is_waited_for_only_briefly_with_a_copy(
+def test_a_stale_page_is_served_while_upstream_does_not_respond(
     tmp_path: Path, demo: FakeIndex, clock: Clock
 ):
     gate = Event()
@@ -116,15 +118,14 @@ def test_a_silent_upstream_is_waited_for_only_briefly_with_a_copy(
         demo.add(wheel("demo", "2.0"))
         demo.answers["/simple/demo/"] = lambda *wsgi: gate.wait() and demo._answer(*wsgi)
         assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"  # item 113
-        # The revalidation went on behind.
+        # The revalidation ends after the response.
         gate.set()
-        while pytail.get("/simple/demo/").headers["X-Cache"] != "HIT":
-            sleep(0.01)
+        until(lambda: pytail.get("/simple/demo/").headers["X-Cache"] == "HIT")
         assert pytail.json("demo")["versions"] == ["1.0", "2.0"]
     assert demo.page_count("demo") == 2
 
 
-def test_too_old_a_copy_is_not_served(tmp_path: Path, demo: FakeIndex, clock: Clock):
+def test_a_page_beyond_max_stale_secs_is_not_served(tmp_path: Path, demo: FakeIndex, clock: Clock):
     with serving(tmp_path, demo.url, clock, max_stale_secs=5000) as pytail:
         pytail.get("/simple/demo/")
         demo.stop()
@@ -134,7 +135,7 @@ def test_too_old_a_copy_is_not_served(tmp_path: Path, demo: FakeIndex, clock: Cl
         assert pytail.get("/simple/demo/").status == 503
 
 
-def test_a_lagging_node_of_upstream_takes_nothing_back(
+def test_a_page_with_a_lower_serial_is_not_taken_for_a_day(
     pytail: Client, index: FakeIndex, clock: Clock
 ):
     index.answers["/simple/demo/"] = reply(body(7, "1.0", "2.0"), JSON)
@@ -146,7 +147,7 @@ def test_a_lagging_node_of_upstream_takes_nothing_back(
     assert pytail.json("demo")["versions"] == ["1.0"]
 
 
-def test_a_revalidation_asks_as_the_first_request_did(
+def test_a_revalidation_sends_the_headers_of_the_first_request(
     pytail: Client, demo: FakeIndex, clock: Clock
 ):
     pytail.get("/simple/demo/", Accept="text/html")
@@ -157,7 +158,7 @@ def test_a_revalidation_asks_as_the_first_request_did(
         assert first[name] == second[name]  # item 106
 
 
-def test_a_page_that_the_catalog_lost_is_asked_for_whole(
+def test_a_damaged_page_is_requested_without_a_validator(
     tmp_path: Path, demo: FakeIndex, clock: Clock
 ):
     with serving(tmp_path, demo.url, clock) as pytail:
@@ -180,7 +181,9 @@ def test_pages_have_no_last_modified(pytail: Client, demo: FakeIndex):
     assert headers["Age"] == "0"
 
 
-def test_etag_is_of_our_bytes_not_upstreams(pytail: Client, demo: FakeIndex, clock: Clock):
+def test_the_etag_depends_on_pytails_bytes_not_on_upstreams(
+    pytail: Client, demo: FakeIndex, clock: Clock
+):
     first = pytail.get("/simple/demo/", Accept=JSON)
     demo.answers["/simple/demo/"] = reply(
         json.dumps(demo.page("demo"), indent=1).encode(), JSON, etag='"other"'
@@ -191,21 +194,23 @@ def test_etag_is_of_our_bytes_not_upstreams(pytail: Client, demo: FakeIndex, clo
     assert again.headers["ETag"] == first.headers["ETag"] != '"other"'  # item 94
 
 
-def test_a_host_that_keeps_failing_is_left_alone(pytail: Client, demo: FakeIndex, clock: Clock):
+def test_the_circuit_breaker_opens_for_a_host_that_keeps_failing(
+    pytail: Client, demo: FakeIndex, clock: Clock
+):
     pytail.get("/simple/demo/")
     clock.now += TTL
     for name in "abc":
         demo.answers[f"/simple/{name}/"] = reply(b"", "text/plain", "500 Oops")
         assert pytail.get(f"/simple/{name}/").status == 502
-    asked = len(demo.seen)
+    count = len(demo.seen)
     answer = pytail.get("/simple/new/")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
     assert "circuit breaker is open" in answer.json()["detail"]
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
-    assert len(demo.seen) == asked
+    assert len(demo.seen) == count
 
 
-def test_a_rate_limit_is_heeded_at_once(pytail: Client, index: FakeIndex):
+def test_a_rate_limit_stops_further_requests_at_once(pytail: Client, index: FakeIndex):
     index.answers["/simple/a/"] = reply(b"", "text/plain", "429 Slow", Retry_After="42")
     assert pytail.get("/simple/a/").headers["Retry-After"] == "42"
     answer = pytail.get("/simple/b/")
@@ -214,7 +219,7 @@ def test_a_rate_limit_is_heeded_at_once(pytail: Client, index: FakeIndex):
     assert index.page_count("b") == 0
 
 
-def test_missing_projects_are_remembered_over_a_restart(
+def test_missing_projects_are_stored_across_a_restart(
     tmp_path: Path, index: FakeIndex, clock: Clock
 ):
     for _ in range(2):
@@ -226,7 +231,7 @@ def test_missing_projects_are_remembered_over_a_restart(
 
 @pytest.fixture
 def offline(tmp_path: Path, demo: FakeIndex, clock: Clock) -> Any:
-    """What makes a pytail that is offline on a cache of one page, one wheel and its metadata."""
+    """Starts a pytail with `offline`, its cache with one page, one wheel and its metadata."""
     demo.add(wheel("demo", "2.0"), sdist("demo", "3.0"))
     with serving(tmp_path, demo.url, clock) as pytail:
         path = file_path(pytail.json("demo")["files"][0])
@@ -237,7 +242,7 @@ def offline(tmp_path: Path, demo: FakeIndex, clock: Clock) -> Any:
     return lambda: serving(tmp_path, demo.url, clock, offline=True)
 
 
-def test_offline_lists_only_what_is_held_and_never_asks(offline: Any, demo: FakeIndex):
+def test_offline_lists_only_stored_files_and_never_asks_upstream(offline: Any, demo: FakeIndex):
     with offline() as pytail:
         (entry,) = pytail.json("demo")["files"]
         assert entry["filename"] == demo.dists[0].filename
@@ -246,7 +251,7 @@ def test_offline_lists_only_what_is_held_and_never_asks(offline: Any, demo: Fake
     assert demo.seen == []
 
 
-def test_offline_is_404_with_a_reason_for_what_was_never_seen(offline: Any, demo: FakeIndex):
+def test_offline_unknown_pages_and_files_are_404_with_a_reason(offline: Any, demo: FakeIndex):
     with offline() as pytail:
         for path in ("/simple/unknown/", f"/root/pypi/+f/{demo.dists[1].key}"):
             answer = pytail.get(path)
@@ -255,15 +260,17 @@ def test_offline_is_404_with_a_reason_for_what_was_never_seen(offline: Any, demo
     assert demo.seen == []
 
 
-def test_offline_metadata_comes_out_of_a_held_wheel(tmp_path: Path, offline: Any, demo: FakeIndex):
-    held = tmp_path / "+files" / "root" / "pypi" / "+f" / f"{demo.dists[0].key}.metadata"
-    held.unlink()
+def test_offline_missing_metadata_is_read_from_the_stored_wheel(
+    tmp_path: Path, offline: Any, demo: FakeIndex
+):
+    wheel_path = stored_path(tmp_path, demo.dists[0])
+    wheel_path.with_name(f"{wheel_path.name}.metadata").unlink()
     with offline() as pytail:
         path = file_path(pytail.json("demo")["files"][0])
         assert pytail.get(path + ".metadata").data == demo.dists[0].metadata
 
 
-def test_another_upstream_starts_anew_and_keeps_the_files(
+def test_another_upstream_has_its_own_pages_and_the_files_stay(
     tmp_path: Path, demo: FakeIndex, clock: Clock
 ):
     with serving(tmp_path, demo.url, clock) as pytail:
@@ -278,7 +285,7 @@ def test_another_upstream_starts_anew_and_keeps_the_files(
     assert demo.count(demo.dists[0].path) == 1
 
 
-def test_a_blank_page_is_no_answer_where_there_were_files(
+def test_a_blank_page_does_not_replace_one_with_files(
     pytail: Client, index: FakeIndex, clock: Clock
 ):
     index.add(wheel("demo"))
@@ -294,7 +301,7 @@ def test_a_blank_page_is_no_answer_where_there_were_files(
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "REVALIDATED"
 
 
-def test_a_page_that_says_it_is_empty_takes_the_files_away(
+def test_an_empty_page_with_a_title_removes_the_files(
     pytail: Client, index: FakeIndex, clock: Clock
 ):
     index.add(wheel("demo"))

@@ -1,4 +1,4 @@
-"""The access line of each request, as clients cause it."""
+"""The access log: one line per request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Lines = Callable[[int], list[dict[str, Any]]]
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """The access lines, once there are so many."""
+    """Waits for so many access lines and returns all of them, decoded."""
     out = io.StringIO()
     handler = logs.BatchingHandler(out, logs.JsonFormatter())
     logs.log.addHandler(handler)
@@ -40,9 +40,7 @@ def lines() -> Iterator[Lines]:
     logs.log.propagate = True
 
 
-def test_each_request_has_a_line_with_outcome_bytes_and_id(
-    pytail: Client, index: FakeIndex, lines: Lines
-):
+def test_each_line_has_status_outcome_bytes_and_id(pytail: Client, index: FakeIndex, lines: Lines):
     dist = wheel("demo")
     index.add(dist)
     path = dist.served
@@ -57,7 +55,7 @@ def test_each_request_has_a_line_with_outcome_bytes_and_id(
     assert "secret" not in str(found)
 
 
-def test_a_line_tells_how_long_upstream_was_waited_for(
+def test_each_line_has_the_milliseconds_that_upstream_took(
     pytail: Client, index: FakeIndex, lines: Lines
 ):
     dist = wheel("demo", payload=os.urandom(100_000))
@@ -70,20 +68,19 @@ def test_a_line_tells_how_long_upstream_was_waited_for(
     clients = [gevent.spawn(pytail.get, path) for _ in range(2)]
     gated.asked.wait()
     gated.open()
+    # Upstream takes at least these 50 ms.
     gevent.sleep(0.05)
     gated.open()
     gevent.joinall(clients, raise_error=True)
     pytail.get(path)
-    page, *shared, held = lines(4)
+    page, *shared, hit = lines(4)
     assert 0 < page["upstream_ms"] <= page["ms"]
     assert sorted(line["outcome"] for line in shared) == ["COALESCED", "MISS"]
     assert all(40 <= line["upstream_ms"] <= line["ms"] for line in shared)
-    assert held["upstream_ms"] == 0
+    assert hit["upstream_ms"] == 0
 
 
-def test_a_client_that_leaves_is_a_line_that_says_so(
-    pytail: Client, index: FakeIndex, lines: Lines
-):
+def test_a_response_to_a_client_that_left_is_cut(pytail: Client, index: FakeIndex, lines: Lines):
     dist = wheel("demo", payload=os.urandom(30_000_000))
     index.add(dist)
     pytail.get(dist.served)
@@ -96,7 +93,7 @@ def test_a_client_that_leaves_is_a_line_that_says_so(
     assert line["bytes"] < len(dist.data)
 
 
-def test_a_transfer_that_upstream_cuts_is_a_line_that_says_so(
+def test_the_response_of_an_interrupted_download_is_cut(
     pytail: Client, index: FakeIndex, lines: Lines
 ):
     dist = wheel("demo", payload=os.urandom(300_000))
@@ -111,7 +108,7 @@ def test_a_transfer_that_upstream_cuts_is_a_line_that_says_so(
     assert lines(2)[-1]["cut"] is True
 
 
-def test_a_client_finds_its_own_id_in_the_response_and_in_the_log(pytail: Client, lines: Lines):
+def test_the_id_of_a_request_is_in_the_response_and_in_the_log(pytail: Client, lines: Lines):
     answer = pytail.get("/simple/", X_Request_Id="ci-job-17/3")
     assert answer.headers["X-Request-Id"] == "ci-job-17/3"
     assert lines(1)[0]["request_id"] == "ci-job-17/3"

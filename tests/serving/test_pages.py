@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
-from gevent import joinall, sleep, spawn
+from gevent import joinall, spawn
 from gevent.event import Event
 from lxml import html
 
@@ -17,6 +17,7 @@ from pytail.config.values import upstream_base_url
 from pytail.web.rendered import zstd
 from tests.support.fakeindex import HTML, JSON, Dist, FakeIndex, reply, sdist, wheel
 from tests.support.running import Client, Clock, serving
+from tests.support.watching import until_earlier_requests_wait
 
 PAGES = ["/simple/demo/", "/root/pypi/+simple/demo/"]
 
@@ -33,7 +34,7 @@ def test_root_redirects_to_the_list(pytail: Client):
 
 
 @pytest.mark.parametrize("root", ["/simple/", "/root/pypi/+simple/"])
-def test_list_has_exactly_the_projects_asked_for_and_found(
+def test_the_list_has_the_projects_that_were_requested_and_found(
     pytail: Client, demo: FakeIndex, root: str
 ):
     demo.add(wheel("other"))
@@ -47,13 +48,13 @@ def test_list_has_exactly_the_projects_asked_for_and_found(
     assert [(link.text, link.get("href")) for link in links] == [("demo", "demo/")]  # items 1, 3
 
 
-def test_list_is_answered_without_upstream(pytail: Client, index: FakeIndex):
+def test_the_list_is_served_without_upstream(pytail: Client, index: FakeIndex):
     index.stop()
     assert pytail.get("/simple/", Accept=JSON).json()["projects"] == []  # item 5
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_is_json_for_an_index_client(pytail: Client, demo: FakeIndex, path: str):
+def test_a_page_is_json_for_index_clients(pytail: Client, demo: FakeIndex, path: str):
     answer = pytail.get(path, Accept=JSON)
     assert answer.status == 200
     assert answer.headers["Content-Type"] == JSON  # item 21
@@ -64,7 +65,7 @@ def test_page_is_json_for_an_index_client(pytail: Client, demo: FakeIndex, path:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_is_html_for_everyone_else(pytail: Client, demo: FakeIndex, path: str):
+def test_a_page_is_html_for_other_clients(pytail: Client, demo: FakeIndex, path: str):
     answer = pytail.get(path)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"  # items 19, 38
     assert answer.data.startswith(b"<!DOCTYPE html>")  # item 7
@@ -74,7 +75,7 @@ def test_page_is_html_for_everyone_else(pytail: Client, demo: FakeIndex, path: s
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("prefix", ["", "/some/prefix"])
-def test_links_are_relative_and_lead_to_the_files(
+def test_links_are_relative_urls_of_the_files(
     pytail: Client, demo: FakeIndex, path: str, prefix: str
 ):
     for accept in (JSON, HTML):
@@ -88,28 +89,28 @@ def test_links_are_relative_and_lead_to_the_files(
             assert url == f"https://index.example.org{prefix}/root/pypi/+f/{dist.key}"  # 35
 
 
-def test_everything_the_page_says_is_kept(pytail: Client, index: FakeIndex):
-    said = {
+def test_all_fields_of_upstreams_page_are_served(pytail: Client, index: FakeIndex):
+    fields = {
         "requires-python": ">=3.8,<4",
         "yanked": 'a "b" <c>',
         "gpg-sig": True,
         "provenance": "https://index.example.org/provenance/demo",
-        "x-unknown": {"kept": [1, None]},
+        "x-unknown": {"a": [1, None]},
     }
-    index.add(wheel("demo", **said))
+    index.add(wheel("demo", **fields))
     index.page_extra["demo"] = {
         "versions": ["0.9", "1.0"],
         "project-status": {"status": "archived", "reason": "done"},
     }
     page = pytail.json("demo")
     upstream = index.page("demo")
-    (kept,), (file,) = page.pop("files"), upstream.pop("files")
+    (served,), (listed,) = page.pop("files"), upstream.pop("files")
     assert page == upstream
-    file.pop("url"), kept.pop("url")
-    assert kept == file
+    listed.pop("url"), served.pop("url")
+    assert served == listed
 
 
-def test_upstream_is_asked_for_json_first_and_html_is_understood(tmp_path: Path):
+def test_json_is_requested_first_and_html_is_accepted(tmp_path: Path):
     with FakeIndex(html_only=True) as index, serving(tmp_path, index.url) as pytail:
         index.add(wheel("demo"))
         page = pytail.json("demo")
@@ -133,7 +134,7 @@ def test_upstream_is_asked_for_json_first_and_html_is_understood(tmp_path: Path)
         ("/root/pypi/%2Bsimple/De.mo/", "../de-mo/"),
     ],
 )
-def test_other_spellings_redirect_for_now_and_relatively(
+def test_other_spellings_redirect_temporarily_and_relatively(
     pytail: Client, index: FakeIndex, asked: str, location: str
 ):
     answer = pytail.get(asked)
@@ -155,7 +156,9 @@ def test_links_are_right_after_a_redirect(pytail: Client, demo: FakeIndex, spell
 @pytest.mark.parametrize(
     "kind", [f"{JSON}; charset=utf-8", JSON.upper(), "application/json", f"{JSON} ;v=1"]
 )
-def test_json_is_json_however_upstream_calls_it(pytail: Client, index: FakeIndex, kind: str):
+def test_json_is_recognized_under_several_content_types(
+    pytail: Client, index: FakeIndex, kind: str
+):
     index.answers["/simple/demo/"] = reply(b'{"files": []}', kind)
     assert pytail.json("demo")["files"] == []  # item 125
 
@@ -163,7 +166,7 @@ def test_json_is_json_however_upstream_calls_it(pytail: Client, index: FakeIndex
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", ".hidden", "trailing-", "n%00l", "demo%0A", "dem%C3%B6", "a%5Cb"]
 )
-def test_what_cannot_be_a_project_is_404_and_upstream_is_not_asked(
+def test_an_invalid_project_name_is_404_without_an_upstream_request(
     pytail: Client, index: FakeIndex, name: str
 ):
     answer = pytail.get(f"/simple/{name}/")
@@ -177,7 +180,7 @@ def test_other_paths_are_404(pytail: Client, path: str):
 
 
 @pytest.mark.parametrize("path", ["/", "/simple/", "/simple/demo/", "/legacy/", "/root/pypi/"])
-def test_uploads_are_refused_with_a_word(pytail: Client, demo: FakeIndex, path: str):
+def test_uploads_are_405_with_a_reason(pytail: Client, demo: FakeIndex, path: str):
     for method in ("POST", "PUT", "DELETE"):
         answer = pytail.request(method, path, body=b"x")
         assert answer.status == 405
@@ -195,7 +198,7 @@ def test_head_is_get_without_the_body(pytail: Client, demo: FakeIndex, path: str
     assert {n: headed.headers[n] for n in names} == {n: got.headers[n] for n in names}  # item 103
 
 
-def test_etag_differs_by_form_and_coding_and_is_strong(pytail: Client, demo: FakeIndex):
+def test_etags_are_strong_and_differ_by_form_and_coding(pytail: Client, demo: FakeIndex):
     etags = set()
     for accept in (JSON, HTML, "text/html"):
         for coding in ("identity", "gzip", "zstd"):
@@ -208,9 +211,7 @@ def test_etag_differs_by_form_and_coding_and_is_strong(pytail: Client, demo: Fak
 
 
 @pytest.mark.parametrize("path", ["/simple/", *PAGES])
-def test_known_etag_is_answered_304_with_the_same_headers(
-    pytail: Client, demo: FakeIndex, path: str
-):
+def test_a_known_etag_gets_304_with_the_same_headers(pytail: Client, demo: FakeIndex, path: str):
     first = pytail.get(path, Accept=JSON)
     sent = f'"other", W/{first.headers["ETag"]}'
     answer = pytail.get(path, Accept=JSON, If_None_Match=sent)  # item 96
@@ -220,7 +221,7 @@ def test_known_etag_is_answered_304_with_the_same_headers(
     assert "Date" in answer.headers
 
 
-def test_gzip_is_sent_where_it_is_welcome(pytail: Client, demo: FakeIndex):
+def test_gzip_is_sent_where_accepted(pytail: Client, demo: FakeIndex):
     plain = pytail.get("/simple/demo/", Accept=JSON)
     packed = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, deflate")
     assert packed.headers["Content-Encoding"] == "gzip"  # item 102
@@ -229,27 +230,25 @@ def test_gzip_is_sent_where_it_is_welcome(pytail: Client, demo: FakeIndex):
     assert "Content-Encoding" not in plain.headers
 
 
-def test_zstd_is_sent_where_it_is_welcome(pytail: Client, demo: FakeIndex):
+def test_zstd_is_sent_where_accepted_and_preferred(pytail: Client, demo: FakeIndex):
     plain = pytail.get("/simple/demo/", Accept=JSON)
     packed = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, deflate, zstd")
     assert packed.headers["Content-Encoding"] == "zstd"  # item 102
     assert zstd.decompress(packed.data) == plain.data
-    liked = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, zstd;q=0.5")
-    assert liked.headers["Content-Encoding"] == "gzip"
+    preferred = pytail.get("/simple/demo/", Accept=JSON, Accept_Encoding="gzip, zstd;q=0.5")
+    assert preferred.headers["Content-Encoding"] == "gzip"
 
 
-def test_page_may_be_reused_for_what_is_left_of_its_ttl(
-    pytail: Client, demo: FakeIndex, clock: Clock
-):
-    def reuse() -> str:
+def test_max_age_is_the_rest_of_the_ttl(pytail: Client, demo: FakeIndex, clock: Clock):
+    def cache_control() -> str:
         return pytail.get("/simple/demo/").headers["Cache-Control"]
 
-    assert reuse() == "max-age=600, public"  # item 97
+    assert cache_control() == "max-age=600, public"  # item 97
     clock.now += 850
-    assert reuse() == "max-age=50, public"
+    assert cache_control() == "max-age=50, public"
 
 
-def test_serial_is_passed_on(pytail: Client, demo: FakeIndex):
+def test_upstreams_serial_is_served(pytail: Client, demo: FakeIndex):
     body = b'{"meta": {"api-version": "1.4", "_last-serial": 77}, "files": []}'
     demo.answers["/simple/demo/"] = reply(body, JSON, X_PyPI_Last_Serial="77")
     answer = pytail.get("/simple/demo/", Accept=JSON)
@@ -258,26 +257,26 @@ def test_serial_is_passed_on(pytail: Client, demo: FakeIndex):
     assert pytail.get("/simple/").headers["X-PyPI-Last-Serial"] == "77"
 
 
-def test_unacceptable_is_406_and_says_what_there_is(pytail: Client, demo: FakeIndex):
+def test_an_unacceptable_form_is_406_with_the_available_ones(pytail: Client, demo: FakeIndex):
     answer = pytail.get("/simple/demo/", Accept="application/xml")
     assert answer.status == 406  # item 44
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert JSON in answer.json()["detail"]
 
 
-def test_format_parameter_goes_before_accept(pytail: Client, demo: FakeIndex):
+def test_the_format_parameter_overrides_accept(pytail: Client, demo: FakeIndex):
     answer = pytail.get("/simple/demo/?format=application/vnd.pypi.simple.v1+json", Accept=HTML)
     assert answer.headers["Content-Type"] == JSON  # item 46
 
 
-def test_one_page_is_asked_for_once_within_its_ttl(pytail: Client, demo: FakeIndex, clock: Clock):
+def test_a_page_is_requested_once_within_its_ttl(pytail: Client, demo: FakeIndex, clock: Clock):
     for _ in range(3):
         pytail.get("/simple/demo/")
         clock.now += 400
     assert demo.page_count("demo") == 1  # at 0, 400 and 800 seconds, item 105
 
 
-def test_older_page_is_revalidated_and_304_restarts_the_ttl(
+def test_a_stale_page_is_revalidated_and_304_restarts_the_ttl(
     pytail: Client, demo: FakeIndex, clock: Clock
 ):
     first = pytail.get("/simple/demo/", Accept=JSON)
@@ -291,30 +290,26 @@ def test_older_page_is_revalidated_and_304_restarts_the_ttl(
     assert demo.page_count("demo") == 2
 
 
-def test_new_release_is_seen_with_the_first_request_after_the_ttl(
-    pytail: Client, demo: FakeIndex, clock: Clock
-):
+def test_a_new_release_is_served_after_the_ttl(pytail: Client, demo: FakeIndex, clock: Clock):
     assert pytail.json("demo")["versions"] == ["1.0"]
     demo.add(wheel("demo", "2.0"))
     clock.now += 901
     assert pytail.json("demo")["versions"] == ["1.0", "2.0"]
 
 
-def test_fifty_clients_of_a_cold_page_cost_one_upstream_request(pytail: Client, demo: FakeIndex):
+def test_fifty_clients_of_a_new_page_cause_one_upstream_request(pytail: Client, demo: FakeIndex):
     gate = Event()
     answer = reply(b'{"files": [], "name": "demo"}', JSON)
     demo.answers["/simple/demo/"] = lambda *wsgi: gate.wait() and answer(*wsgi)
     clients = [spawn(pytail.get, "/simple/demo/") for _ in range(50)]
-    sleep(0.2)
+    until_earlier_requests_wait(pytail)
     gate.set()
     joinall(clients, raise_error=True)
     assert {client.value.status for client in clients} == {200}
     assert demo.page_count("demo") == 1  # item 114
 
 
-def test_unknown_project_is_404_and_remembered_for_a_minute(
-    pytail: Client, index: FakeIndex, clock: Clock
-):
+def test_an_unknown_project_is_404_for_a_minute(pytail: Client, index: FakeIndex, clock: Clock):
     answer = pytail.get("/simple/nope/")
     assert answer.status == 404  # item 116
     assert "'nope'" in answer.json()["detail"]
@@ -337,7 +332,7 @@ def test_a_project_removed_upstream_is_404(pytail: Client, demo: FakeIndex, cloc
     ("status", "expected"),
     [(401, 502), (403, 502), (407, 502), (410, 404), (429, 503), (500, 502), (503, 502)],
 )
-def test_upstream_status_is_told_in_one_that_clients_survive(
+def test_each_error_status_of_upstream_becomes_one_for_clients(
     pytail: Client, index: FakeIndex, status: int, expected: int
 ):
     index.answers["/simple/demo/"] = reply(b"no", "text/plain", f"{status} No")
@@ -348,7 +343,7 @@ def test_upstream_status_is_told_in_one_that_clients_survive(
         assert answer.headers["Retry-After"].isdigit()
 
 
-def test_retry_after_is_passed_on_in_seconds(pytail: Client, index: FakeIndex):
+def test_retry_after_is_sent_in_seconds(pytail: Client, index: FakeIndex):
     index.answers["/simple/a/"] = reply(b"", "text/plain", "429 Slow", Retry_After="42")
     index.answers["/simple/b/"] = reply(
         b"", "text/plain", "429 Slow", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"
@@ -357,7 +352,7 @@ def test_retry_after_is_passed_on_in_seconds(pytail: Client, index: FakeIndex):
     assert pytail.get("/simple/b/").headers["Retry-After"].isdigit()  # item 120
 
 
-def test_with_upstream_down_a_known_page_is_answered_and_an_unknown_one_is_503(
+def test_without_upstream_a_stored_page_is_served_and_another_is_503(
     pytail: Client, demo: FakeIndex, clock: Clock
 ):
     known = pytail.get("/simple/demo/", Accept=JSON)
@@ -384,7 +379,7 @@ def test_with_upstream_down_a_known_page_is_answered_and_an_unknown_one_is_503(
         (b"", JSON),
     ],
 )
-def test_garbage_is_502_and_never_replaces_a_page(
+def test_a_garbled_page_is_502_and_never_replaces_a_stored_one(
     pytail: Client, demo: FakeIndex, clock: Clock, body: bytes, kind: str
 ):
     good = pytail.json("demo")
@@ -397,7 +392,7 @@ def test_garbage_is_502_and_never_replaces_a_page(
     assert len(pytail.json("demo")["files"]) == 3
 
 
-def test_a_tool_gets_errors_as_problem_details(pytail: Client, index: FakeIndex):
+def test_tools_get_errors_as_problem_details(pytail: Client, index: FakeIndex):
     for accept in (JSON, "*/*", f"{JSON}, {HTML}; q=0.1, text/html; q=0.01"):
         answer = pytail.get("/simple/nope/", Accept=accept)
         assert answer.headers["Content-Type"] == "application/problem+json"  # item 123
@@ -406,7 +401,7 @@ def test_a_tool_gets_errors_as_problem_details(pytail: Client, index: FakeIndex)
         assert index.url in problem["detail"]
 
 
-def test_a_person_gets_errors_as_a_page(pytail: Client, index: FakeIndex):
+def test_browsers_get_errors_as_html(pytail: Client, index: FakeIndex):
     browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
     answer = pytail.get("/simple/nope/", Accept=browser)
     assert (answer.status, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
@@ -415,7 +410,7 @@ def test_a_person_gets_errors_as_a_page(pytail: Client, index: FakeIndex):
 
 @pytest.mark.parametrize("suffix", ["", "/", "/simple", "/simple/", "//simple//"])
 @pytest.mark.parametrize("prefix", ["", "/some/prefix"])
-def test_upstream_url_is_understood_however_it_is_written(
+def test_several_spellings_of_the_upstream_url_are_accepted(
     tmp_path: Path, index: FakeIndex, prefix: str, suffix: str
 ):
     index.answers[f"{prefix}/simple/demo/"] = reply(b'{"files": []}', JSON)
@@ -435,7 +430,7 @@ def test_pages_survive_a_restart(tmp_path: Path, demo: FakeIndex, clock: Clock):
 
 @pytest.fixture
 def large(index: FakeIndex) -> list[Dist]:
-    """The files of a project that is worth keeping ready."""
+    """The files of a project whose page is large enough for pytail to store it rendered."""
     dists = [
         Dist("large", f"large-{number}.0-py3-none-any.whl", b"%d" % number) for number in range(200)
     ]
@@ -444,7 +439,7 @@ def large(index: FakeIndex) -> list[Dist]:
 
 
 def lose_files(cache: Path) -> None:
-    """Make the catalog forget what its pages list, so that none can be rendered any more."""
+    """Delete the files of all pages from the catalog, so that pytail cannot render them again."""
     with contextlib.closing(sqlite3.connect(cache / "index.sqlite3")) as catalog, catalog:
         assert catalog.execute("DELETE FROM part").rowcount
 
@@ -459,11 +454,11 @@ def test_a_large_page_is_not_rendered_again_after_a_restart(
     with serving(tmp_path, index.url, clock) as second:
         after = second.get(path, Accept=JSON, Accept_Encoding="zstd")
         assert (after.data, after.headers["ETag"]) == (before.data, before.headers["ETag"])
-        # What was not asked for before is not ready.
+        # This form was not requested before, so pytail renders it.
         assert second.get(path, Accept=JSON).json()["files"] == []
 
 
-def test_a_changed_page_is_never_the_one_that_was_ready(
+def test_a_changed_page_is_rendered_again(
     tmp_path: Path, index: FakeIndex, large: list[Dist], clock: Clock
 ):
     with serving(tmp_path, index.url, clock) as first:
@@ -475,13 +470,13 @@ def test_a_changed_page_is_never_the_one_that_was_ready(
             assert len(later.json("large")["files"]) == len(large) - 1
 
 
-def test_settings_that_change_a_page_do_not_get_what_was_ready_for_others(
+def test_a_rendered_page_is_not_served_under_other_settings(
     tmp_path: Path, index: FakeIndex, large: list[Dist], clock: Clock
 ):
     for _ in range(2):
         with serving(tmp_path, index.url, clock) as plain:
             assert not any(file.get("core-metadata") for file in plain.json("large")["files"])
-        with serving(tmp_path, index.url, clock, core_metadata_from_wheels=True) as promising:
-            assert all(file["core-metadata"] for file in promising.json("large")["files"])
+        with serving(tmp_path, index.url, clock, core_metadata_from_wheels=True) as listing:
+            assert all(file["core-metadata"] for file in listing.json("large")["files"])
         with serving(tmp_path, index.url, clock, offline=True) as offline:
             assert offline.json("large")["files"] == []

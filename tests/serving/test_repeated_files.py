@@ -1,4 +1,4 @@
-"""Files asked for again and again: sent without a look into the store, never without a look at the disk."""
+"""Repeated requests for a file: sent from the microcache while the file on disk is the same."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from pytail.server.microcache import Microcache
 from tests.server.test_microcache import Second
 from tests.support.fakeindex import Dist, FakeIndex, wheel
-from tests.support.running import Answer, Client, Clock
+from tests.support.running import Answer, Client, Clock, stored_path
 
 
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> Microcache:
-    """Those of the server, for whom the second does not end."""
+    """The microcache of the server, in which no response expires."""
     made = Microcache()
     monkeypatch.setattr("pytail.server.server.Microcache", lambda: made)
     monkeypatch.setattr("pytail.server.microcache.time", Second())
@@ -31,8 +31,8 @@ def dist(index: FakeIndex) -> Dist:
     return made
 
 
-class Asker:
-    """Asks one server over one connection, always with the same bytes."""
+class Repeating:
+    """Sends the same request for `dist` over one connection, again and again."""
 
     def __init__(self, client: Client, dist: Dist) -> None:
         self._connection = HTTPConnection(client.url.removeprefix("http://"), timeout=20)
@@ -50,24 +50,20 @@ class Asker:
 
 
 @pytest.fixture
-def ask(replies: Microcache, pytail: Client, dist: Dist) -> Iterator[Asker]:
-    """Asks for the file, which is held and being repeated."""
+def ask(replies: Microcache, pytail: Client, dist: Dist) -> Iterator[Repeating]:
+    """Requests the file, which is stored and in the microcache."""
     pytail.get("/simple/demo/")
     pytail.get(dist.served)
-    with contextlib.closing(Asker(pytail, dist)) as asker:
-        answers = [asker() for _ in range(4)]
+    with contextlib.closing(Repeating(pytail, dist)) as request:
+        answers = [request() for _ in range(4)]
         assert len(replies) == 1
         assert {answer.data for answer in answers} == {dist.data}
         assert len({str(answer.headers) for answer in answers}) == 1
         assert answers[0].headers["x-cache"] == "HIT"
-        yield asker
+        yield request
 
 
-def held(tmp_path: Path, dist: Dist) -> Path:
-    return tmp_path / "cache/+files/root/pypi/+f" / dist.key
-
-
-def test_a_part_is_repeated_as_the_part_it_is(ask: Asker, replies: Microcache, dist: Dist):
+def test_a_range_is_repeated_apart_from_the_file(ask: Repeating, replies: Microcache, dist: Dist):
     for _ in range(4):
         answer = ask(Range="bytes=100-199")
         assert answer.status == 206
@@ -75,23 +71,21 @@ def test_a_part_is_repeated_as_the_part_it_is(ask: Asker, replies: Microcache, d
     assert len(replies) == 2
 
 
-def test_a_file_that_was_deleted_is_fetched_again(ask: Asker, tmp_path: Path, dist: Dist):
-    held(tmp_path, dist).unlink()
+def test_a_deleted_file_is_fetched_again(ask: Repeating, tmp_path: Path, dist: Dist):
+    stored_path(tmp_path / "cache", dist).unlink()
     answer = ask()
     assert (answer.headers["x-cache"], answer.data) == ("MISS", dist.data)
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"\0" * 200_000])
-def test_a_file_that_was_changed_is_fetched_again(
-    ask: Asker, tmp_path: Path, dist: Dist, data: bytes
-):
-    held(tmp_path, dist).write_bytes(data)
+def test_a_changed_file_is_fetched_again(ask: Repeating, tmp_path: Path, dist: Dist, data: bytes):
+    stored_path(tmp_path / "cache", dist).write_bytes(data)
     answer = ask()
     assert (answer.headers["x-cache"], answer.data) == ("MISS", dist.data)
 
 
-def test_a_file_of_a_quarantined_project_is_gone_at_once(
-    ask: Asker, pytail: Client, index: FakeIndex, clock: Clock
+def test_a_file_of_a_quarantined_project_is_404_at_once(
+    ask: Repeating, pytail: Client, index: FakeIndex, clock: Clock
 ):
     index.page_extra["demo"] = {"project-status": {"status": "quarantined"}}
     clock.now += 11
@@ -99,7 +93,7 @@ def test_a_file_of_a_quarantined_project_is_gone_at_once(
     assert ask().status == 404
 
 
-def test_what_goes_out_is_counted(ask: Asker, pytail: Client, dist: Dist):
+def test_repeated_bytes_are_counted(ask: Repeating, pytail: Client, dist: Dist):
     def sent() -> int:
         return int(pytail.get("/+status").json()["sent_bytes"]["cache"])
 
@@ -109,9 +103,9 @@ def test_what_goes_out_is_counted(ask: Asker, pytail: Client, dist: Dist):
     assert sent() - before == 3 * len(dist.data)
 
 
-def test_one_who_asks_once_costs_no_copy(replies: Microcache, pytail: Client, dist: Dist):
+def test_a_single_request_is_not_in_the_microcache(replies: Microcache, pytail: Client, dist: Dist):
     pytail.get("/simple/demo/")
     pytail.get(dist.served)
-    with contextlib.closing(Asker(pytail, dist)) as asker:
-        asker()
+    with contextlib.closing(Repeating(pytail, dist)) as request:
+        request()
     assert len(replies) == 0

@@ -1,4 +1,4 @@
-"""Repeated responses: never another one than Falcon would give at that moment."""
+"""Repeated responses of pages: equal to those that Falcon would make at that moment."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.running import Clock
 
 
 @dataclasses.dataclass
-class Said:
-    """A response, and whether it was made by Falcon."""
+class Response:
+    """A response, and whether Falcon made it."""
 
     status: str
     headers: dict[str, str]
@@ -33,23 +33,25 @@ class Said:
     was_made: bool = dataclasses.field(compare=False)
 
 
-#: By application and question: a response and how it may be given again, as a server keeps them.
-KEPT: dict[tuple[Any, ...], tuple[Said, Replay]] = {}
+#: By application and request: a response and its `Replay`, as the microcache of a server has them.
+REPLAYS: dict[tuple[Any, ...], tuple[Response, Replay]] = {}
 
 
-def call(application: Any, project: str = "demo", method: str = "GET", **more: str) -> Said:
-    question = (id(application), project, method, *sorted(more.items()))
-    if question in KEPT:
-        said, repeat = KEPT[question]
-        if repeat.begin() is not None:
-            return dataclasses.replace(said, body=repeat.body, was_made=False)
-    said, environ = called(application, project, method, **more)
+def call(application: Any, project: str = "demo", method: str = "GET", **more: str) -> Response:
+    request = (id(application), project, method, *sorted(more.items()))
+    if request in REPLAYS:
+        response, replay = REPLAYS[request]
+        if replay.begin() is not None:
+            return dataclasses.replace(response, body=replay.body, was_made=False)
+    response, environ = called(application, project, method, **more)
     if REPLAY in environ:
-        KEPT[question] = said, environ[REPLAY]
-    return said
+        REPLAYS[request] = response, environ[REPLAY]
+    return response
 
 
-def called(application: Any, project: str, method: str, **more: str) -> tuple[Said, dict[str, Any]]:
+def called(
+    application: Any, project: str, method: str, **more: str
+) -> tuple[Response, dict[str, Any]]:
     environ = {
         "REQUEST_METHOD": method,
         "PATH_INFO": f"/simple/{project}/",
@@ -62,19 +64,19 @@ def called(application: Any, project: str, method: str, **more: str) -> tuple[Sa
         "wsgi.errors": io.StringIO(),
         **more,
     }
-    said: list[Any] = []
+    head: list[Any] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> None:
         # Each response has an id of its own.
-        said[:] = status, {name: value for name, value in headers if name.lower() != "x-request-id"}
+        head[:] = status, {name: value for name, value in headers if name.lower() != "x-request-id"}
 
     body = b"".join(application(environ, start_response))
-    return Said(*said, body, was_made=True), environ
+    return Response(*head, body, was_made=True), environ
 
 
 def by_falcon(
     application: Application, project: str = "demo", method: str = "GET", **more: str
-) -> Said:
+) -> Response:
     def app(environ: Any, start_response: Any) -> Any:
         return falcon.App.__call__(application, environ, start_response)
 
@@ -83,14 +85,14 @@ def by_falcon(
 
 @contextlib.contextmanager
 def applications(index: FakeIndex, clock: Clock, cache: Path, **more: Any) -> Iterator[Any]:
-    """Two of one cache directory, as in two processes."""
+    """Two applications of one cache directory, as in two processes."""
     known = Settings(cache_dir=cache, upstream_base_url=index.url, **more)
     with (
         contextlib.closing(create_app(known, clock)) as one,
         contextlib.closing(create_app(known, clock)) as other,
     ):
         yield one, other
-    KEPT.clear()
+    REPLAYS.clear()
 
 
 @pytest.fixture
@@ -103,33 +105,33 @@ def application(index: FakeIndex, clock: Clock, tmp_path: Path) -> Iterator[Appl
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("accept", [JSON, HTML, "text/html"])
 @pytest.mark.parametrize("coding", ["gzip", "zstd", ""])
-def test_same_question_has_the_same_response_without_falcon(
+def test_the_third_request_gets_the_same_response_without_falcon(
     application: Application, method: str, accept: str, coding: str
 ):
-    def ask(**more: str) -> Said:
+    def ask(**more: str) -> Response:
         headers = {"HTTP_ACCEPT": accept, "HTTP_ACCEPT_ENCODING": coding, **more}
         return call(application, method=method, **headers)
 
     ask()
-    made, ready = ask(), ask()
-    assert (made.was_made, ready.was_made) == (True, False)
-    assert ready == made
-    assert ready.headers["x-cache"] == "HIT"
-    etag = ready.headers["etag"]
-    made, ready = ask(HTTP_IF_NONE_MATCH=etag), ask(HTTP_IF_NONE_MATCH=etag)
-    assert (made.was_made, ready.was_made) == (True, False)
-    assert ready == made
-    assert ready.status.startswith("304")
+    made, repeated = ask(), ask()
+    assert (made.was_made, repeated.was_made) == (True, False)
+    assert repeated == made
+    assert repeated.headers["x-cache"] == "HIT"
+    etag = repeated.headers["etag"]
+    made, repeated = ask(HTTP_IF_NONE_MATCH=etag), ask(HTTP_IF_NONE_MATCH=etag)
+    assert (made.was_made, repeated.was_made) == (True, False)
+    assert repeated == made
+    assert repeated.status.startswith("304")
 
 
-def test_age_goes_on(application: Application, clock: Clock):
+def test_the_age_of_a_repeated_page_grows(application: Application, clock: Clock):
     for _ in range(3):
         call(application)
     clock.now += 7
     assert call(application).headers["age"] == "7"
 
 
-def test_page_beyond_its_ttl_is_not_ready(application: Application, clock: Clock, index: FakeIndex):
+def test_a_stale_page_is_not_repeated(application: Application, clock: Clock, index: FakeIndex):
     for _ in range(3):
         call(application)
     clock.now += 901
@@ -137,20 +139,22 @@ def test_page_beyond_its_ttl_is_not_ready(application: Application, clock: Clock
     assert index.page_count("demo") == 2
 
 
-def test_forced_refresh_asks_upstream_as_often_as_ever(
+def test_a_forced_revalidation_is_not_repeated(
     application: Application, clock: Clock, index: FakeIndex
 ):
     call(application)
     clock.now += 11
     for expected in ("REVALIDATED", "HIT", "HIT"):
-        said = call(application, HTTP_CACHE_CONTROL="no-cache")
-        assert said.headers["x-cache"] == expected
+        response = call(application, HTTP_CACHE_CONTROL="no-cache")
+        assert response.headers["x-cache"] == expected
     clock.now += 11
     assert call(application, HTTP_CACHE_CONTROL="no-cache").headers["x-cache"] == "REVALIDATED"
     assert index.page_count("demo") == 3
 
 
-def test_what_another_process_learnt_shows_at_once(index: FakeIndex, clock: Clock, tmp_path: Path):
+def test_a_page_changed_by_another_process_is_served_at_once(
+    index: FakeIndex, clock: Clock, tmp_path: Path
+):
     index.add(wheel("demo"))
     with applications(index, clock, tmp_path / "cache") as (one, other):
         for _ in range(3):
@@ -165,7 +169,9 @@ def test_what_another_process_learnt_shows_at_once(index: FakeIndex, clock: Cloc
         assert b"demo-2.0" not in before.body
 
 
-def test_removed_project_is_gone_at_once(index: FakeIndex, clock: Clock, tmp_path: Path):
+def test_a_project_removed_by_another_process_is_404_at_once(
+    index: FakeIndex, clock: Clock, tmp_path: Path
+):
     index.add(wheel("demo"))
     with applications(index, clock, tmp_path / "cache") as (one, other):
         for _ in range(3):
@@ -177,7 +183,7 @@ def test_removed_project_is_gone_at_once(index: FakeIndex, clock: Clock, tmp_pat
         assert call(one).status.startswith("404")
 
 
-def test_nothing_is_ready_offline(index: FakeIndex, clock: Clock, tmp_path: Path):
+def test_nothing_is_repeated_offline(index: FakeIndex, clock: Clock, tmp_path: Path):
     index.add(wheel("demo"))
     with applications(index, clock, tmp_path / "cache") as (one, _):
         call(one)
@@ -185,7 +191,7 @@ def test_nothing_is_ready_offline(index: FakeIndex, clock: Clock, tmp_path: Path
         assert [call(one).was_made for _ in range(3)] == [True] * 3
 
 
-questions = st.fixed_dictionaries(
+requests = st.fixed_dictionaries(
     {},
     optional={
         "HTTP_ACCEPT": st.sampled_from([JSON, HTML, "text/html", "x/y", "*/*;q=0.1"]),
@@ -198,7 +204,7 @@ questions = st.fixed_dictionaries(
     },
 )
 steps = st.one_of(
-    st.tuples(st.just("ask"), questions, st.integers(2, 3)),
+    st.tuples(st.just("ask"), requests, st.integers(2, 3)),
     st.tuples(st.just("ask"), st.just({}), st.integers(2, 3)),
     st.tuples(st.just("wait"), st.sampled_from([0.3, 0.9, 3.0, 12.0, 40.0, 70.0])),
     st.tuples(st.just("change"), st.sampled_from(["demo", "other"])),
@@ -208,7 +214,7 @@ steps = st.one_of(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, max_size=25))
-def test_a_hit_is_always_what_falcon_would_say(steps: list[Any]):
+def test_a_hit_equals_the_response_that_falcon_makes(steps: list[Any]):
     clock, versions, last = Clock(), iter(range(1, 100)), ""
     with tempfile.TemporaryDirectory() as directory, FakeIndex() as index:
         index.add(wheel("demo"))
@@ -226,9 +232,9 @@ def test_a_hit_is_always_what_falcon_would_say(steps: list[Any]):
                         key: last if value == "last" else value for key, value in what[0].items()
                     }
                     for _ in range(what[1]):
-                        said = call(one, **asked)
+                        response = call(one, **asked)
                         made = by_falcon(one, **asked)
-                        if said.headers.get("x-cache") == "HIT":
-                            assert said == made
-                        assert said.body == made.body
-                        last = said.headers.get("etag", last)
+                        if response.headers.get("x-cache") == "HIT":
+                            assert response == made
+                        assert response.body == made.body
+                        last = response.headers.get("etag", last)

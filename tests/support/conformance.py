@@ -15,7 +15,7 @@ _ROW = re.compile(r"^\| (\d+) \| (.*?) \|.*$", re.MULTILINE)
 
 
 def cited() -> dict[int, list[str]]:
-    """Item number to the tests that cite it, by file and function."""
+    """Return the tests that cite each item, as ``path::function``, by the number of the item."""
     found: dict[int, list[str]] = defaultdict(list)
     for path in sorted(ROOT.glob("tests/**/test_*.py")):
         text = path.read_text()
@@ -37,7 +37,7 @@ def _numbers(text: str) -> set[int]:
 
 
 def rendered(page: str) -> str:
-    """`page` with the last column as the tests have it."""
+    """Return `page` with the last column rewritten from the tests."""
     tests = cited()
 
     def row(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""An upstream index on loopback: real sockets, real wheels, and whatever faults a test wants."""
+"""An upstream index on loopback, with real sockets, real wheels and the faults of a test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 @dataclasses.dataclass
 class Dist:
-    """A file of a project, with what its page says of it beyond name, URL and hashes."""
+    """A file of a project; `extra` are fields of its entry on the page, which override others."""
 
     project: str
     filename: str
@@ -45,12 +45,12 @@ class Dist:
 
     @property
     def path(self) -> str:
-        """Where the index has it."""
+        """The path of its URL at the index."""
         return f"/packages/{self.sha256[:8]}/{quote(self.filename)}"
 
     @property
     def key(self) -> str:
-        """Where pytail has it, below ``+f``."""
+        """Its key in pytail's store."""
         return f"{self.sha256[:3]}/{self.sha256[3:16]}/{self.filename}"
 
     @property
@@ -87,7 +87,7 @@ def wheel(
     tag: str = "py3-none-any",
     **extra: Any,
 ) -> Dist:
-    """A wheel that pip and uv install: a package of one module that holds its version."""
+    """Return a wheel that pip and uv install: a package of one module with its version."""
     name = project.replace("-", "_")
     info = f"{name}-{version}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {project}", f"Version: {version}"]
@@ -116,7 +116,7 @@ def wheel(
 
 
 def sdist(project: str, version: str = "1.0", **extra: Any) -> Dist:
-    """A source distribution; nothing builds it."""
+    """Return a source distribution, which cannot be built."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
         data = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n".encode()
@@ -132,7 +132,7 @@ def _urlsafe(data: bytes) -> str:
 
 @dataclasses.dataclass
 class Seen:
-    """A request that reached the index."""
+    """A request to the index; names of `headers` are as in WSGI, without ``HTTP_``."""
 
     method: str
     path: str
@@ -140,7 +140,7 @@ class Seen:
 
 
 class FakeIndex:
-    """A running index. `answers` replaces what it says at a path; `seen` is its log."""
+    """An index. `answers` overrides its response at a path; `seen` are all requests."""
 
     def __init__(self, *, html_only: bool = False) -> None:
         self.html_only = html_only
@@ -150,7 +150,7 @@ class FakeIndex:
         self.seen: list[Seen] = []
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # With a pool, stopping ends the connections that pytail keeps open too.
+        # With a pool, stopping ends open connections too.
         self._server = WSGIServer(listener, self._application, spawn=Pool(), log=None)
 
     def __enter__(self) -> Self:
@@ -175,7 +175,7 @@ class FakeIndex:
         self.dists += dists
 
     def count(self, path: str, method: str = "GET") -> int:
-        """How many requests asked for `path`."""
+        """Return the number of requests for `path`."""
         return sum(seen.path == path and seen.method == method for seen in self.seen)
 
     def page_count(self, project: str) -> int:
@@ -226,40 +226,40 @@ class FakeIndex:
 def reply(
     body: bytes, kind: str | None, status: str = "200 OK", etag: str | None = None, **headers: str
 ) -> WSGI:
-    """A WSGI application that gives one answer, conditional where it has an ETag."""
+    """Return a WSGI application with one response; 304 where If-None-Match has its `etag`."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        given = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        sent = [(name.replace("_", "-"), value) for name, value in headers.items()]
         if kind is not None:
-            given.append(("Content-Type", kind))
+            sent.append(("Content-Type", kind))
         if etag is not None:
-            given.append(("ETag", etag))
+            sent.append(("ETag", etag))
             if environ.get("HTTP_IF_NONE_MATCH") == etag:
-                start_response("304 Not Modified", given)
+                start_response("304 Not Modified", sent)
                 return []
-        start_response(status, [*given, ("Content-Length", str(len(body)))])
+        start_response(status, [*sent, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return application
 
 
 class Gated:
-    """An answer in pieces, each sent when its gate opens; chunked where its `size` is not told."""
+    """A response in chunks, each sent when its gate opens; without `size`, of unknown length."""
 
-    def __init__(self, *pieces: bytes, size: int | None = None, **headers: str) -> None:
+    def __init__(self, *chunks: bytes, size: int | None = None, **headers: str) -> None:
         self.asked = Event()
-        self.gates = [Event() for _ in pieces]
-        self._pieces, self._size, self._headers = pieces, size, headers
+        self.gates = [Event() for _ in chunks]
+        self._chunks, self._size, self._headers = chunks, size, headers
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.asked.set()
-        given = [(name.replace("_", "-"), value) for name, value in self._headers.items()]
+        sent = [(name.replace("_", "-"), value) for name, value in self._headers.items()]
         if self._size is not None:
-            given.append(("Content-Length", str(self._size)))
-        start_response("200 OK", given)
-        for gate, piece in zip(self.gates, self._pieces, strict=True):
+            sent.append(("Content-Length", str(self._size)))
+        start_response("200 OK", sent)
+        for gate, chunk in zip(self.gates, self._chunks, strict=True):
             gate.wait()
-            yield piece
+            yield chunk
 
     def open(self, count: int = 1) -> None:
         """Open the next `count` gates."""
@@ -269,7 +269,7 @@ class Gated:
 
 
 class RawServer:
-    """A server whose `script` says over each connection what it likes."""
+    """A server that calls `script` with each connection, and may send bytes that are no HTTP."""
 
     def __init__(self, script: Callable[[RawConnection], None]) -> None:
         self._script = script
@@ -300,7 +300,7 @@ class RawConnection:
         self._socket = connection
 
     def request(self) -> bytes:
-        """The head of the next request, empty when there is none."""
+        """Return the head of the next request; empty where the client closed the connection."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             data = self._socket.recv(1)
@@ -310,6 +310,6 @@ class RawConnection:
         return head
 
     def send(self, *lines: str, body: bytes = b"") -> None:
-        """Send a head of `lines`, if any, and `body`."""
+        """Send a head of `lines` (without lines: no head), then `body`."""
         head = "".join(f"{line}\r\n" for line in [*lines, ""]) if lines else ""
         self._socket.sendall(head.encode() + body)

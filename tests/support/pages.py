@@ -1,4 +1,4 @@
-"""Pages made up by hypothesis, of what each form can say."""
+"""Strategies of hypothesis for pages, files and their fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytail.simple.names import is_filename
 
 FRAGMENT_HASHES = ("sha256", "sha512", "sha384", "md5", "sha1")
 
-#: What a person may write in any script, and what an attacker may.
+#: Text of any script, and attempts at injection.
 prose = (
     st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn", "Co"]), max_size=30)
     | st.sampled_from(['"><script>alert(1)</script>', "'><b>", "&lt;&amp;", "a --> b", "]]>", "<!--"])
@@ -58,7 +58,7 @@ def pages(draw, files: st.SearchStrategy[File], **more) -> ProjectPage:
     )
 
 
-#: Files that both forms list: HTML takes a link for one only by its name.
+#: Names of files that both forms list: in HTML, only these names mark a link as a file.
 distributions = st.builds(
     "{}-{}{}".format,
     st.sampled_from(["foo_bar", "Foo.Bar"]),

@@ -1,4 +1,4 @@
-"""A running pytail: in this process, or as the program that an operator starts."""
+"""A running pytail, in this process or in another one, and its client."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from typing import Any
 from pytail.config.settings import Settings
 from pytail.server.server import Server
 from pytail.web.app import create_app
-from tests.support.fakeindex import JSON
+from tests.support.fakeindex import JSON, Dist
 
 
 class Clock:
-    """Seconds since the epoch, moved by the test."""
+    """Seconds since the epoch; a test changes `now`."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -37,7 +37,7 @@ class Clock:
 
 @dataclasses.dataclass
 class Answer:
-    """A response as it came over the wire."""
+    """A response, its body read and not decoded."""
 
     status: int
     headers: Message
@@ -48,13 +48,13 @@ class Answer:
 
 
 class Client:
-    """Asks a pytail under `url`, sending paths and headers exactly as given."""
+    """Sends requests to `url`, with paths and headers exactly as given."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def connection(self) -> HTTPConnection:
-        """A connection on which nothing was asked yet."""
+        """Return a new connection."""
         return HTTPConnection(self.url.removeprefix("http://"), timeout=20)
 
     def open(
@@ -64,7 +64,7 @@ class Client:
         headers: Mapping[str, str] = MappingProxyType({}),
         body: Any = None,
     ) -> HTTPConnection:
-        """A connection with a request sent; its `getresponse` and its end are the caller's."""
+        """Send a request; return its connection, which the caller reads and closes."""
         connection = self.connection()
         connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
         for name, value in headers.items():
@@ -100,16 +100,21 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 
 
 def file_path(entry: dict[str, Any]) -> str:
-    """The path on the server of a file that a page below ``/simple/`` lists."""
+    """Return the path of a file's URL, for its entry on a page below ``/simple/``."""
     assert entry["url"].startswith("../../root/pypi/+f/")
     return entry["url"].removeprefix("../..")
+
+
+def stored_path(cache_dir: Path, dist: Dist) -> Path:
+    """Return the path of `dist` in the store."""
+    return cache_dir / "+files" / "root" / "pypi" / "+f" / dist.key
 
 
 @contextlib.contextmanager
 def serving(
     cache_dir: Path, upstream: str, clock: Any = time.time, **settings: Any
 ) -> Iterator[Client]:
-    """A pytail in this process on a free port."""
+    """Run a pytail in this process, on a free port."""
     known = Settings(cache_dir=cache_dir, upstream_base_url=upstream, **settings)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,10 +129,9 @@ def serving(
 
 
 def free_port() -> int:
-    """A port that nobody listens on.
+    """Return a port of the loopback interface without a listener.
 
-    It is none of those that the system hands out, lest another test of this machine be given it before
-    it is used.
+    It is below the system's ephemeral ports, so that no other test gets the port before its use.
     """
     while True:
         port = random.SystemRandom().randrange(10_000, 32_768)
@@ -136,13 +140,13 @@ def free_port() -> int:
 
 
 def clean_environ(**more: str) -> dict[str, str]:
-    """This process's environment without what would configure a program under test."""
+    """Return this process's environment, less variables that configure a program under test."""
     unwanted = ("PIP_", "UV_", "PYTAIL_", "GUNICORN_", "COV_", "XDG_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "VIRTUAL_ENV"):
-        kept.pop(name, None)
-        kept.pop(name.upper(), None)
-    return {**kept, **more}
+        environ.pop(name, None)
+        environ.pop(name.upper(), None)
+    return {**environ, **more}
 
 
 class Program:
@@ -157,7 +161,7 @@ class Program:
 
 @contextlib.contextmanager
 def program(command: list[str], log: Path, url: str, **environ: str) -> Iterator[Program]:
-    """`command` run until the block ends, once it answers under `url`."""
+    """Run `command` and wait until `url` responds; send SIGTERM when the block ends."""
     with log.open("w") as out:
         process = subprocess.Popen(
             command,
@@ -169,7 +173,7 @@ def program(command: list[str], log: Path, url: str, **environ: str) -> Iterator
         )
     client = Client(url)
     try:
-        _wait_for_answer(process, client, log)
+        _wait_for_response(process, client, log)
         yield Program(process, client, log)
     finally:
         if process.poll() is None:
@@ -181,7 +185,7 @@ def program(command: list[str], log: Path, url: str, **environ: str) -> Iterator
             process.wait()
 
 
-def _wait_for_answer(process: subprocess.Popen[str], client: Client, log: Path) -> None:
+def _wait_for_response(process: subprocess.Popen[str], client: Client, log: Path) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
@@ -189,12 +193,12 @@ def _wait_for_answer(process: subprocess.Popen[str], client: Client, log: Path) 
             client.get("/")
             return
         time.sleep(0.05)
-    raise AssertionError(f"no answer from {client.url}: {log.read_text()}")
+    raise AssertionError(f"no response from {client.url}: {log.read_text()}")
 
 
 @contextlib.contextmanager
 def embedded(cache_dir: Path, upstream: str, log: Path, *options: str) -> Iterator[Program]:
-    """``python -m pytail`` on a free port."""
+    """Run ``python -m pytail`` on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "pytail", "--bind", f"127.0.0.1:{port}"]
     command += ["--cache-dir", str(cache_dir), "--upstream-base-url", upstream, *options]
@@ -206,7 +210,7 @@ def embedded(cache_dir: Path, upstream: str, log: Path, *options: str) -> Iterat
 def under_gunicorn(
     cache_dir: Path, upstream: str, log: Path, *options: str, **environ: str
 ) -> Iterator[Program]:
-    """``gunicorn -k gevent pytail.wsgi`` on a free port."""
+    """Run ``gunicorn -k gevent pytail.wsgi`` on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{port}"]
     command += ["--no-control-socket", *options, "pytail.wsgi"]

@@ -16,6 +16,8 @@ import pytest
 from pytail.telemetry import multiprocess
 from tests.support.running import clean_environ
 
+pytestmark = pytest.mark.process
+
 #: A worker like gunicorn's: counts as many responses as each line says, and prints the sums of all.
 WORKER = """
 import sys

@@ -15,8 +15,8 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
-from tests.faults.test_transfers import Breaking
 from tests.support.fakeindex import FakeIndex, Gated, RawConnection, RawServer, reply
+from tests.support.sending import Breaking
 from tests.support.upstreams import following, redirect
 
 DATA = bytes(range(256)) * 4

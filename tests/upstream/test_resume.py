@@ -11,8 +11,8 @@ from pytail.errors import UpstreamRefused, UpstreamUnreachable
 from pytail.model import File
 from pytail.upstream import resume
 from pytail.upstream.resume import ResumingSource
-from tests.faults.test_transfers import Breaking
 from tests.support.fakeindex import FakeIndex, reply
+from tests.support.sending import Breaking
 
 DATA = bytes(range(256)) * 400
 HASHES = {"sha256": hashlib.sha256(DATA).hexdigest()}
