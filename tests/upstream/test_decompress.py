@@ -13,6 +13,13 @@ MOST = 1_000_000
 DATA = b"a page" * 1000 + os.urandom(100_000)
 
 
+def flipped(data, position):
+    """Return `data` with all bits of one byte inverted."""
+    changed = bytearray(data)
+    changed[position] ^= 0xFF
+    return bytes(changed)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", DATA, bytes(MOST)], ids=len)
 def test_a_compressed_body_is_decoded(data):
     assert gunzip(gzip.compress(data), MOST) == data
@@ -41,8 +48,8 @@ def test_an_incomplete_body_is_unreadable(cut):
     "damaged",
     [
         b"no gzip at all",
-        gzip.compress(DATA)[:5000] + b"?" + gzip.compress(DATA)[5001:],
-        gzip.compress(DATA)[:-1] + b"?",
+        flipped(gzip.compress(DATA), 5000),
+        flipped(gzip.compress(DATA), -1),
         gzip.compress(DATA) + b"\x1f\x8b?" + bytes(100),
     ],
     ids=["text", "data", "trailer", "second member"],
