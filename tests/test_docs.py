@@ -124,6 +124,21 @@ def test_every_error_is_explained_with_its_status():
     assert rows.keys() | set(re.findall(r"`([A-Z]\w+)`", others)) == known.keys()
 
 
+def test_the_quoted_text_of_an_error_is_in_the_code():
+    code = "".join(
+        node.value
+        for name in ("pytail/errors.py", "pytail/upstream/client.py")
+        for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    rows = REFERENCE.rows("Errors that clients see")
+    quoted = [row[2].strip("`") for row in rows if len(row) == 4 and row[2]]
+    assert len(quoted) > 10
+    for text in quoted:
+        for part in filter(None, (part.strip(" ()") for part in text.split("…"))):
+            assert part in code, text
+
+
 def test_every_series_is_explained(pytail: Client):
     series = re.findall(
         r"^# TYPE (pytail_\w+) (\w+)", pytail.get("/+metrics").data.decode(), re.MULTILINE
