@@ -27,15 +27,11 @@ def lock(descriptor: int, timeout: float) -> bool:
     """
     # The sleep of gevent would need an event loop in each thread.
     sleep, deadline = monkey.get_original("time", "sleep"), time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            sleep(_POLL)
-        else:
-            return True
+    while not _try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            return False
+        sleep(_POLL)
+    return True
 
 
 @contextlib.contextmanager
@@ -51,3 +47,11 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
