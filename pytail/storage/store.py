@@ -357,7 +357,11 @@ def _locked_for_writing(opened: io.FileIO, path: Path) -> io.FileIO:
 
 def _refuse_two_file_systems(source: Path, target: Path) -> None:
     """Raise OSError where no file can be renamed from `source` to `target`."""
-    is_same = source.stat().st_dev == target.stat().st_dev
+    try:
+        is_same = source.stat().st_dev == target.stat().st_dev
+    except OSError:
+        # Nothing can be stored, which is no reason not to serve.
+        return
     if is_same and sys.platform == "linux":
         # A second mount of the same file system has the same `st_dev`. Linux refuses each link to a
         # directory, and with this error (link(2)) before all others.
