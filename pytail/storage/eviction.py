@@ -49,7 +49,9 @@ class Evictor:
         freed, is_first = 0, True
         with self._exclusive():
             while True:
-                self._store.write_last_uses()
+                with contextlib.suppress(Exception):
+                    # Without them, the last uses of the last second do not count.
+                    self._store.write_last_uses()
                 total, oldest = self._least_recently_used(spare_last=spare_last)
                 is_useful = spare_last or not is_first
                 if not is_useful and not self._suffices(oldest, total - limit, shortfall):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from tests.support.fakeindex import Dist, FakeIndex, Gated, wheel
 from tests.support.running import Client, serving, under_gunicorn
-from tests.support.storage import bytes_below
-from tests.support.watching import partial_sizes, stored_names, until
+from tests.support.storage import another_process_evicting, bytes_below
+from tests.support.watching import partial_sizes, samples, stored_names, timed, until
 
 MB = 1_000_000
 
@@ -105,6 +106,58 @@ def test_files_above_a_new_limit_are_evicted_at_the_next_start(
         until(lambda: bytes_below(cache) <= 4 * MB)
         fetch(pytail, dists[-1])
     assert index.count(dists[-1].path) == 1
+
+
+def test_files_that_upstream_does_not_send_evict_none(
+    tmp_path: Path, index: FakeIndex, dists: list[Dist]
+):
+    cache = tmp_path / "cache"
+    missing = [wheel("absent", f"{number}.0", payload=os.urandom(3 * MB)) for number in range(4)]
+    index.add(*missing)
+    with serving(cache, index.url, cache_max_size=5 * MB) as pytail:
+        for dist in dists[:4]:
+            fetch(pytail, dist)
+        stored = stored_names(cache)
+        pytail.get("/simple/absent/")
+        for dist in missing:
+            index.answers[dist.path] = 503
+        for dist in missing:
+            assert pytail.get(dist.served).status >= 500
+        gevent.sleep(1.2)
+        assert stored_names(cache) == stored
+
+
+def test_a_stopped_process_that_evicts_delays_no_client_for_long(
+    tmp_path: Path, index: FakeIndex, dists: list[Dist]
+):
+    cache = tmp_path / "cache"
+    with serving(cache, index.url, cache_max_size=int(3.5 * MB)) as pytail:
+        for dist in dists[:3]:
+            fetch(pytail, dist)
+        with another_process_evicting(cache) as other:
+            os.kill(other.pid, signal.SIGSTOP)
+            answer, seconds = timed(lambda: pytail.get(dists[3].served))
+            assert answer.data == dists[3].data
+            assert answer.headers["X-Cache"] == "PASS"
+            assert seconds < 3
+            assert pytail.get(dists[0].served).headers["X-Cache"] == "HIT"
+        assert pytail.get(dists[3].served).data == dists[3].data
+        until(lambda: dists[3].filename in stored_names(cache))
+
+
+def test_an_error_of_the_background_is_counted(
+    tmp_path: Path, index: FakeIndex, dists: list[Dist]
+):
+    cache = tmp_path / "cache"
+    with serving(cache, index.url, cache_max_size=MB // 2) as pytail:
+        series = ("pytail_background_errors_total", "eviction")
+        assert samples(pytail)[series] == 0
+        (cache / "+files/root/pypi/+f/big").write_bytes(bytes(MB))
+        with another_process_evicting(cache) as other:
+            os.kill(other.pid, signal.SIGSTOP)
+            (cache / "+partial/touched").touch()
+            until(lambda: samples(pytail)[series] > 0, 15)
+        until(lambda: bytes_below(cache / "+files") == 0, 15)
 
 
 @pytest.mark.process
