@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.support.fakeindex import Dist, FakeIndex, Gated, wheel
+from tests.support.fakeindex import Dist, FakeIndex, Gated, reply, wheel
 from tests.support.running import Client, serving, under_gunicorn
 from tests.support.storage import another_process_evicting, bytes_below
 from tests.support.watching import partial_sizes, samples, stored_names, timed, until
@@ -120,7 +120,7 @@ def test_files_that_upstream_does_not_send_evict_none(
         stored = stored_names(cache)
         pytail.get("/simple/absent/")
         for dist in missing:
-            index.answers[dist.path] = 503
+            index.answers[dist.path] = reply(503)
         for dist in missing:
             assert pytail.get(dist.served).status >= 500
         gevent.sleep(1.2)
