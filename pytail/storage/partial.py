@@ -24,6 +24,8 @@ WRITE_BITS = 0o222
 _WRITE_BEHIND = 8 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
 _FALLOC_FL_KEEP_SIZE = 1
+#: Bytes of a disk block of most file systems.
+_BLOCK = 4096
 #: Attempts to use a directory, because another process may remove it while it is empty.
 _TRIES = 10
 
@@ -101,7 +103,8 @@ class PartialFile:
 
     def free_reserved(self) -> None:
         """Free the disk blocks beyond the bytes written so far. Raises OSError."""
-        os.truncate(self.descriptor, self.size)
+        if self.allocated - self.size >= _BLOCK:
+            os.truncate(self.descriptor, self.size)
 
     @property
     def allocated(self) -> int:

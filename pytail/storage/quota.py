@@ -17,7 +17,7 @@ from pathlib import Path
 
 import gevent
 
-from pytail.errors import DownloadAbandoned, NotStored, PytailError, TooLarge
+from pytail.errors import DownloadAbandoned, NotStored, TooLarge
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
@@ -129,13 +129,15 @@ class Quota:
         try:
             self._make_room(deadline)
             self._allocate(partial, size)
+        except NotStored:
+            # Downloads that wait for room at the same time may fit without this one.
+            del self._reserved[partial]
+            raise
         except StillRunning:
             raise NotStored(
                 f"counting or evicting the files in {self._directory} takes longer than a client waits"
             ) from None
         except OSError as error:
-            if isinstance(error, PytailError):
-                raise
             raise NotStored(str(error)) from error
 
     def release(self, partial: PartialFile, *, is_stored: bool) -> None:
@@ -174,7 +176,8 @@ class Quota:
                     raise
                 except BaseException as error:  # noqa: BLE001
                     # gevent's Timeout is no Exception.
-                    self._report_failure(task, error)
+                    with contextlib.suppress(Exception):
+                        self._report_failure(task, error)
                 else:
                     self._logged.pop(task, None)
             gevent.sleep(_INTERVAL)

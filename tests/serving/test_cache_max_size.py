@@ -120,7 +120,7 @@ def test_files_that_upstream_does_not_send_evict_none(
         stored = stored_names(cache)
         pytail.get("/simple/absent/")
         for dist in missing:
-            index.answers[dist.path] = reply(503)
+            index.answers[dist.path] = reply(b"", None, "503 Service Unavailable")
         for dist in missing:
             assert pytail.get(dist.served).status >= 500
         gevent.sleep(1.2)
