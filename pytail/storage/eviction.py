@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
+
 from pytail.runtime.locks import LockTimeout, locked
 from pytail.storage.store import Store
 
@@ -49,12 +51,13 @@ class Evictor:
         freed, is_first = 0, True
         with self._exclusive():
             while True:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, gevent.Timeout):
                     # Without them, the last uses of the last second do not count.
                     self._store.write_last_uses()
                 total, oldest = self._least_recently_used(spare_last=spare_last)
                 is_useful = spare_last or not is_first
-                if not is_useful and not self._suffices(oldest, total - limit, shortfall):
+                needed = max(total - limit, shortfall)
+                if not is_useful and not self._can_free(needed, oldest, total):
                     return total
                 is_first, before = False, freed
                 for used, size, path in oldest:
@@ -89,17 +92,18 @@ class Evictor:
         heap.sort(reverse=True)
         return total, [(-used, size, path) for used, size, path in heap]
 
-    def _suffices(
-        self, files: list[tuple[float, int, str]], excess: float, shortfall: int
-    ) -> bool:
-        """Return whether `excess` and `shortfall` bytes are freed without the `files` in use."""
-        needed, freed = max(excess, shortfall), 0
-        for _, size, path in files:
+    def _can_free(self, needed: float, oldest: list[tuple[float, int, str]], total: int) -> bool:
+        """Return whether `needed` of the `total` bytes are freed without files that are in use.
+
+        Tries the locks of the `oldest` files only. The others are then expected to have enough.
+        """
+        freed = 0
+        for _, size, path in oldest:
             if freed >= needed:
-                break
+                return True
             if self._store.is_removable(Path(path)):
                 freed += size
-        return freed >= needed
+        return freed >= needed or (len(oldest) >= _BATCH and total >= needed)
 
     def _remove(self, path: Path, used: float, size: int) -> bool:
         """Remove a file that was not used since; return whether its bytes are free now."""

@@ -170,16 +170,7 @@ class Quota:
         """
         while True:
             for task, work in self._tasks():
-                try:
-                    work()
-                except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
-                    raise
-                except BaseException as error:  # noqa: BLE001
-                    # gevent's Timeout is no Exception.
-                    with contextlib.suppress(Exception):
-                        self._report_failure(task, error)
-                else:
-                    self._logged.pop(task, None)
+                self._try(task, work)
             gevent.sleep(_INTERVAL)
 
     def enforce(self) -> None:
@@ -194,6 +185,19 @@ class Quota:
             ("catalog", self._trim_catalog),
             ("eviction", self._evict_above_limits),
         )
+
+    def _try(self, task: str, work: Callable[[], None]) -> None:
+        """Do the `work` of a background task, and report its failure."""
+        try:
+            work()
+        except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001
+            # gevent's Timeout is no Exception.
+            with contextlib.suppress(Exception):
+                self._report_failure(task, error)
+        else:
+            self._logged.pop(task, None)
 
     def _report_failure(self, task: str, error: BaseException) -> None:
         """Count a failure of `task`, and log it unless it was logged since `task` last succeeded."""
@@ -282,12 +286,13 @@ class Quota:
             limit = self._limit - other if self._limit else math.inf
             low = self._limit * _LOW_WATERMARK - other if self._limit else math.inf
             shortfall = self._shortfall()
-            stays = off_loop(
-                lambda: self._evictor.evict(
-                    low if low >= 0 else limit, limit, shortfall, spare_last=spare_last
-                )
-            )
-            self._usage.set_stored(stays)
+            low = low if low >= 0 else limit
+
+            def evicted() -> tuple[int, dict[str, int]]:
+                stays = self._evictor.evict(low, limit, shortfall, spare_last=spare_last)
+                return stays, self._store.partials()
+
+            self._usage.set_stored(*off_loop(evicted))
 
         self._evictions.run("evict", evict, patience)
 

@@ -208,14 +208,14 @@ class Store:
         With `found`, only the file of that status is removed. A file that was used later than
         `unused_since`, in seconds since the epoch, stays.
         """
-        if self._last_uses.get(path, 0.0) > unused_since:
+        if self._last_uses.get(path, -math.inf) > unused_since:
             return False
         try:
             with self._open_unused(path) as opened:
                 status = os.fstat(opened.fileno())
                 if not os.path.samestat(status, path.stat()):
                     return False
-                if found is not None and not os.path.samestat(status, found):
+                if found is not None and _identity(status) != _identity(found):
                     return False
                 if _last_use(status) > unused_since:
                     return False
@@ -324,7 +324,12 @@ def _entries(directory: str | Path) -> Iterator[tuple[str, os.stat_result]]:
 def _opened(path: Path, mode: str = "r") -> io.FileIO:
     """Open a regular file. Raises OSError."""
     opened = io.FileIO(path, mode, opener=_open_at_once)
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+    try:
+        is_regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+    except BaseException:
+        opened.close()
+        raise
+    if not is_regular:
         opened.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return opened

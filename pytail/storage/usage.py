@@ -73,9 +73,9 @@ class Usage:
         self._stored += size
         self._stored_files += 1
 
-    def set_stored(self, size: int) -> None:
-        """Set the bytes of stored and partial files, which were just counted."""
-        self._stored = max(0, size - sum(self._partials.values()))
+    def set_stored(self, size: int, partials: dict[str, int]) -> None:
+        """Set the bytes of stored and partial files, and those of `Store.partials`, as just counted."""
+        self._stored, self._partials = max(0, size - sum(partials.values())), partials
 
     def update(self, patience: float | None = None) -> None:
         """Count what has changed since the last time, for at most `patience` seconds.
@@ -99,7 +99,10 @@ class Usage:
         if time.monotonic() < self._count_valid_until:
             # A partial file that is gone was stored, or at worst removed.
             gone = [size for name, size in self._partials.items() if name not in partials]
-            self._stored, self._stored_files = self._stored + sum(gone), self._stored_files + len(gone)
+            self._stored, self._stored_files = (
+                self._stored + sum(gone),
+                self._stored_files + len(gone),
+            )
         elif change != self._change or not self._count_valid_until:
             started = time.monotonic()
             self._stored, self._stored_files, self._directories = off_loop(self._count_stored)

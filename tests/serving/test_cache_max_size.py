@@ -145,9 +145,7 @@ def test_a_stopped_process_that_evicts_delays_no_client_for_long(
         until(lambda: dists[3].filename in stored_names(cache))
 
 
-def test_an_error_of_the_background_is_counted(
-    tmp_path: Path, index: FakeIndex, dists: list[Dist]
-):
+def test_an_error_of_the_background_is_counted(tmp_path: Path, index: FakeIndex, dists: list[Dist]):
     cache = tmp_path / "cache"
     with serving(cache, index.url, cache_max_size=MB // 2) as pytail:
         series = ("pytail_background_errors_total", "eviction")

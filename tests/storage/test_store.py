@@ -297,8 +297,8 @@ def damaged(monkeypatch):
 
 def is_named(name):
     def matches(target):
-        path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
-        return path.endswith(name)
+        path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
+        return str(path).endswith(name)
 
     return matches
 
@@ -329,14 +329,14 @@ def test_a_partial_file_that_disappears_does_not_stop_the_start(store, tmp_path,
     def scan(directory):
         entries = [*scandir(directory)]
         (tmp_path / "+partial" / "gone").unlink(missing_ok=True)
-        return scan_of(entries)
+        return Scan(entries)
 
     monkeypatch.setattr(os, "scandir", scan)
     Store(tmp_path)
     assert files_in(tmp_path) == []
 
 
-class scan_of(list):
+class Scan(list):
     """A scan of these entries."""
 
     def __enter__(self):
@@ -555,8 +555,8 @@ def on_nfs(monkeypatch):
         return flock(descriptor, operation)
 
     def opened(path, flags, *mode, **more):
-        is_there = os.path.exists(path)
-        if flags & os.O_ACCMODE != os.O_RDONLY and is_there and not os.stat(path).st_mode & 0o200:
+        writes, found = flags & os.O_ACCMODE != os.O_RDONLY, Path(path)
+        if writes and found.exists() and not found.stat().st_mode & 0o200:
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return open_file(path, flags, *mode, **more)
 
