@@ -122,8 +122,7 @@ class Quota:
         allow the file or their check takes more than two seconds, TooLarge where they never will allow
         it. `release` is needed in each case.
         """
-        if self._limit and size > self._limit - self._usage.overhead:
-            raise TooLarge(f"{size} bytes exceed what --cache-max-size leaves for files")
+        self.require_fits(size)
         self._reserved[partial] = size = max(size, self._reserved.get(partial, 0))
         deadline = time.monotonic() + _PATIENCE
         try:
@@ -139,6 +138,11 @@ class Quota:
             ) from None
         except OSError as error:
             raise NotStored(str(error)) from error
+
+    def require_fits(self, size: int) -> None:
+        """Raise TooLarge where a file of `size` bytes cannot be stored, also in an empty store."""
+        if self._limit and size > self._limit - self._usage.overhead:
+            raise TooLarge(f"{size} bytes exceed what --cache-max-size leaves for files")
 
     def release(self, partial: PartialFile, *, is_stored: bool) -> None:
         """End the reservation of `partial`; `is_stored` says whether the file was committed."""
