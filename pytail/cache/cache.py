@@ -71,7 +71,7 @@ class Cache:
         # First, because a refused setting of upstream leaves nothing open.
         upstream = upstream_of(settings, metrics)
         store, catalog = open_storage(settings)
-        quota = quota_of(settings, store, catalog)
+        quota = quota_of(settings, store, catalog, metrics)
         promised = PromisedCoreMetadata() if settings.core_metadata_from_wheels else None
         filters: list[PageFilter] = [] if promised is None else [promised]
         if settings.offline:
@@ -124,14 +124,18 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
     return Upstream(client, pages, FileClient(client, settings.max_page_bytes))
 
 
-def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:
-    """Return the quota of `settings`."""
+def quota_of(
+    settings: Settings, store: Store, catalog: Catalog, metrics: Metrics | None = None
+) -> Quota:
+    """Return the quota of `settings`; `metrics` counts the errors of its background tasks."""
+    uncounted: Callable[[str], None] = lambda _: None  # noqa: E731
     return Quota(
         settings.cache_dir,
         store,
         catalog,
         limit=settings.cache_max_size,
         min_free=settings.min_free,
+        count_error=uncounted if metrics is None else metrics.count_background_error,
     )
 
 

@@ -147,7 +147,7 @@ class Files:
         A file that another program wrote is verified first, and removed where it is wrong.
         """
         stored = self._store.open(file)
-        if stored is None or self._store.is_verified(stored):
+        if stored is None or self._store.is_verified(stored, file):
             return stored
         stored.close()
         if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
@@ -191,17 +191,17 @@ class Files:
         if stored is None:
             return False
         with stored:
-            size = os.fstat(stored.fileno()).st_size
+            found = os.fstat(stored.fileno())
             try:
-                off_loop(lambda: verifier.add_start(stored.fileno(), size))
-                verifier.verify(size)
+                off_loop(lambda: verifier.add_start(stored.fileno(), found.st_size))
+                verifier.verify(found.st_size)
             except (DigestMismatch, DownloadInterrupted, OSError) as error:
                 log.warning("removing %s, written by another program: %s", file.key, error)
             else:
                 self._store.mark_verified(stored)
                 log.info("verified %s, written by another program", file.key)
                 return True
-        off_loop(lambda: self._store.discard(file))
+        off_loop(lambda: self._store.discard(file, found))
         return False
 
     def _open_download(self, file: File, start: int) -> OpenedFile:

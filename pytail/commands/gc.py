@@ -32,7 +32,10 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
             on_disk for on_disk in cache_dir.other_files() if on_disk.path.parent != partials
         )
         quota = quota_of(settings, cache_dir.store, cache_dir.catalog)
-        quota.enforce()
+        try:
+            quota.enforce()
+        except OSError as error:
+            raise click.ClickException(f"cannot evict files: {error}") from error
     if as_json:
         counts = {
             "partials": removed,

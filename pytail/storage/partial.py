@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import errno
 import fcntl
 import os
 import stat
@@ -30,6 +31,9 @@ _SIZE_ATTRIBUTE = "user.pytail.size"
 #: writes the whole file at once.
 _WRITE_BEHIND = 8 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
+_FALLOC_FL_KEEP_SIZE = 1
+#: Bytes of a disk block of most file systems.
+_BLOCK = 4096
 #: Attempts to use a directory, because another process may remove it while it is empty.
 _TRIES = 10
 
@@ -126,6 +130,27 @@ class PartialFile:
             # The last writer ended before its sync. A crash of the machine may have damaged bytes.
             _change_mode(self.descriptor, remove=_VERIFIED_BIT)
         return self.is_writer
+
+    def reserve(self, size: int) -> bool:
+        """Allocate disk blocks for `size` bytes in all; return whether the disk has them now.
+
+        `size` of the file does not change. The blocks tell all processes how much is reserved. Where
+        the file system cannot allocate blocks ahead, does nothing and returns False. Raises OSError.
+        """
+        if self.allocated < size:
+            _allocate(self.descriptor, size)
+        return self.allocated >= size
+
+    def free_reserved(self) -> None:
+        """Free the disk blocks beyond the bytes written so far. Raises OSError."""
+        if self.allocated - self.size >= _BLOCK:
+            os.truncate(self.descriptor, self.size)
+
+    @property
+    def allocated(self) -> int:
+        """The bytes written so far or the bytes of the disk blocks, the larger number."""
+        status = os.fstat(self.descriptor)
+        return max(status.st_size, status.st_blocks * 512)
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises OSError."""
@@ -237,6 +262,25 @@ def make_read_only(descriptor: int) -> None:
 def _change_mode(descriptor: int, add: int = 0, remove: int = 0) -> None:
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     os.fchmod(descriptor, (mode | add) & ~remove)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Allocate disk blocks for the first `size` bytes of a file, where that is possible (Linux).
+
+    Raises OSError where the disk lacks them. Not `os.posix_fallocate`, which changes the size of the
+    file and writes zeros where the file system cannot allocate.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    # With 32-bit addresses, glibc has 64-bit offsets in another function.
+    allocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if allocate is None:
+        return
+    while allocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise OSError(number, os.strerror(number))
+        if number != errno.EINTR:
+            return
 
 
 def _start_writeback(descriptor: int, length: int) -> None:

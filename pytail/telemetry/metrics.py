@@ -41,6 +41,8 @@ _FETCHED = (Outcome.MISS.value, Outcome.PASS.value)
 _ERRORS = ("unreachable", "refused", "garbled", "cut")
 #: Kinds of fetches: pages and other small responses, whole files, ranges of files.
 KINDS = ("page", "file", "part")
+#: Tasks of the background, which go on after an error.
+TASKS = ("last_uses", "catalog", "eviction")
 #: Bounds of histogram buckets, in seconds.
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 _LOOP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -84,6 +86,8 @@ class Metrics:
             self._upstream_errors.labels(kind)
         for kind in KINDS:
             self._turned_away.labels(kind)
+        for task in TASKS:
+            self._background_errors.labels(task)
         self._evicted_files = self._evicted_bytes = 0
         #: Whether `set_store` was called.
         self.is_store_known = False
@@ -104,6 +108,9 @@ class Metrics:
         self._turned_away = counter("turned_away", "Fetches that got no slot in time", "kind")
         self._evictions = counter("evictions", "Files evicted")
         self._evicted = counter("evicted_bytes", "Bytes evicted")
+        self._background_errors = counter(
+            "background_errors", "Rounds of background tasks that failed", "task"
+        )
         self._upstream_seconds = histogram(
             "upstream_seconds", "Seconds until upstream's response begins", _UPSTREAM_BUCKETS
         )
@@ -197,6 +204,10 @@ class Metrics:
         self._evictions.inc(files - self._evicted_files)
         self._evicted.inc(size - self._evicted_bytes)
         self._evicted_files, self._evicted_bytes = files, size
+
+    def count_background_error(self, task: str) -> None:
+        """Count a round of a background `task` that failed."""
+        self._background_errors.labels(task).inc()
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.support.fakeindex import Dist, FakeIndex, Gated, wheel
+from tests.support.fakeindex import Dist, FakeIndex, Gated, reply, wheel
 from tests.support.running import Client, serving, under_gunicorn
-from tests.support.storage import bytes_below
-from tests.support.watching import partial_sizes, stored_names, until
+from tests.support.storage import another_process_evicting, bytes_below
+from tests.support.watching import partial_sizes, samples, stored_names, timed, until
 
 MB = 1_000_000
 
@@ -26,8 +27,10 @@ def dists(index: FakeIndex) -> list[Dist]:
     return made
 
 
-def fetch(pytail: Client, dist: Dist) -> None:
+def fetch(pytail: Client, dist: Dist, cache: Path) -> None:
+    """Fetch a file, and wait until it is stored: the client does not wait for the disk."""
     assert pytail.get(dist.served).data == dist.data
+    until(lambda: dist.filename in stored_names(cache))
 
 
 def test_the_cache_stays_within_its_limit_and_serves_each_file(
@@ -36,9 +39,9 @@ def test_the_cache_stays_within_its_limit_and_serves_each_file(
     cache = tmp_path / "cache"
     with serving(cache, index.url, cache_max_size=5 * MB) as pytail:
         for dist in dists * 2:
-            fetch(pytail, dist)
+            fetch(pytail, dist, cache)
             assert bytes_below(cache) <= 5 * MB
-            fetch(pytail, dists[0])
+            fetch(pytail, dists[0], cache)
         assert index.count(dists[0].path) == 1
         assert dists[-1].filename in stored_names(cache)
 
@@ -49,7 +52,7 @@ def test_a_file_larger_than_the_limit_passes_through(
     large, cache = wheel("large", payload=os.urandom(6 * MB)), tmp_path / "cache"
     index.add(large)
     with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
-        fetch(pytail, dists[0])
+        fetch(pytail, dists[0], cache)
         for _ in range(2):
             answer = pytail.get(large.served)
             assert answer.data == large.data
@@ -86,11 +89,11 @@ def test_a_file_that_is_read_is_not_evicted(tmp_path: Path, index: FakeIndex, di
         gated.asked.wait()
         gated.open()
         for dist in dists[1:4]:
-            fetch(pytail, dist)
+            fetch(pytail, dist, cache)
         gated.open()
         assert reading.get().data == first.data
+        until(lambda: first.filename in stored_names(cache))
         assert second.filename not in stored_names(cache)
-        assert first.filename in stored_names(cache)
 
 
 def test_files_above_a_new_limit_are_evicted_at_the_next_start(
@@ -99,12 +102,62 @@ def test_files_above_a_new_limit_are_evicted_at_the_next_start(
     cache = tmp_path / "cache"
     with serving(cache, index.url) as pytail:
         for dist in dists:
-            fetch(pytail, dist)
+            fetch(pytail, dist, cache)
     assert len(stored_names(cache)) == 8
     with serving(cache, index.url, cache_max_size=4 * MB) as pytail:
         until(lambda: bytes_below(cache) <= 4 * MB)
-        fetch(pytail, dists[-1])
+        fetch(pytail, dists[-1], cache)
     assert index.count(dists[-1].path) == 1
+
+
+def test_files_that_upstream_does_not_send_evict_none(
+    tmp_path: Path, index: FakeIndex, dists: list[Dist]
+):
+    cache = tmp_path / "cache"
+    missing = [wheel("absent", f"{number}.0", payload=os.urandom(3 * MB)) for number in range(4)]
+    index.add(*missing)
+    with serving(cache, index.url, cache_max_size=5 * MB) as pytail:
+        for dist in dists[:4]:
+            fetch(pytail, dist, cache)
+        stored = stored_names(cache)
+        pytail.get("/simple/absent/")
+        for dist in missing:
+            index.answers[dist.path] = reply(b"", None, "503 Service Unavailable")
+        for dist in missing:
+            assert pytail.get(dist.served).status >= 500
+        gevent.sleep(1.2)
+        assert stored_names(cache) == stored
+
+
+def test_a_stopped_process_that_evicts_delays_no_client_for_long(
+    tmp_path: Path, index: FakeIndex, dists: list[Dist]
+):
+    cache = tmp_path / "cache"
+    with serving(cache, index.url, cache_max_size=int(3.5 * MB)) as pytail:
+        for dist in dists[:3]:
+            fetch(pytail, dist, cache)
+        with another_process_evicting(cache) as other:
+            os.kill(other.pid, signal.SIGSTOP)
+            answer, seconds = timed(lambda: pytail.get(dists[3].served))
+            assert answer.data == dists[3].data
+            assert answer.headers["X-Cache"] == "PASS"
+            assert seconds < 3
+            assert pytail.get(dists[0].served).headers["X-Cache"] == "HIT"
+        assert pytail.get(dists[3].served).data == dists[3].data
+        until(lambda: dists[3].filename in stored_names(cache))
+
+
+def test_an_error_of_the_background_is_counted(tmp_path: Path, index: FakeIndex, dists: list[Dist]):
+    cache = tmp_path / "cache"
+    with serving(cache, index.url, cache_max_size=MB // 2) as pytail:
+        series = ("pytail_background_errors_total", "eviction")
+        assert samples(pytail)[series] == 0
+        (cache / "+files/root/pypi/+f/big").write_bytes(bytes(MB))
+        with another_process_evicting(cache) as other:
+            os.kill(other.pid, signal.SIGSTOP)
+            (cache / "+partial/touched").touch()
+            until(lambda: samples(pytail)[series] > 0, 15)
+        until(lambda: bytes_below(cache / "+files") == 0, 15)
 
 
 @pytest.mark.process
@@ -113,6 +166,6 @@ def test_workers_stay_within_one_limit(tmp_path: Path, index: FakeIndex, dists: 
     limit = {"PYTAIL_CACHE_MAX_SIZE": "6MB"}
     with under_gunicorn(cache, index.url, tmp_path / "log", "-w", "2", **limit) as running:
         for dist in dists * 2:
-            fetch(running.client, dist)
+            fetch(running.client, dist, cache)
         until(lambda: bytes_below(cache) <= 6 * MB, seconds=10)
         assert stored_names(cache)

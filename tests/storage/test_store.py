@@ -1,8 +1,12 @@
 """The store: complete and verified files, or none."""
 
+import errno
+import fcntl
 import os
 import stat
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -97,9 +101,10 @@ def parent_made_a_file(path):
 def test_a_file_that_another_program_changed_is_a_miss(store, final, change):
     store_file(store, file())
     change(final)
-    assert store.open(file()) is None
-    assert store.size(file()) is None
-    assert not store.has(file())
+    listed = file(verified_size=len(DATA))
+    assert store.open(listed) is None
+    assert store.size(listed) is None
+    assert not store.has(listed)
 
 
 @pytest.mark.parametrize("change", [deleted, truncated, emptied, grown])
@@ -113,8 +118,43 @@ def test_a_file_that_another_program_changed_can_be_stored_again(store, final, c
 def test_a_changed_file_is_logged(store, final, caplog):
     store_file(store, file())
     truncated(final)
-    store.open(file())
+    store.open(file(verified_size=len(DATA)))
     assert "another size or digest than listed" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 1, len(DATA) - 1, len(DATA) + 1, 2**60])
+def test_a_wrong_size_of_the_page_leaves_a_file_to_its_digest(store, size):
+    listed = file(size=size)
+    store_file(store, listed)
+    assert store.has(listed)
+    assert store.size(listed) is None
+    with store.open(listed) as opened:
+        assert opened.read() == DATA
+        assert not store.is_verified(opened, listed)
+        store.mark_verified(opened)
+        assert store.is_verified(opened, listed)
+    assert store.size(listed) == len(DATA)
+
+
+@pytest.mark.parametrize("size", [0, len(DATA) - 1, None])
+def test_a_verified_size_counts_more_than_that_of_the_page(store, size):
+    listed = file(size=size, verified_size=len(DATA))
+    store_file(store, listed)
+    with store.open(listed) as opened:
+        assert store.is_verified(opened, listed)
+    assert store.size(listed) == len(DATA)
+
+
+def test_a_wrong_size_is_a_miss_where_no_digest_is_known(store):
+    listed = file(directory="_url/" + "0" * 64, size=5)
+    store_file(store, listed)
+    assert store.open(listed) is None
+
+
+def test_a_truncated_file_without_a_digest_is_found_by_its_verified_size(store):
+    listed = file(directory="_url/" + "0" * 64, size=len(DATA) - 1, verified_size=len(DATA))
+    store_file(store, listed, DATA[:-1])
+    assert store.open(listed) is None
 
 
 def test_a_file_of_unknown_size_can_have_any_size(store):
@@ -235,6 +275,132 @@ def test_a_partial_file_that_this_process_writes_stays(store, tmp_path):
 # All files
 
 
+# Errors of the disk
+
+
+@pytest.fixture
+def damaged(monkeypatch):
+    """A function that makes each call of an `os` function fail with EIO for one path or descriptor."""
+
+    def damage(name, fails):
+        whole = getattr(os, name)
+
+        def call(target, *arguments, **more):
+            if fails(target):
+                raise OSError(errno.EIO, "Input/output error", str(target))
+            return whole(target, *arguments, **more)
+
+        monkeypatch.setattr(os, name, call)
+
+    return damage
+
+
+def is_named(name):
+    def matches(target):
+        path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
+        return str(path).endswith(name)
+
+    return matches
+
+
+@pytest.mark.parametrize("call", ["open", "fstat", "pread"])
+def test_a_file_that_cannot_be_read_is_a_miss(store, damaged, call, caplog):
+    store_file(store, metadata(SHA256))
+    damaged(call, is_named(".metadata"))
+    assert store.open(metadata(SHA256)) is None
+    assert store.size(metadata(SHA256)) is None
+    assert "asking upstream" in caplog.text
+
+
+def test_a_named_pipe_in_place_of_a_file_is_a_miss(store, final):
+    final.parent.mkdir(parents=True)
+    os.mkfifo(final)
+    assert store.open(file()) is None
+    assert not store.remove(final)
+
+
+def test_a_partial_file_that_disappears_does_not_stop_the_start(store, tmp_path, monkeypatch):
+    for name in ("gone", "old"):
+        path = tmp_path / "+partial" / name
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    scandir = os.scandir
+
+    def scan(directory):
+        entries = [*scandir(directory)]
+        (tmp_path / "+partial" / "gone").unlink(missing_ok=True)
+        return Scan(entries)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    Store(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+class Scan(list):
+    """A scan of these entries."""
+
+    def __enter__(self):
+        return iter(self)
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.mark.parametrize("call", ["stat", "scandir"])
+def test_a_directory_that_cannot_be_read_does_not_stop_the_start(tmp_path, damaged, call):
+    damaged(call, is_named("+partial"))
+    assert [*Store(tmp_path).files()] == []
+
+
+@pytest.mark.parametrize("seconds", [-(2**31), -1, 2**31, 2**32, 2**33])
+def test_a_file_of_any_time_is_served_and_listed(store, final, tmp_path, seconds):
+    store_file(store, file())
+    os.utime(final, (seconds, seconds))
+    assert read(store, file()) == DATA
+    (found,) = store.files()
+    assert found.used <= time.time()
+    store.write_last_uses()
+    assert store.stored_at(file()) == seconds
+    assert Store(tmp_path).remove(final)
+
+
+@pytest.mark.parametrize("seconds", [-(2**31), 2**32])
+def test_a_partial_file_of_an_impossible_time_is_removed_at_the_start(store, tmp_path, seconds):
+    path = tmp_path / "+partial" / "left"
+    path.write_bytes(b"x")
+    os.utime(path, (seconds, seconds))
+    Store(tmp_path)
+    assert not path.exists()
+
+
+def test_two_file_systems_are_refused_at_the_start(tmp_path, monkeypatch):
+    Store(tmp_path)
+    other, status = tmp_path / "+partial", Path.stat
+
+    def stat_of(path, **more):
+        found = status(path, **more)
+        fields = [*found]
+        fields[2] += path == other
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+    with pytest.raises(OSError, match=r"\+partial and .*\+files.* different file systems"):
+        Store(tmp_path)
+
+
+def test_a_second_mount_of_a_file_system_is_refused_at_the_start(small_disk):
+    (small_disk / "partial").mkdir()
+    cache = small_disk / "cache"
+    (cache / "+partial").mkdir(parents=True)
+    mount = ["mount", "--bind", str(small_disk / "partial"), str(cache / "+partial")]
+    subprocess.run(mount, check=True)
+    try:
+        with pytest.raises(OSError, match="different file systems"):
+            Store(cache)
+    finally:
+        subprocess.run(["umount", str(cache / "+partial")], check=True)
+
+
 def by_name(store):
     return {found.path.name: found for found in store.files()}
 
@@ -352,6 +518,93 @@ def test_a_missing_file_is_not_removed(store, final):
     assert not store.remove(final)
 
 
+def test_a_file_is_removed_only_if_it_is_the_one_that_was_found_wrong(store, final):
+    store_file(store, file())
+    found = final.stat()
+    final.unlink()
+    store_file(store, file())
+    store.discard(file(), found)
+    assert read(store, file()) == DATA
+    store.discard(file(), final.stat())
+    assert not store.has(file())
+
+
+def test_a_file_that_was_used_meanwhile_is_not_removed(store, final):
+    store_file(store, file())
+    os.utime(final, (1000, 1000))
+    read(store, file())
+    assert not store.remove(final, unused_since=1000)
+    store.write_last_uses()
+    assert not store.remove(final, unused_since=1000)
+    assert store.remove(final, unused_since=time.time() + 1)
+
+
+# Locks of network file systems
+
+
+@pytest.fixture
+def on_nfs(monkeypatch):
+    """NFS, where an exclusive lock needs a file open for writing; used by an owner without root's rights."""
+    flock, open_file = fcntl.flock, os.open
+
+    def lock(descriptor, operation):
+        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+        is_writable = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if operation & fcntl.LOCK_EX and not is_writable:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return flock(descriptor, operation)
+
+    def opened(path, flags, *mode, **more):
+        writes, found = flags & os.O_ACCMODE != os.O_RDONLY, Path(path)
+        if writes and found.exists() and not found.stat().st_mode & 0o200:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return open_file(path, flags, *mode, **more)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.mark.usefixtures("on_nfs")
+def test_a_file_is_removed_where_locks_need_a_file_open_for_writing(store, final):
+    store_file(store, file())
+    with store.open(file()) as opened:
+        assert not store.is_removable(final)
+        assert not store.remove(final)
+        assert stat.S_IMODE(final.stat().st_mode) & 0o222 == 0
+        assert store.is_verified(opened, file())
+    assert store.is_removable(final)
+    assert stat.S_IMODE(final.stat().st_mode) & 0o222 == 0
+    assert store.remove(final)
+
+
+@pytest.mark.usefixtures("on_nfs")
+def test_a_partial_file_is_removed_where_locks_need_a_file_open_for_writing(store):
+    partial = store.partial(file())
+    assert not store.remove(partial.path)
+    partial.close()
+    assert store.remove(partial.path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_only_stored_and_old_files_are_removed_where_there_are_no_locks(
+    store, final, tmp_path, monkeypatch, code
+):
+    store_file(store, file())
+    path = tmp_path / "+partial" / "left"
+    path.write_bytes(b"x")
+
+    def refuse(descriptor, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with store.open(file()) as opened:
+        assert store.remove(final)
+        assert opened.read() == DATA
+    assert not store.remove(path)
+    os.utime(path, (0, 0))
+    assert store.remove(path)
+
+
 # Verified files
 
 
@@ -363,14 +616,14 @@ def test_a_committed_file_has_the_mode_of_the_umask_without_write_permission(sto
         os.umask(before)
     with store.open(file()) as opened:
         assert stat.S_IMODE(os.fstat(opened.fileno()).st_mode) == 0o440
-        assert store.is_verified(opened)
+        assert store.is_verified(opened, file())
 
 
 def test_a_file_with_write_permission_is_not_verified_until_it_is_marked(store, final):
     store_file(store, file())
     final.chmod(0o644)
     with store.open(file()) as opened:
-        assert not store.is_verified(opened)
+        assert not store.is_verified(opened, file())
         store.mark_verified(opened)
     with store.open(file()) as opened:
-        assert store.is_verified(opened)
+        assert store.is_verified(opened, file())

@@ -119,7 +119,7 @@ def commit_in(writer: subprocess.Popen[str]) -> None:
 
 _EVICTOR = """
 import fcntl, os, sys
-fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
 print("ready", flush=True)
 input()
 """
@@ -128,7 +128,7 @@ input()
 @contextlib.contextmanager
 def another_process_evicting(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """Have another process hold the lock for evictions, until it reads a line."""
-    with process(_EVICTOR, str(directory)) as running:
+    with process(_EVICTOR, str(directory / "+evict.lock")) as running:
         yield running
 
 
