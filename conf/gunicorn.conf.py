@@ -8,6 +8,7 @@ import os
 
 from pytail.config.load import load
 from pytail.errors import SettingError
+from pytail.gunicorn import Worker
 
 wsgi_app = "pytail.wsgi"
 
@@ -25,7 +26,10 @@ worker_connections = 1000
 try:
     settings = load(os.environ).settings
 except SettingError as error:
-    raise SystemExit(f"pytail: {error}") from None
+    if Worker.kept is None:
+        raise SystemExit(f"pytail: {error}") from None
+    # SIGHUP reloads this file. With an error in pytail's file, the settings in force stay.
+    settings = Worker.kept.settings
 bind = str(settings.bind)
 backlog = 1024
 
@@ -36,7 +40,8 @@ preload_app = False
 #: does not block the event loop.
 timeout = 120
 
-#: Seconds for responses in progress to end when gunicorn stops or reloads.
+#: Seconds for responses in progress to end when gunicorn stops, reloads (SIGHUP) or replaces a worker
+#: after max_requests.
 graceful_timeout = max(1, round(settings.grace_secs))
 
 #: Seconds before an idle connection is closed, for the class "gevent". pytail.gunicorn.Worker always
