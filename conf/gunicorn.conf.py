@@ -19,8 +19,8 @@ worker_class = "pytail.gunicorn.Worker"
 #: All workers share one cache directory and serve the same pages and files. Use one worker per core.
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 
-#: The maximum number of connections of each worker. Idle connections are closed to make room; further
-#: ones wait in the backlog.
+#: The maximum number of connections of each worker. Idle and slow ones are closed to make room;
+#: further ones wait in the backlog.
 worker_connections = 1000
 
 try:
