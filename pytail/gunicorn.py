@@ -61,9 +61,9 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """gunicorn's gevent worker with pytail's server; ``worker_connections`` bounds connections."""
 
     server_class = Server
-    #: In the master: the last configuration without an error, and the last error since.
+    #: In the master: the last configuration without an error, and the error since then.
     kept: ClassVar[Configuration | None] = None
-    _error: ClassVar[str] = ""
+    kept_error: ClassVar[str] = ""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         # The master calls this before each fork.
@@ -91,7 +91,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         gc.freeze()
         super().run()
 
-    def handle_quit(self, sig: int, frame: Any) -> None:
+    def handle_quit(self, *_: Any) -> None:
         """Stop at once. Ctrl-C reaches the worker twice: from the terminal and from the master."""
         if self._is_quitting:
             return
@@ -118,13 +118,13 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         """
         kind = type(self)
         try:
-            kind.kept, kind._error = load(os.environ), ""
+            kind.kept, kind.kept_error = load(os.environ), ""
         except SettingError as error:
             if kind.kept is None:
                 # The worker itself reports the error.
                 return {}
-            if str(error) != kind._error:
-                kind._error = str(error)
+            if str(error) != kind.kept_error:
+                kind.kept_error = str(error)
                 self.log.error("settings not reloaded, keeping the ones in force: %s", error)
             return kind.kept.as_variables()
         return {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import sys
+from pathlib import Path
 
 #: Descriptors for the catalog, the log, locks, and whatever opens one for a moment.
 _RESERVED = 32
@@ -28,7 +28,7 @@ def spare() -> int:
 
 def _open() -> int:
     try:
-        return len(os.listdir("/proc/self/fd"))
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
     except OSError:
         # No /proc: as many as pytail has after its start, and some more.
         return _RESERVED

@@ -159,7 +159,7 @@ class ClientSocket:
         with contextlib.suppress(OSError):
             self._shut(socket.SHUT_RDWR)
 
-    def reset_on_close(self, is_reset: bool) -> None:  # noqa: FBT001
+    def reset_on_close(self, is_reset: bool) -> None:
         """Let the end of the connection be a reset, also where the process is killed, or not."""
         reset_on_close(self._socket, is_reset=is_reset)
 

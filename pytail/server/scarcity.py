@@ -59,13 +59,20 @@ class Closable(Protocol):
     has_served: bool
 
     @property
-    def is_idle(self) -> bool: ...
+    def is_idle(self) -> bool:
+        """Whether it waits for a request of which no byte is received."""
+
     @property
-    def request_since(self) -> float | None: ...
+    def request_since(self) -> float | None:
+        """When the request began that arrives now; None where none arrives."""
+
     @property
-    def has_unread(self) -> bool: ...
+    def has_unread(self) -> bool:
+        """Whether bytes of the client are in the kernel."""
+
     @property
-    def speed(self) -> float: ...
+    def speed(self) -> float:
+        """Bytes a second that the client takes; infinite where it is not waited for."""
 
 
 One = TypeVar("One", bound=Closable)
@@ -85,7 +92,9 @@ def idle(connections: Iterable[One], now: float) -> Iterable[One]:
 def arriving(connections: Iterable[One], now: float) -> Iterable[One]:
     """Return the connections whose request arrives slowly, first the one that began first."""
     begun = [(one.request_since, one) for one in connections]
-    late = [(since, one) for since, one in begun if since is not None and now - since >= ARRIVAL_TIME]
+    late = [
+        (since, one) for since, one in begun if since is not None and now - since >= ARRIVAL_TIME
+    ]
     late.sort(key=lambda pair: pair[0])
     return (one for _, one in late if not one.has_unread)
 

@@ -214,7 +214,11 @@ def test_the_end_does_not_wait_for_half_sent_requests(tmp_path: Path, index: Fak
         embedded(tmp_path / "cache", index.url, tmp_path / "log") as running,
         contextlib.ExitStack() as clients,
     ):
-        for start in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"):
+        for start in (
+            b"",
+            b"GET / HT",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+        ):
             clients.enter_context(socket.create_connection(address(running.client))).sendall(start)
         running.client.get("/simple/")
         running.process.send_signal(signal.SIGTERM)

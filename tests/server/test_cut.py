@@ -16,7 +16,7 @@ import pytest
 from gevent.event import Event
 
 from pytail.server.server import Server
-from tests.support.raw_http import connect, get, listening
+from tests.support.raw_http import connect, get, listening, received_until_reset
 from tests.support.running import clean_environ
 from tests.support.watching import until
 
@@ -35,18 +35,6 @@ def breaking(error: BaseException, *headers: tuple[str, str]) -> Any:
         raise error
 
     return app
-
-
-def received_until_reset(client: socket.socket) -> bytes:
-    """Return all bytes until the reset. Fails where the connection ends as usual."""
-    received = b""
-    while True:
-        try:
-            data = client.recv(65536)
-        except ConnectionResetError:
-            return received
-        assert data, "the connection ended as usual"
-        received += data
 
 
 @pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)

@@ -7,8 +7,11 @@ import errno
 import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -19,6 +22,7 @@ from gevent.event import Event
 from pytail.server.scarcity import FIRST_BYTE_TIME, PATIENCE, SLOW, Pace
 from pytail.server.server import Server
 from tests.support.raw_http import application, connect, get, listening, statuses, until_closed
+from tests.support.running import clean_environ
 from tests.support.watching import until
 
 LARGE = bytes(40_000_000)
@@ -60,33 +64,27 @@ def test_a_burst_cuts_no_connection_whose_request_has_arrived():
 
 
 def test_a_request_that_is_not_read_yet_is_answered_though_its_connection_was_idle():
-    with (
-        listening(Server, spawn=2) as server,
-        connect(server) as first,
-        connect(server) as second,
-    ):
-        for client in (first, second):
-            client.sendall(get("/304"))
+    with listening(Server, spawn=2) as server, contextlib.ExitStack() as clients:
+        first = clients.enter_context(monkey.get_original("socket", "socket")())
+        first.connect(("127.0.0.1", server.server_port))
+        first.sendall(get("/304"))
+        until(lambda: any(one.has_served and one.is_idle for one in server.connections))
         first.recv(65536)
-        second.recv(65536)
-        # The second one's response ended its connection, as it took the last place.
-        second.close()
-        until(lambda: len(server.connections) == 1)
-        with contextlib.ExitStack() as clients:
-            more = [clients.enter_context(raw_connection(server, get("/304"))) for _ in range(5)]
-            monkey.get_original("socket", "socket").sendall(first, get("/304"))
-            assert statuses(until_closed(first)) == [304]
-            assert [statuses(until_closed(client)) for client in more] == [[304]] * 5
+        burst = [clients.enter_context(raw_connection(server, get("/304"))) for _ in range(5)]
+        first.sendall(get("/304"))
+        # The event loop has not run since the burst.
+        assert [statuses(client.recv(65536)) for client in burst] == [[304]] * 5
+        assert statuses(first.recv(65536)) == [304]
 
 
 def test_requests_in_the_application_are_never_cut(gated: Gated):
     with listening(Server, gated, spawn=3) as server, contextlib.ExitStack() as clients:
         busy = [clients.enter_context(connect(server)) for _ in range(3)]
         for client in busy:
-            client.sendall(get("/304"))
+            client.sendall(get("/304", "Connection: close"))
         until(lambda: gated.entered == 3)
         late = clients.enter_context(connect(server))
-        late.sendall(get("/304"))
+        late.sendall(get("/304", "Connection: close"))
         gevent.sleep(FIRST_BYTE_TIME * 5)
         gated.gate.set()
         for client in (*busy, late):
@@ -176,7 +174,7 @@ def test_the_speed_is_known_from_the_second_measurement_of_one_response():
 def descriptors_left(count: int) -> Iterator[None]:
     """Leave this process `count` descriptors until the block ends."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 50, before[1]))
     fillers = []
     try:
@@ -225,17 +223,24 @@ def test_accept_does_not_spin_without_descriptors(gated: Gated):
                 assert statuses(client.recv(65536)) == [304]
 
 
-def test_the_number_of_connections_follows_the_limit_of_open_files(
-    caplog: pytest.LogCaptureFixture,
-):
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = len(os.listdir("/proc/self/fd"))
-    # Root may raise the hard limit again.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
-    try:
-        with listening(Server, spawn=1000) as server:
-            assert 10 <= server.pool.size <= 30
-    finally:
-        with contextlib.suppress(ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert "the limit of open files permits" in caplog.text
+LIMITED = """
+import gevent.monkey; gevent.monkey.patch_all()
+import logging, resource, socket, sys
+from pytail.server.server import Server
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 128))
+server = Server(socket.create_server(("127.0.0.1", 0)), None, 1000)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], server.pool.size)
+"""
+
+
+@pytest.mark.process
+def test_the_number_of_connections_follows_the_hard_limit_of_open_files():
+    environ = clean_environ(PYTHONPATH=os.pathsep.join(sys.path))
+    command = [sys.executable, "-c", LIMITED]
+    out = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+    line, numbers = out.stdout.splitlines()
+    limit, connections = map(int, numbers.split())
+    assert limit == 128
+    assert 20 <= connections <= 30
+    assert line == f"the limit of open files permits {connections} connections, not 1000"

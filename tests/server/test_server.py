@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import resource
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -142,23 +141,25 @@ def test_the_end_does_not_wait_for_half_sent_requests(start: bytes):
 
 
 def test_requests_that_have_arrived_at_the_end_are_answered():
-    with listening(Server) as server, connect(server) as idle, contextlib.ExitStack() as stack:
+    with listening(Server) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(blocking_connection(server))]
         until(lambda: waiting(server) == 1)
-        send = monkey.get_original("socket", "socket").sendall
-        clients = [stack.enter_context(raw_connection(server)) for _ in range(20)]
-        for client in (idle, *clients):
-            send(client, get("/304"))
-        # The event loop has not run since.
+        clients += [stack.enter_context(blocking_connection(server)) for _ in range(20)]
+        for client in clients:
+            client.sendall(get("/304"))
+        # The event loop has not run since the second one connected.
         server.close()
-        for client in (idle, *clients):
+        until(lambda: not server.connections)
+        for client in clients:
+            client.settimeout(5)
             assert statuses(until_closed(client)) == [304]
 
 
-def raw_connection(server: Server) -> socket.socket:
-    """Connect while the event loop stands still."""
+def blocking_connection(server: Server) -> Any:
+    """Connect with a socket that does not let the event loop run."""
     client = monkey.get_original("socket", "socket")()
     client.connect(("127.0.0.1", server.server_port))
-    return socket.socket(fileno=client.detach())
+    return client
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM, errno.ENOBUFS, errno.ENFILE])
