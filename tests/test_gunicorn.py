@@ -210,9 +210,7 @@ def test_an_error_in_the_file_keeps_the_settings_in_force(
 
 
 @pytest.mark.parametrize("kind", ["gevent", "pytail.gunicorn.Worker"])
-def test_a_body_without_length_that_breaks_off_ends_by_a_reset(
-    tmp_path: Path, gunicorn_log: Path, kind: str
-):
+def test_a_body_without_length_that_breaks_off_ends_by_a_reset(tmp_path: Path, kind: str):
     (tmp_path / "breaking.py").write_text(BREAKING)
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-k", kind, "-b", f"127.0.0.1:{port}"]

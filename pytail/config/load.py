@@ -50,8 +50,8 @@ class Configuration:
     choices: Mapping[str, ChosenValue]
     #: One text for each unknown ``PYTAIL_*`` variable.
     warnings: tuple[str, ...]
-    #: The command-line options, parsed again by `reloaded`.
-    flags: Mapping[str, Any] = _NOTHING
+    #: The command-line options, which `reloaded` takes again.
+    flags: Mapping[str, Any]
 
     def reloaded(self, environ: Mapping[str, str]) -> Configuration:
         """Return the configuration as the file and `environ` have it now. Raises SettingError."""

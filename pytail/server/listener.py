@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -121,4 +122,7 @@ def _directory_locked(path: str) -> Iterator[None]:
             lock(descriptor, _LOCK_TIME)
         yield
     finally:
+        # gevent closes a directory only when the event loop runs, and that is too late for the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

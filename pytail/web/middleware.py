@@ -186,7 +186,7 @@ class _Body:
                 raise
             # After another error, gunicorn shuts the connection down, so that the client sees its usual
             # end.
-            log.exception("%s %s failed", record.method, record.plain_path)
+            log.error("%s %s failed", record.method, record.plain_path, exc_info=error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         record.is_interrupted = False
 
