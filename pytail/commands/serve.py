@@ -80,15 +80,16 @@ def _reloading(configuration: Configuration) -> Iterator[None]:
         except SettingError as error:
             log.error("settings not reloaded, keeping the ones in force: %s", error)
             return
-        logs.configure(wanted.log_level, wanted.log_format)
         now = {name: getattr(wanted, name) for name in _RELOADABLE}
         in_force = dataclasses.replace(in_force, **now)
-        # Also at the level "error", as the operator looks for the line.
         shown = ", ".join(f"{flag(name)} {value}" for name, value in now.items())
         names = [flag(field.name) for field in dataclasses.fields(Settings)
                  if getattr(wanted, field.name) != getattr(in_force, field.name)]  # fmt: skip
         rest = f"; restart to change {', '.join(names)}" if names else ""
-        log.log(max(log.getEffectiveLevel(), logging.INFO), "settings reloaded: %s%s", shown, rest)
+        # The operator looks for this line, whatever the level is.
+        logs.configure("info", wanted.log_format)
+        log.info("settings reloaded: %s%s", shown, rest)
+        logs.configure(wanted.log_level, wanted.log_format)
 
     watcher = gevent.signal_handler(signal.SIGHUP, on_signal)
     try:

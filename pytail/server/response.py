@@ -79,7 +79,7 @@ class ResponseWriter:
         #: Whether the body has the transfer coding ``chunked``.
         self.is_chunked = False
         self._ends_with_connection = False
-        #: Whether the response ended early, so that the connection ends by a reset.
+        #: Whether the response ended early.
         self.is_cut = False
         #: Whether the connection ends with this response.
         self.must_close = not request.keeps_alive
@@ -149,13 +149,14 @@ class ResponseWriter:
             self.must_close = True
 
     def cut(self) -> None:
-        """Let the connection end by a reset, as the response is incomplete.
+        """Let the connection end, by a reset where the body has no Content-Length.
 
-        For a client without Content-Length, the usual end of a connection is the end of the body
-        (RFC 9112 section 8).
+        A client could take the usual end of the connection for the end of such a body (RFC 9112
+        section 8). With a Content-Length it sees the cut, and receives the bytes sent before.
         """
         self.is_cut = self.must_close = True
-        self._client.reset_on_close(True)
+        if self._unsent_length is None:
+            self._client.reset_on_close(True)
 
     def _complete_head(self) -> bytes:
         """Return the head with the server's own headers and the empty line."""

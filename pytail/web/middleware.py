@@ -78,8 +78,13 @@ class AccessRecording:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         record = self._begin(environ)
+        # The class "gevent" of gunicorn has no other way to cut a response without Content-Length.
+        sock = environ.get("gunicorn.socket")
 
         def begin_response(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
+            nonlocal sock
+            if sock is not None and "content-length" in dict(headers):
+                sock = None
             record.status, record.outcome = status[:3], ""
             for name, value in headers:
                 if name == "x-cache":
@@ -92,8 +97,7 @@ class AccessRecording:
             is_valid = environ.get(STILL_VALID)
             if is_valid is not None and "HTTP_X_REQUEST_ID" not in environ:
                 environ[REPLAY] = Replay(record, body, is_valid, self)
-            # The class "gevent" of gunicorn has no other way to cut a response.
-            return _Body(body, record, self.end, environ.get("gunicorn.socket"))
+            return _Body(body, record, self.end, sock)
         except BaseException:
             record.is_interrupted = True
             self.end(record)
@@ -167,7 +171,7 @@ class _Body:
         end: Callable[[AccessRecord], None],
         sock: Any,
     ) -> None:
-        """`sock` is the client's where the server closes it as usual after a failure, else None."""
+        """`sock` is the client's socket where a failure is to end the connection by a reset."""
         self._body, self._record, self._end, self._socket = body, record, end, sock
         record.is_interrupted = True
 
