@@ -78,7 +78,7 @@ class ResponseWriter:
         self.bytes_sent = 0
         #: Whether the body has the transfer coding ``chunked``.
         self.is_chunked = False
-        self._ends_with_connection = False
+        self._unsent_length, self._ends_with_connection = None, False
         #: Whether the response ended early.
         self.is_cut = False
         #: Whether the connection ends with this response.
@@ -93,7 +93,6 @@ class ResponseWriter:
         if parser.control_characters(head) != b"\r\n" * (len(lines) - 1):
             raise ValueError("control characters in a header")
         self._code, self.status, self.headers, self.head = int(status[:3]), status, headers, head
-        self._unsent_length = None
         self._names = {name.lower(): value for name, value in headers}
         if self._names.get("connection") == "close" or self._server.is_scarce:
             self.must_close = True

@@ -67,6 +67,16 @@ def test_a_failure_before_the_first_byte_of_a_body_without_length_is_a_response(
         assert client.recv(65536).startswith(b"HTTP/1.1 500")
 
 
+def test_an_interruption_before_the_head_ends_the_connection(caplog: pytest.LogCaptureFixture):
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        raise ConnectionResetError(errno.ECONNRESET, "upstream")
+
+    with listening(Server, app) as server, connect(server) as client:
+        client.sendall(get())
+        assert until_closed(client) == b""
+    assert not caplog.records
+
+
 def test_a_complete_body_without_length_ends_as_usual(server: Server):
     with connect(server) as client:
         client.sendall(get("/parts", version="HTTP/1.0"))
