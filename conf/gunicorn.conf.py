@@ -8,6 +8,7 @@ import os
 
 from pytail.config.load import load
 from pytail.errors import SettingError
+from pytail.gunicorn import Worker
 
 wsgi_app = "pytail.wsgi"
 
@@ -18,14 +19,17 @@ worker_class = "pytail.gunicorn.Worker"
 #: All workers share one cache directory and serve the same pages and files. Use one worker per core.
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 
-#: The maximum number of connections of each worker. Idle connections are closed to make room; further
-#: ones wait in the backlog.
+#: The maximum number of connections of each worker. Idle and slow ones are closed to make room;
+#: further ones wait in the backlog.
 worker_connections = 1000
 
 try:
     settings = load(os.environ).settings
 except SettingError as error:
-    raise SystemExit(f"pytail: {error}") from None
+    if Worker.kept is None:
+        raise SystemExit(f"pytail: {error}") from None
+    # SIGHUP reloads this file. With an error in pytail's file, the settings in force stay.
+    settings = Worker.kept.settings
 bind = str(settings.bind)
 backlog = 1024
 
@@ -36,7 +40,8 @@ preload_app = False
 #: does not block the event loop.
 timeout = 120
 
-#: Seconds for responses in progress to end when gunicorn stops or reloads.
+#: Seconds for responses in progress to end when gunicorn stops, reloads (SIGHUP) or replaces a worker
+#: after max_requests.
 graceful_timeout = max(1, round(settings.grace_secs))
 
 #: Seconds before an idle connection is closed, for the class "gevent". pytail.gunicorn.Worker always

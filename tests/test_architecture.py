@@ -30,7 +30,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"commands"}, {"gevent"}),
     "wsgi": ({"config", "errors", "telemetry", "urls", "web"}, {"gevent"}),
-    "gunicorn": ({"server"}, {"gunicorn"}),
+    "gunicorn": ({"config", "errors", "server"}, {"gevent", "gunicorn"}),
     "commands": (
         {"cache", "config", "errors", "model", "server", "simple", "storage", "telemetry",
          "urls", "warm", "web", "__init__"},
@@ -58,7 +58,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "model", "runtime", "simple", "__init__"},
         {"gevent", "orjson", "peewee"},
     ),
-    "server": ({"config", "errors", "telemetry"}, {"gevent"}),
+    "server": ({"config", "errors", "runtime", "telemetry"}, {"gevent"}),
     "simple": ({"errors", "model", "urls"}, {"lxml", "orjson", "packaging"}),
     "config": ({"errors", "urls"}, {"tomli"}),
     "telemetry": ({"model", "urls", "__init__"}, {"gevent", "orjson", "prometheus_client"}),

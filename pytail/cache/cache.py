@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,7 @@ from pytail.cache.lookup import FileLookup
 from pytail.cache.revalidate import Revalidator
 from pytail.config.settings import Settings
 from pytail.errors import Remedy, SettingError
+from pytail.runtime import descriptors
 from pytail.storage.catalog import Catalog
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
@@ -27,6 +29,12 @@ from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.pages import PageClient
 from pytail.upstream.transport import Transport
+
+log = logging.getLogger("pytail.cache")
+
+#: Descriptors for one fetch of each kind (a page, a file, a range), beside those of the clients: six,
+#: with the connection to upstream, the partial file and its lock. They take half of all.
+_DESCRIPTORS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +121,14 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
         ca=settings.upstream_ca,
         client_cert=settings.upstream_client_cert,
     )
+    most = max(1, descriptors.spare() // _DESCRIPTORS)
+    if most < max(settings.max_page_fetches, settings.max_file_fetches):
+        log.warning("the limit of open files permits %d fetches of pages, and of files", most)
     client = Client(
         transport,
         Metrics() if metrics is None else metrics,
-        max_page_fetches=settings.max_page_fetches,
-        max_file_fetches=settings.max_file_fetches,
+        max_page_fetches=min(settings.max_page_fetches, most),
+        max_file_fetches=min(settings.max_file_fetches, most),
         offline=settings.offline,
     )
     pages = PageClient(client, settings.upstream_base_url, settings.max_page_bytes)

@@ -1,12 +1,13 @@
-"""``pytail serve``: bind, serve, and stop on SIGTERM or SIGINT.
+"""``pytail serve``: bind, serve, reload on SIGHUP, and stop on SIGTERM or SIGINT.
 
-The first signal stops accepting connections and lets responses in progress end, for --grace-secs at
-most. A second signal ends the process at once.
+The first signal to stop ends the connections without a complete request and lets responses in progress
+end, for --grace-secs at most. A second one ends the process at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -21,29 +22,36 @@ from gevent.event import Event
 
 from pytail.commands.options import EPILOG, configured
 from pytail.config.load import Configuration
-from pytail.config.settings import Settings
+from pytail.config.settings import Settings, flag
 from pytail.config.values import Bind
+from pytail.errors import SettingError
 from pytail.server.listener import listening
 from pytail.server.server import Server
+from pytail.telemetry import logs
 from pytail.urls import masked
 from pytail.web.app import create_app
 
 log = logging.getLogger("pytail.commands")
+
+#: The settings that SIGHUP reloads.
+_RELOADABLE = ("log_level", "log_format")
 
 
 @click.command(epilog=EPILOG)
 @configured
 def serve(configuration: Configuration) -> None:
     """Serve the index. pytail without a command does the same."""
-    run(configuration.settings, announce=click.echo)
+    run(configuration, announce=click.echo)
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> None:
+def run(configuration: Configuration, announce: Callable[[str], None]) -> None:
     """Serve until a signal comes; `announce` is called with each line for the operator.
 
     Raises SettingError where the address or the cache directory cannot be used.
     """
+    settings = configuration.settings
     with (
+        _reloading(configuration),
         listening(settings.bind) as listener,
         contextlib.closing(create_app(settings)) as application,
     ):
@@ -58,6 +66,38 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
             _notify("STOPPING=1")
             log.info("stopping, connections to end: %d", len(server.connections))
             server.stop(settings.grace_secs)
+
+
+@contextlib.contextmanager
+def _reloading(configuration: Configuration) -> Iterator[None]:
+    """Reload settings on each SIGHUP, from now until the block ends."""
+    in_force = configuration.settings
+
+    def on_signal() -> None:
+        nonlocal in_force
+        try:
+            wanted = configuration.reloaded(os.environ).settings
+        except SettingError as error:
+            log.error("settings not reloaded, keeping the ones in force: %s", error)
+            return
+        now = {name: getattr(wanted, name) for name in _RELOADABLE}
+        in_force = dataclasses.replace(in_force, **now)
+        shown = ", ".join(f"{flag(name)} {value}" for name, value in now.items())
+        names = [flag(field.name) for field in dataclasses.fields(Settings)
+                 if getattr(wanted, field.name) != getattr(in_force, field.name)]  # fmt: skip
+        rest = f"; restart to change {', '.join(names)}" if names else ""
+        # The operator looks for this line, whatever the level is.
+        logs.configure("info", wanted.log_format)
+        log.info("settings reloaded: %s%s", shown, rest)
+        logs.configure(wanted.log_level, wanted.log_format)
+
+    watcher = gevent.signal_handler(signal.SIGHUP, on_signal)
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        # A signal now must not make the exit code that of a killed process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _freeze_heap() -> None:

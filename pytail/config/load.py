@@ -50,6 +50,16 @@ class Configuration:
     choices: Mapping[str, ChosenValue]
     #: One text for each unknown ``PYTAIL_*`` variable.
     warnings: tuple[str, ...]
+    #: The command-line options, which `reloaded` takes again.
+    flags: Mapping[str, Any]
+
+    def reloaded(self, environ: Mapping[str, str]) -> Configuration:
+        """Return the configuration as the file and `environ` have it now. Raises SettingError."""
+        return load(environ, self.flags)
+
+    def as_variables(self) -> dict[str, str]:
+        """Return the variables that alone, without a file, make this configuration."""
+        return {variable(name): choice.text for name, choice in self.choices.items()}
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """Return by field name the value for JSON, its origin and its source; credentials are masked."""
@@ -81,7 +91,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, Any] = _NOTHING) -> Con
         {name: choice.text for name, choice in chosen.items()},
         lambda name: _spelled(chosen[name], name),
     )
-    return Configuration(settings, chosen, tuple(_unknown_variables(environ)))
+    return Configuration(settings, chosen, tuple(_unknown_variables(environ)), flags)
 
 
 def _file_named_by(environ: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -97,7 +97,7 @@ class Settings:
     max_connections: int = _setting(
         values.count,
         "1000",
-        "maximum number of client connections; idle connections are closed to make room",
+        "maximum number of client connections; idle and slow ones are closed to make room",
     )
     # uv fetches up to 50 pages at once, but a page takes processor time to parse: more than 32 at
     # once would only make all of them late. A file takes long, so 64 leaves room beyond the 50.

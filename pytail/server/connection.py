@@ -7,11 +7,12 @@ responses. A client that never makes its greenlet wait still lets other greenlet
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -23,6 +24,7 @@ from pytail.server.body import BufferedBody, RequestBuffer, StreamedBody, reques
 from pytail.server.client_socket import ClientSocket
 from pytail.server.microcache import REPLAY, ReplayingReceiver
 from pytail.server.response import ResponseWriter
+from pytail.server.scarcity import Pace
 
 log = logging.getLogger("pytail.server")
 
@@ -50,13 +52,17 @@ class Connection:
         self._socket, self._client = sock, ClientSocket(sock, is_encrypted=server.ssl_enabled)
         self._received = RequestBuffer(self._client.receive)
         self.response = ResponseWriter(self._client, server)
-        self._has_served = False
+        #: Whether a response has been sent.
+        self.has_served = False
+        #: When the last response began, in seconds since the epoch.
+        self.began = 0.0
+        self._pace: Pace | None = None
+        self._is_head_read = False
         self._receive = self._client.receive
         if not server.ssl_enabled:
             # The bytes of a TLS connection can be read through its socket only.
-            send = self._client.send_rest
             self._receive = ReplayingReceiver(
-                sock.fileno(), server.microcache, self._may_replay, send
+                sock.fileno(), server.microcache, self._may_replay, self._send_repeated
             ).receive
 
     @property
@@ -66,11 +72,40 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection waits for a request of which no byte has arrived."""
-        return self.waiting_since is not None and not self._received
+        """Whether the connection waits for a request of which no byte is received."""
+        return self.waiting_since is not None and not self._received and not self._is_head_read
 
-    def close_idle(self) -> None:
-        """End the wait for a next request as if the client had closed the connection."""
+    @property
+    def request_since(self) -> float | None:
+        """When the request began that arrives now; `time.monotonic`. None: none arrives."""
+        if self.waiting_since is None or self.is_idle:
+            return None
+        return self._client.deadline - REQUEST_TIME
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes of the client are in the kernel, not received yet."""
+        return self._client.unread() > 0
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second that the client takes; infinite where the connection does not wait for it."""
+        if self._pace is None or self.waiting_since is not None or self.deadline == math.inf:
+            return math.inf
+        return self._pace.speed(self.began)
+
+    def measure(self, now: float) -> None:
+        """Note how many bytes of a response the client has taken until `now`."""
+        if self.waiting_since is None:
+            if self._pace is None:
+                self._pace = Pace()
+            self._pace.note(self.began, now, self._client.taken())
+
+    def stop_receiving(self) -> None:
+        """End a wait for a request as if the client had closed its side.
+
+        A request that has arrived completely gets its response.
+        """
         self._client.stop_receiving()
 
     def cut(self) -> None:
@@ -109,31 +144,55 @@ class Connection:
             self._client.send(
                 b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status
             )
-            self._client.linger()
+            self._linger()
             return False
         if request is None:
             return False
-        response, body = self.response, request_body(request, self._received, self._socket)
+        response, body = self.response, self._body(request)
         response.begin(request)
         is_streamed = isinstance(body, StreamedBody)
         if is_streamed:
             response.must_close = True
         self._client.deadline = math.inf
         self._respond(request, self._environ(request, body))
-        self._has_served = True
-        if is_streamed:
-            self._client.linger()
+        self.has_served = True
+        if is_streamed and not response.is_cut:
+            self._linger()
         return not response.must_close
+
+    def _body(self, request: parser.RequestHead) -> BufferedBody | StreamedBody:
+        """Receive the body of `request`. Raises ConnectionError where the body ends early."""
+        if request.length == 0:
+            return BufferedBody()
+        with self._receiving():
+            return request_body(request, self._received, self._socket)
+
+    def _linger(self) -> None:
+        """End the response, and receive the rest of the request. Raises OSError."""
+        with self._receiving():
+            if self.server.is_draining:
+                self._client.stop_receiving()
+            self._client.linger()
+
+    @contextlib.contextmanager
+    def _receiving(self) -> Iterator[None]:
+        """Count as waiting for the rest of a request until the block ends."""
+        self.waiting_since, self._is_head_read = time.monotonic(), True
+        yield
+        self.waiting_since, self._is_head_read = None, False
 
     def _next_request(self) -> parser.RequestHead | None:
         """Return the next request, None where the client sends none. Raises RequestRefused."""
         received, now = self._received, time.monotonic()
-        is_begun = not self._has_served or bool(received)
+        is_begun = not self.has_served or bool(received)
         self.waiting_since = now
         self._client.deadline = now + (REQUEST_TIME if is_begun else IDLE_TIME)
+        if self.server.is_draining:
+            # A request that has arrived is received in spite of that.
+            self._client.stop_receiving()
         while (head := received.head()) is None:
             if not received:
-                if self.server.is_draining or not received.add(self._receive()):
+                if not received.add(self._receive()):
                     return None
                 self._client.deadline = time.monotonic() + REQUEST_TIME
             elif not received.receive():
@@ -147,6 +206,13 @@ class Connection:
         self.waiting_since, self._client.deadline = now, now + IDLE_TIME
         return not self.server.is_scarce
 
+    def _send_repeated(self, rest: memoryview) -> None:
+        """Send the `rest` of a repeated response that the client does not take at once."""
+        self.waiting_since, self.began = None, time.time()
+        self._client.send_rest(rest)
+        self.waiting_since = time.monotonic()
+        self._client.deadline = self.waiting_since + IDLE_TIME
+
     def _environ(
         self, request: parser.RequestHead, body: BufferedBody | StreamedBody
     ) -> dict[str, Any]:
@@ -159,8 +225,9 @@ class Connection:
         return environ
 
     def _respond(self, request: parser.RequestHead, environ: dict[str, Any]) -> None:
-        """Run the application; where it fails, send an error response or close the connection."""
-        started, response = time.time(), self.response
+        """Run the application; where it fails, send an error response or cut the response."""
+        self.began = started = time.time()
+        response = self.response
         try:
             self._run_application(request, environ)
         except _InvalidClientInput as error:
@@ -169,7 +236,8 @@ class Connection:
             response.send_error("400 Bad Request", b"")
         except OSError as error:
             if error.args and error.args[0] in _CLIENT_GONE:
-                response.must_close = True
+                # Also a download that was interrupted.
+                response.cut()
             else:
                 self._fail(request, error)
         except BaseException as error:  # noqa: BLE001

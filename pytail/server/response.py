@@ -45,6 +45,7 @@ class ResponseWriter:
         "_body",
         "_client",
         "_code",
+        "_ends_with_connection",
         "_is_head_done",
         "_names",
         "_request",
@@ -54,6 +55,7 @@ class ResponseWriter:
         "head",
         "headers",
         "is_chunked",
+        "is_cut",
         "must_close",
         "status",
     )
@@ -76,6 +78,9 @@ class ResponseWriter:
         self.bytes_sent = 0
         #: Whether the body has the transfer coding ``chunked``.
         self.is_chunked = False
+        self._unsent_length, self._ends_with_connection = None, False
+        #: Whether the response ended early.
+        self.is_cut = False
         #: Whether the connection ends with this response.
         self.must_close = not request.keeps_alive
 
@@ -88,7 +93,6 @@ class ResponseWriter:
         if parser.control_characters(head) != b"\r\n" * (len(lines) - 1):
             raise ValueError("control characters in a header")
         self._code, self.status, self.headers, self.head = int(status[:3]), status, headers, head
-        self._unsent_length = None
         self._names = {name.lower(): value for name, value in headers}
         if self._names.get("connection") == "close" or self._server.is_scarce:
             self.must_close = True
@@ -124,14 +128,16 @@ class ResponseWriter:
                 self._request.line,
                 self._unsent_length,
             )
-            self.must_close = True
+            self.cut()
+        elif self._ends_with_connection:
+            self._client.reset_on_close(False)
         # The body may be large, and the connection may be idle for a while.
         self._body = None
 
     def send_error(self, status: str, body: bytes) -> None:
-        """Send an error response; where another response has begun, only close the connection."""
-        if self.bytes_sent:
-            self.must_close = True
+        """Send an error response; where another response has begun, cut that one."""
+        if self.bytes_sent or self._ends_with_connection:
+            self.cut()
             return
         headers = [("Content-Type", "text/plain"), ("Connection", "close"),
                    ("Content-Length", str(len(body)))]  # fmt: skip
@@ -140,6 +146,16 @@ class ResponseWriter:
             self.write(body)
         except OSError:
             self.must_close = True
+
+    def cut(self) -> None:
+        """Let the connection end, by a reset where the body has no Content-Length.
+
+        A client could take the usual end of the connection for the end of such a body (RFC 9112
+        section 8). With a Content-Length it sees the cut, and receives the bytes sent before.
+        """
+        self.is_cut = self.must_close = True
+        if self._unsent_length is None:
+            self._client.reset_on_close(True)
 
     def _complete_head(self) -> bytes:
         """Return the head with the server's own headers and the empty line."""
@@ -165,7 +181,9 @@ class ResponseWriter:
         if hasattr(self._body, "__len__"):
             return b"\r\nContent-Length: %d" % sum(map(len, self._body))
         if self._request.version == "HTTP/1.0":
-            self.must_close = True
+            self.must_close = self._ends_with_connection = True
+            # From now on, so that a killed process ends no body as if it were complete.
+            self._client.reset_on_close(True)
             return b""
         self.is_chunked = True
         return b"\r\nTransfer-Encoding: chunked"

@@ -26,10 +26,18 @@ BATCH_SECONDS, BATCH_LINES = 0.2, 500
 
 
 def configure(level: str, form: str) -> None:
-    """Log to standard error from `level` on, in the format `form`: ``text`` or ``json``."""
-    handler = BatchingHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler])
+    """Log to standard error from `level` on, in the format `form`: ``text`` or ``json``.
+
+    A second call changes level and format.
+    """
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
     logging.getLogger("pytail").setLevel(level.upper())
+    for handler in log.handlers:
+        if isinstance(handler, BatchingHandler):
+            handler.change(formatter)
+            return
+    handler = BatchingHandler(sys.stderr, formatter)
+    logging.basicConfig(handlers=[handler])
     log.addHandler(handler)
     log.propagate = False
 
@@ -117,9 +125,13 @@ class BatchingHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
         super().__init__(stream)
+        self._batch: list[str] = []
+        self.change(formatter)
+
+    def change(self, formatter: TextFormatter | JsonFormatter) -> None:
+        """Format further lines with `formatter`."""
         self.setFormatter(formatter)
         self._line = formatter.line
-        self._batch: list[str] = []
 
     def add(self, moment: float, level: int, record: AccessRecord) -> None:
         """Add the line of `record` to the batch. For the thread of the event loop only."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
 import re
 import time
@@ -11,9 +13,12 @@ from typing import Any
 
 import falcon
 
+from pytail.server.client_socket import reset_on_close
 from pytail.server.microcache import REPLAY
 from pytail.telemetry import access
 from pytail.telemetry.access import AccessRecord
+
+log = logging.getLogger("pytail.web")
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = ", ".join(METHODS)
@@ -73,8 +78,13 @@ class AccessRecording:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         record = self._begin(environ)
+        # The class "gevent" of gunicorn has no other way to cut a response without Content-Length.
+        sock = environ.get("gunicorn.socket")
 
         def begin_response(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
+            nonlocal sock
+            if sock is not None and "content-length" in dict(headers):
+                sock = None
             record.status, record.outcome = status[:3], ""
             for name, value in headers:
                 if name == "x-cache":
@@ -87,7 +97,7 @@ class AccessRecording:
             is_valid = environ.get(STILL_VALID)
             if is_valid is not None and "HTTP_X_REQUEST_ID" not in environ:
                 environ[REPLAY] = Replay(record, body, is_valid, self)
-            return _Body(body, record, self.end)
+            return _Body(body, record, self.end, sock)
         except BaseException:
             record.is_interrupted = True
             self.end(record)
@@ -152,20 +162,36 @@ class Replay:
 class _Body:
     """The body of a response; counts the bytes that the server takes."""
 
-    __slots__ = ("_body", "_end", "_record")
+    __slots__ = ("_body", "_end", "_record", "_socket")
 
     def __init__(
-        self, body: Iterable[bytes], record: AccessRecord, end: Callable[[AccessRecord], None]
+        self,
+        body: Iterable[bytes],
+        record: AccessRecord,
+        end: Callable[[AccessRecord], None],
+        sock: Any,
     ) -> None:
-        self._body, self._record, self._end = body, record, end
+        """`sock` is the client's socket where a failure is to end the connection by a reset."""
+        self._body, self._record, self._end, self._socket = body, record, end, sock
         record.is_interrupted = True
 
     def __iter__(self) -> Iterator[bytes]:
         record = self._record
-        for chunk in self._body:
-            yield chunk
-            # The server asks for the next chunk after it has sent this one.
-            record.bytes_sent += len(chunk)
+        try:
+            for chunk in self._body:
+                yield chunk
+                # The server asks for the next chunk after it has sent this one.
+                record.bytes_sent += len(chunk)
+        except Exception as error:
+            if self._socket is None or record.bytes_sent == 0:
+                raise
+            reset_on_close(self._socket)
+            if isinstance(error, OSError):
+                raise
+            # After another error, gunicorn shuts the connection down, so that the client sees its usual
+            # end.
+            log.error("%s %s failed", record.method, record.plain_path, exc_info=error)
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         record.is_interrupted = False
 
     def sendable(self) -> tuple[int, int, int] | None:

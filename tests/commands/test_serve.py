@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from pytail import __version__
@@ -21,6 +23,7 @@ from tests.commands.conftest import PYTAIL, call_main
 from tests.support.fakeindex import JSON, FakeIndex, reply, wheel
 from tests.support.running import (
     Client,
+    Program,
     clean_environ,
     embedded,
     file_path,
@@ -204,6 +207,117 @@ def test_idle_connections_beyond_max_connections_are_closed_for_new_ones(
         assert time.monotonic() - started < 1
         idle[0].settimeout(5)
         assert idle[0].recv(1) == b""
+
+
+def test_the_end_does_not_wait_for_half_sent_requests(tmp_path: Path, index: FakeIndex):
+    with (
+        embedded(tmp_path / "cache", index.url, tmp_path / "log") as running,
+        contextlib.ExitStack() as clients,
+    ):
+        for start in (
+            b"",
+            b"GET / HT",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+        ):
+            clients.enter_context(socket.create_connection(address(running.client))).sendall(start)
+        running.client.get("/simple/")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(3) == 0
+
+
+def test_few_descriptors_answer_many_clients(tmp_path: Path, index: FakeIndex):
+    dist = wheel("demo", payload=os.urandom(300_000))
+    index.add(dist)
+    port, log = free_port(), tmp_path / "log"
+    command = ["bash", "-c", 'ulimit -n 128; exec "$@"', "bash", *PYTAIL]
+    command += ["--bind", f"127.0.0.1:{port}", "--upstream-base-url", index.url]
+    command += ["--cache-dir", str(tmp_path / "cache")]
+    with (
+        program(command, log, f"http://127.0.0.1:{port}") as running,
+        contextlib.ExitStack() as clients,
+    ):
+        path = file_path(running.client.json("demo")["files"][0])
+        for _ in range(200):
+            clients.enter_context(socket.create_connection(address(running.client)))
+        sending = [gevent.spawn(running.client.get, path) for _ in range(100)]
+        assert {greenlet.get(timeout=30).data for greenlet in sending} == {dist.data}
+        assert "the limit of open files permits" in running.output()
+        assert "Traceback" not in running.output()
+
+
+def test_sighup_reloads_level_and_format_of_the_log(tmp_path: Path, index: FakeIndex):
+    config, log = tmp_path / "pytail.toml", tmp_path / "log"
+    config.write_text('log-level = "info"\n')
+    with embedded(tmp_path / "cache", index.url, log, "--config", str(config)) as running:
+        config.write_text('log-level = "error"\nlog-format = "json"\nmax-connections = 7\n')
+        line = reloaded(running)
+        assert line.startswith("{")
+        assert "settings reloaded: --log-level error, --log-format json" in line
+        assert line.count("; restart to change --max-connections") == 1
+        running.client.get("/simple/quiet/")
+        config.write_text("log-level = [\n")
+        line = reloaded(running, "settings not reloaded")
+        assert "TOML" in line
+        running.client.get("/simple/quiet/")
+        config.write_text('log-level = "info"\n')
+        assert not reloaded(running).startswith("{")
+        running.client.get("/simple/heard/")
+        assert running.process.poll() is None
+        until(lambda: "/simple/heard/" in running.output())
+        assert "/simple/quiet/" not in running.output()
+
+
+def reloaded(running: Program, words: str = "settings reloaded") -> str:
+    """Send SIGHUP, and return the next line that has `words`."""
+    before = len(running.output())
+    running.process.send_signal(signal.SIGHUP)
+    until(lambda: words in running.output()[before:])
+    (line,) = [line for line in running.output()[before:].splitlines() if words in line]
+    return line
+
+
+def test_a_draining_server_leaves_the_socket_of_its_successor(tmp_path: Path, index: FakeIndex):
+    dist = wheel("demo", payload=os.urandom(30_000_000))
+    index.add(dist)
+    path, cache = tmp_path / "pytail.sock", tmp_path / "cache"
+    with embedded(cache, index.url, tmp_path / "log") as first:
+        entry = file_path(first.client.json("demo")["files"][0])
+    with on_socket(path, cache, index) as old, socket.socket(socket.AF_UNIX) as busy:
+        busy.connect(str(path))
+        busy.sendall(f"GET {entry} HTTP/1.0\r\n\r\n".encode())
+        assert busy.recv(100).startswith(b"HTTP/1.1 200 OK")
+        old.terminate()
+        until(lambda: not accepts(path))
+        with on_socket(path, cache, index):
+            assert old.poll() is None
+            while busy.recv(1 << 20):
+                pass
+            assert old.wait(10) == 0
+            assert accepts(path)
+
+
+def accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+@contextlib.contextmanager
+def on_socket(path: Path, cache: Path, index: FakeIndex) -> Iterator[subprocess.Popen[str]]:
+    """Run a pytail on the Unix socket at `path`."""
+    command = [*PYTAIL, "--bind", f"unix:{path}", "--upstream-base-url", index.url]
+    process = subprocess.Popen(
+        [*command, "--cache-dir", str(cache)],
+        env=clean_environ(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert f"unix:{path}" in process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def test_verbose_logs_the_outcome_of_each_page(tmp_path: Path, index: FakeIndex):

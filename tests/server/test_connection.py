@@ -122,7 +122,7 @@ def test_slow_head_ends_at_its_deadline_though_bytes_arrive(server: Server, star
 def test_slow_body_ends_at_its_deadline(server: Server):
     with connect(server) as client:
         client.sendall(get("/", "Content-Length: 5", method="POST") + b"a")
-        until(lambda: bool(server.connections) and waiting(server) == 0)
+        until(lambda: any(not one.is_idle for one in server.connections))
         server.sweep(time.monotonic() + REQUEST_TIME + 1)
         assert until_closed(client) == b""
 

@@ -197,6 +197,24 @@ def test_slow_client_gets_the_complete_body(server: Server, site: Site):
     assert {record.bytes_sent for record in site.records} == {len(LARGE)}
 
 
+def test_connection_does_not_wait_for_a_request_while_a_repeated_response_is_sent(
+    server: Server, site: Site
+):
+    site.body = LARGE
+    with connected(server) as client:
+        client.sendall(request())
+        response(client, len(LARGE))
+        (connection,) = server.connections
+        assert connection.waiting_since is not None
+        client.sendall(request())
+        client.recv(1, socket.MSG_PEEK)
+        until(lambda: connection.waiting_since is None)
+        assert not connection.is_idle
+        assert response(client, len(LARGE))[1] == LARGE
+        until(lambda: connection.waiting_since is not None)
+    assert site.paths == ["/"]
+
+
 def test_response_to_a_client_that_disconnects_is_recorded_as_interrupted(
     server: Server, site: Site
 ):

@@ -80,6 +80,18 @@ def until_closed(client: socket.socket) -> bytes:
     return b"".join(received)
 
 
+def received_until_reset(client: socket.socket) -> bytes:
+    """Return all bytes until the reset. Fails where the connection ends as usual."""
+    received = b""
+    while True:
+        try:
+            data = client.recv(65536)
+        except ConnectionResetError:
+            return received
+        assert data, "the connection ended as usual"
+        received += data
+
+
 def ask(server: Any, request: bytes) -> bytes:
     """Return all bytes that come back for `request` on its own connection."""
     with connect(server) as client:
