@@ -16,8 +16,10 @@ from typing import TypeAlias, TypeVar
 
 import gevent
 
+from pytail.cache import former_keys
 from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadReader
+from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.passthrough import PassThrough, read_verified
 from pytail.errors import (
     DigestMismatch,
@@ -80,8 +82,9 @@ class Files:
         upstream: FileClient,
         metadata: CoreMetadata,
         quota: Quota,
+        freshness: FileFreshness,
     ) -> None:
-        self._catalog = catalog
+        self._catalog, self._freshness = catalog, freshness
         self._store, self._upstream, self._metadata = store, upstream, metadata
         self._quota = quota
         self._downloads: dict[str, Download] = {}
@@ -102,9 +105,7 @@ class Files:
         for _ in range(_TRIES):
             stored = self.open_stored(file)
             if stored is not None:
-                stored.seek(start)
-                found = os.fstat(stored.fileno())
-                return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
+                return _opened(stored, start)
             if wanted is not None and self._is_far_ahead(file, wanted):
                 opened = self._pass_range(file, wanted)
                 if opened is not None:
@@ -115,6 +116,12 @@ class Files:
                 continue
             except NotStored:
                 break
+            except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted):
+                # A stored file that upstream has replaced is better than none.
+                stored = None if file.has_digest else self._store.open(file)
+                if stored is None:
+                    raise
+                return _opened(stored, start)
             if opened is not None:
                 return opened
         return (wanted and self._pass_range(file, wanted)) or self._pass_file(file, start)
@@ -136,17 +143,22 @@ class Files:
         raise DownloadAbandoned
 
     def open_stored(self, file: File) -> io.FileIO | None:
-        """Open `file` in the store; None where it is not stored.
+        """Open `file` in the store; None where it is not stored, or upstream has another file by now.
 
         A file that another program wrote is verified first, and removed where it is wrong.
         """
         stored = self._store.open(file)
-        if stored is None or self._store.is_verified(stored):
+        if stored is None and former_keys.adopt(self._store, file):
+            stored = self._store.open(file)
+        if stored is not None and not self._store.is_verified(stored):
+            stored.close()
+            if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
+                return None
+            stored = self._store.open(file)
+        if stored is None or self._freshness.is_current(file, stored):
             return stored
         stored.close()
-        if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
-            return None
-        return self._store.open(file)
+        return None
 
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes without downloading it; None where it is unknown.
@@ -224,7 +236,8 @@ class Files:
             failure = NotStored(str(error))
             self._quota.report(failure, file.size)
             raise failure from error
-        if self._store.has(file):
+        if (stored := self.open_stored(file)) is not None:
+            stored.close()
             download.abandon()
             return None
         try:
@@ -242,8 +255,11 @@ class Files:
         finally:
             # Before another greenlet runs, so that no request finds a finished download.
             del self._downloads[download.file.key]
-        if download.is_stored and download.file.size is None and download.size is not None:
-            self._catalog.remember_size(download.file.key, download.size)
+        if download.is_stored and download.size is not None:
+            file, stored_at = download.file, self._store.stored_at(download.file)
+            self._freshness.note_stored(file, stored_at, download.size)
+            if file.has_digest and file.size is None:
+                self._catalog.remember_size(file.key, download.size)
 
     def _upstream_size(self, file: File) -> int | None:
         """Return the size that upstream gives for a file that another process downloads."""
@@ -256,9 +272,11 @@ class Files:
         """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
         try:
             if file.url:
-                return _or_gone(
+                source = _or_gone(
                     file, lambda: ResumingSource.open(self._upstream, file, start, etag)
                 )
+                self._freshness.note_download(file, source.validators)
+                return source
         except (FileGone, UpstreamOffline):
             if file.wheel is None:
                 raise
@@ -303,6 +321,12 @@ class Files:
         stream = PassThrough(file, source, FileVerifier(file), size)
         stream.skip(start)
         return OpenedFile(stream, size, Outcome.PASS)
+
+
+def _opened(stored: io.FileIO, start: int) -> OpenedFile:
+    stored.seek(start)
+    found = os.fstat(stored.fileno())
+    return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:

@@ -1,10 +1,10 @@
 """The tables of the catalog, and the preparation of its SQLite file at the start.
 
-`prepare` migrates a file of schema 2 or 3 and keeps its content. It renames a file that is damaged, of
+`prepare` migrates a file of schema 2, 3 or 4 and keeps its content. It renames a file that is damaged, of
 another schema or of another program, and creates an empty one. It refuses a file of a newer schema
 and does not change it.
 
-The names of tables, columns and indexes on disk are those of schema 4. Some differ from the names of
+The names of tables, columns and indexes on disk are those of schema 5. Some differ from the names of
 the Python classes and fields.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ log = logging.getLogger("pytail.storage")
 #: ``PRAGMA application_id`` of a catalog ("ptal"; https://www.sqlite.org/pragma.html).
 APPLICATION_ID = 0x7074616C
 #: ``PRAGMA user_version`` of a catalog; each change of the tables below increases it by one.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: The oldest schema that is migrated.
 _OLDEST_MIGRATED = 2
 #: Seconds to wait for the lock that another process holds while it writes.
@@ -109,6 +110,24 @@ class VerifiedSize(peewee.Model):
         without_rowid = True
 
 
+class CheckedFile(peewee.Model):
+    """A stored file without a digest, and what upstream said of its version."""
+
+    key = peewee.TextField(primary_key=True)
+    #: The mtime and the bytes of the stored file that the row is about.
+    stored_at = peewee.DoubleField()
+    size = peewee.BigIntegerField()
+    #: Seconds since the epoch when upstream last had this file.
+    checked_at = peewee.DoubleField()
+    #: ETag and Last-Modified, verbatim; None where upstream gave none.
+    etag = peewee.TextField(null=True)
+    last_modified = peewee.TextField(null=True)
+
+    class Meta:
+        table_name = "checked"
+        without_rowid = True
+
+
 class ReadyPage(peewee.Model):
     """The body of a project page, rendered and compressed; made again when it is missing."""
 
@@ -140,15 +159,18 @@ ReadyPage.add_index(
     )
 )
 
-TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, ReadyPage)
+TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, CheckedFile, ReadyPage)
 
 _INSERT_PACK = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
-_INSERT_MISNAMED = "INSERT INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
+_INSERT_MISNAMED = "INSERT OR IGNORE INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
 #: The files of a project in schema 2 and 3, which had one row for each file.
 _SELECT_ROWS = (
     "SELECT filename, url, shelf, hashes, size, upload_time, requires_python, yanked,"
     " core_metadata, gpg_sig, provenance, other FROM file WHERE project = ? ORDER BY position"
 )
+_SELECT_LINES = "SELECT CAST(lines AS BLOB) FROM part WHERE project = ? ORDER BY number"
+#: The projects with a file whose directory is made of its URL, which up to schema 4 was the whole URL.
+_SELECT_BY_URL = "SELECT DISTINCT project FROM part WHERE instr(CAST(lines AS BLOB), ?)"
 
 
 def prepare(path: Path) -> None:
@@ -178,9 +200,10 @@ def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[Fil
     # A generator: a list of all packs costs much time to allocate and to free.
     database.connection().executemany(_INSERT_PACK, rows)
     misnamed = [
-        (file.directory, file.filename, project)
+        (directory, file.filename, project)
         for file in files
         if not names.may_belong_to(file.filename, project)
+        for directory in packing.directories(file)
     ]
     database.connection().executemany(_INSERT_MISNAMED, misnamed)
 
@@ -223,9 +246,9 @@ def _create(path: Path) -> None:
             for model in TABLES:
                 # Creates only what does not exist.
                 peewee.SchemaManager(model, database).create_all()
-            if not (has_rows := database.table_exists("file")):
+            if not (is_older := _is_older(database)):
                 _sign(database)
-        if has_rows:
+        if is_older:
             _migrate(database)
 
 
@@ -235,19 +258,43 @@ def _sign(database: peewee.SqliteDatabase) -> None:
 
 
 def _migrate(database: peewee.SqliteDatabase) -> None:
-    """Move the files of each project from the table ``file`` of schema 2 and 3 into packs."""
+    """Bring the files of each project into packs, under their present directories.
+
+    A service manager may stop a start that takes too long, so each project has a transaction of its own.
+    Then the next start continues the migration.
+    """
     log.info("migrating the catalog %s to schema %d", database.database, SCHEMA_VERSION)
-    not_moved = Project.select(Project.name).where(
-        Project.name.not_in(FilePack.select(FilePack.project))
-    )
-    for (project,) in list(not_moved.tuples().execute(database)):
-        # One transaction for each project. A service manager may stop a start that takes too long;
-        # then the next start continues the migration.
+    if has_rows := database.table_exists("file"):
+        # Schema 2 and 3 had one row for each file.
+        not_moved = Project.select(Project.name).where(
+            Project.name.not_in(FilePack.select(FilePack.project))
+        )
+        for (project,) in list(not_moved.tuples().execute(database)):
+            with database.atomic():
+                _move_files(database, project)
+    for (project,) in database.execute_sql(_SELECT_BY_URL, (b'"_url/',)).fetchall():
         with database.atomic():
-            _move_files(database, project)
+            _move_directories(database, project)
     with database.atomic():
-        database.execute_sql("DROP TABLE file")
+        if has_rows:
+            database.execute_sql("DROP TABLE file")
         _sign(database)
+
+
+def _move_directories(database: peewee.SqliteDatabase, project: str) -> None:
+    """Replace the directories of schema 4 in the packs of `project`; its page gets a new revision."""
+    packs = database.execute_sql(_SELECT_LINES, (project,)).fetchall()
+    for model in (FilePack, MisnamedFile, ReadyPage):
+        model.delete().where(model.project == project).execute(database)
+    is_same = Project.name == project
+    try:
+        files = [file for (lines,) in packs for file in packing.files(lines)]
+        present = list(map(packing.with_present_directory, files))
+    except ValueError:
+        Project.delete().where(is_same).execute(database)
+    else:
+        put_files(database, project, present)
+        Project.update(revision=secrets.token_hex(16)).where(is_same).execute(database)
 
 
 def _move_files(database: peewee.SqliteDatabase, project: str) -> None:

@@ -21,13 +21,15 @@ from pathlib import Path
 
 from pytail.model import File, is_directory
 from pytail.simple.names import is_filename
-from pytail.storage.digests import hash_file
+from pytail.storage.digests import expected_digest, hash_file
 from pytail.storage.partial import WRITE_BITS, PartialFile, make_read_only
 
 log = logging.getLogger("pytail.storage")
 
 #: Seconds after its last write when an unlocked partial file is removed at the start.
 _MAX_PARTIAL_AGE = 24 * 3600.0
+#: Attempts to use a directory, because another process may remove it while it is empty.
+_TRIES = 3
 #: Verified files to remember whose mode pytail may not change.
 _MAX_REMEMBERED = 10_000
 
@@ -86,6 +88,29 @@ class Store:
             if len(self._verified) >= _MAX_REMEMBERED:
                 self._verified.clear()
             self._verified.add(_identity(os.fstat(opened.fileno())))
+
+    def move(self, opened: io.FileIO, old: File, new: File) -> bool:
+        """Give a stored file, `opened` under the key of `old`, the key of `new`; return whether it has it.
+
+        The file must be the one that `new` means. Raises ValueError as `open`.
+        """
+        source, target = self._path(old), self._path(new)
+        for _ in range(_TRIES):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not os.path.samestat(os.fstat(opened.fileno()), source.stat()):
+                    return False
+                source.rename(target)
+            except FileNotFoundError:
+                # Another process moved the file, or removed the directory while it was empty.
+                continue
+            except OSError as error:
+                log.warning("cannot move %s to %s: %s", source, target, error)
+                return False
+            with contextlib.suppress(OSError):
+                source.parent.rmdir()
+            return True
+        return False
 
     def discard(self, file: File) -> None:
         """Remove a damaged file, unless a process reads it."""
@@ -187,8 +212,8 @@ class Store:
         if expected is not None and found != expected:
             return False
         if _is_verified_on_open(file):
-            _, digest = hash_file(opened.fileno(), "sha256")
-            return digest == file.hashes["sha256"]
+            algorithm, expected = expected_digest(file)
+            return hash_file(opened.fileno(), algorithm)[1] == expected
         return found > 0 or file.size == 0
 
     def _remove_old_partials(self) -> None:
@@ -204,7 +229,7 @@ def _is_verified_on_open(file: File) -> bool:
 
     That is so for core metadata. It is small, and upstream may list another digest later.
     """
-    return file.is_sidecar and "sha256" in file.hashes
+    return file.is_sidecar and file.has_digest
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
@@ -13,10 +14,11 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client, discard, reason_of, refusal
-from pytail.upstream.headers import content_length, content_range, strong_etag
+from pytail.upstream.headers import content_length, content_range, strong_etag, validators
 from pytail.urls import masked
 
 #: Digests and sizes are those of the bytes without content coding.
@@ -51,6 +53,8 @@ class UpstreamFile:
             self.start, self.stop, self.size = found or (-1, None, None)
         #: The strong validator of the file; None where there is none.
         self.etag = strong_etag(response.headers)
+        #: What upstream says of the version of the file.
+        self.validators = replace(validators(response.headers), size=self.size)
 
     def read(self, size: int = _CHUNK) -> bytes:
         """Return the bytes that have arrived, up to `size` or 256 KiB; waits for the first.
@@ -153,6 +157,30 @@ class FileClient:
             _require(response, url, 200)
             response.close()
             return content_length(response.headers)
+
+    def revalidate(self, url: str, known: Validators) -> Validators | None:
+        """Return what upstream says of the file at `url` now; None: it is the one of `known` (304).
+
+        The body is not read, but for its first byte. Raises UpstreamGarbled where that byte begins
+        HTML or JSON, such as the login page of a captive portal, or another UpstreamError.
+        """
+        conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+        headers = {**_HEADERS, **{name: value for name, value in conditions.items() if value}}
+        # Not HEAD: a signed URL is for one method only, and some hosts refuse HEAD.
+        with self._client.slot(url, "page"), self._client.attempt(url):
+            response, _ = self._client.request(url, headers)
+            _require(response, url, 200, 304)
+            try:
+                if response.status == 304:
+                    return None
+                first = response.read1(1, decode_content=False)
+            except (HTTPError, OSError) as error:
+                raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            finally:
+                response.close()
+            if first in (b"<", b"{", b""):
+                raise UpstreamGarbled(masked(url), "sends no distribution")
+            return validators(response.headers)
 
     def _open_rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
         """Open the bytes from `start` on, or the whole file where upstream sends that."""
