@@ -306,6 +306,8 @@ class Source(Protocol):
     size: int | None
     #: The strong validator of the file; None where there is none.
     etag: str | None
+    #: Whether the source itself tells a complete file from one whose end is missing.
+    is_delimited: bool
 
     def read(self) -> bytes:
         """Return the bytes that have arrived, waiting for the first; empty at the end."""

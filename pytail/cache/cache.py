@@ -59,11 +59,14 @@ class Cache:
 
     @classmethod
     def of(
-        cls, settings: Settings, clock: Callable[[], float] = time.time, wait: float = PAGE_WAIT
+        cls,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        wait: float | None = None,
     ) -> Cache:
         """Return the cache for `settings`; `clock` returns seconds since the epoch.
 
-        `wait` is in seconds, for pages of which nothing is cached. Raises SettingError.
+        `wait` is in seconds, in place of ``--client-wait-secs``. Raises SettingError.
         """
         metrics = Metrics()
         # First, because a refused setting of upstream leaves nothing open.
@@ -74,6 +77,7 @@ class Cache:
         filters: list[PageFilter] = [] if promised is None else [promised]
         if settings.offline:
             filters.append(StoredFilesOnly(store))
+        wait = settings.client_wait_secs if wait is None else wait
         policy = policy_of(settings, wait)
         pages = upstream.pages
         revalidator = Revalidator(catalog, pages, policy, clock)
@@ -83,11 +87,12 @@ class Cache:
         )
         lookup = FileLookup(index, catalog, store, pages.url, freshness, clock, promised)
         metadata = CoreMetadata(catalog, store, upstream.files)
-        files = Files(catalog, store, upstream.files, metadata, quota, freshness)
+        files = Files(catalog, store, upstream.files, metadata, quota, freshness, wait)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:
         """Finish the writes to the catalog, and close it and the connections."""
+        self.files.close()
         self.upstream.close()
         self.catalog.close()
 

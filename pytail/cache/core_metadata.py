@@ -36,6 +36,7 @@ class MetadataSource:
     def __init__(self, data: bytes) -> None:
         self.size: int | None = len(data)
         self.etag: str | None = None
+        self.is_delimited = True
         self._data = data
 
     def read(self) -> bytes:

@@ -1,48 +1,58 @@
-"""One download: a partial file that one process writes, and its readers.
+"""One download: the bytes of a file as far as they are there, and its readers.
 
-Other processes follow the partial file as it grows. Where the writing process ends, one of them
-resumes the download. A reader at the end of the partial file waits for more bytes. The last bytes
-are released only after size and digest were found right, so a wrong file is never a complete
-response. Every reader gets the error of a failed download. Where only the disk failed, each reader
-passes the rest of the file through.
+A feeder (`pytail.cache.fetch`) fills a download, from upstream or by following another process.
+Readers hold the descriptor of the partial file, never its path. A reader at the end of the bytes
+waits for more. The last bytes are released only after the whole file is verified, so a wrong file is
+never a complete response; they are not held back until the disk has synced them. Every reader gets
+the error of a failed download. Where only the disk failed, or the process that writes the file
+stopped, each reader passes the rest of the file through.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import enum
 import os
-import time
 from collections.abc import Callable
-from functools import partial
+from typing import Protocol
 
 import gevent
 from gevent.event import Event
 
-from pytail.cache.fetch import read_ahead
 from pytail.cache.passthrough import WITHHELD, PassThrough
-from pytail.errors import (
-    DigestMismatch,
-    DownloadAbandoned,
-    DownloadInterrupted,
-    NotStored,
-    PytailError,
-    UpstreamError,
-)
-from pytail.model import File, Source
-from pytail.runtime.threads import off_loop
-from pytail.storage.digests import FileVerifier
-from pytail.storage.partial import PartialFile, PartialState
-from pytail.storage.quota import Quota
+from pytail.errors import DownloadInterrupted, NotStored, PytailError, UpstreamUnreachable
+from pytail.model import File
+from pytail.storage.partial import PartialFile
+from pytail.urls import masked
 
-log = logging.getLogger("pytail.cache")
 
-#: Seconds between two looks at a partial file that another process writes.
-_POLL = 0.01
+class DownloadState(enum.IntEnum):
+    """How far a download is; it only rises."""
+
+    #: Upstream, or the process that asks upstream, has not answered yet.
+    STARTING = 1
+    #: Bytes arrive.
+    RUNNING = 2
+    #: All bytes are there and right; they are synced to the disk now.
+    VERIFIED = 3
+    #: The file is in the store.
+    STORED = 4
+    #: The file is verified, but the disk did not take it.
+    NOT_STORED = 5
+    FAILED = 6
+
+
+class PassRest(Protocol):
+    """Opens the rest of a file without storing it."""
+
+    def __call__(self, position: int, descriptor: int, received: int) -> PassThrough:
+        """Return the bytes from `position` on; an open file has the first `received` bytes.
+
+        Raises DownloadInterrupted.
+        """
 
 
 class DownloadReader:
-    """A reader of a download; at the end of the partial file it waits for more."""
+    """A reader of a download; at the end of the bytes it waits for more."""
 
     def __init__(self, download: Download) -> None:
         self._download: Download | None = download
@@ -104,81 +114,96 @@ class DownloadReader:
     def _pass_through(self, download: Download) -> None:
         """Read the rest from upstream, because `download` cannot be stored."""
         try:
-            self._passthrough = download.pass_through(self._position)
+            self._passthrough = download.pass_rest(
+                self._position, download.descriptor, download.received
+            )
         finally:
             self._download = None
             download.release()
 
 
 class Download:
-    """The download of one file in this process, as writer or as follower of another process."""
+    """The bytes of one file in this process, between one feeder and any number of readers."""
 
-    def __init__(
-        self,
-        file: File,
-        partial: PartialFile,
-        quota: Quota,
-        source_at: Callable[[int, str | None], Source],
-    ) -> None:
-        """`source_at` returns a source from an offset on, of the file with an ETag (None: any)."""
-        self.file, self._partial, self._quota, self._source_at = file, partial, quota, source_at
-        #: Bytes of the whole file; None where the size is unknown before the end.
-        self.size = file.size
+    def __init__(self, file: File, pass_rest: PassRest) -> None:
+        """`pass_rest` opens the rest of the file for a reader where it cannot be stored."""
+        self.file, self.pass_rest = file, pass_rest
+        self.state = DownloadState.STARTING
+        #: Bytes of the whole file, by the response that carries them; None where that is unknown.
+        self.size: int | None = None
         #: Bytes in the partial file.
         self.received = 0
         #: Whether another process writes the partial file, or did at first.
         self.is_follower = False
-        #: Whether upstream, or the writing process, has sent the first bytes or the head.
-        self.has_started = False
-        self._source: Source | None = None
-        self._verifier = FileVerifier(file)
-        self._is_verified, self._has_commit_failed = False, False
+        self._partial: PartialFile | None = None
         self._error: BaseException | None = None
         #: Set, and replaced by a new event, at each change that readers wait for.
         self._changed = Event()
-        # The download itself and each reader; the last of them closes the partial file.
-        self._users, self._is_closed = 1, False
+        # The feeder and each reader; the last of them closes the partial file.
+        self._users = 1
 
     @property
     def descriptor(self) -> int:
         """The descriptor of the partial file, readable up to the `available` bytes."""
-        return self._partial.descriptor
+        return -1 if self._partial is None else self._partial.descriptor
 
     @property
-    def is_stored(self) -> bool:
-        """Whether the file is complete, verified and stored."""
-        return self._is_verified and not self._has_commit_failed
+    def readers(self) -> int:
+        """The number of readers, and of clients that wait to become one."""
+        return self._users - (self.state < DownloadState.STORED)
 
     @property
-    def is_finished(self) -> bool:
-        """Whether no more bytes follow."""
-        return self._is_verified or self._error is not None
+    def is_verified(self) -> bool:
+        """Whether all bytes are there and right."""
+        return DownloadState.VERIFIED <= self.state < DownloadState.FAILED
 
-    def prepare(self, size: Callable[[], int | None]) -> None:
-        """Ask upstream where this process writes the file; else find out the size by `size`.
+    # What the feeder tells.
 
-        Raises NotStored, FileGone, DigestMismatch or an UpstreamError.
+    def attach(self, partial: PartialFile) -> None:
+        """Take over `partial`: the last user closes it."""
+        self._partial = partial
+        self.is_follower = not partial.is_writer
+
+    def start(self, size: int | None, received: int) -> None:
+        """Note that bytes arrive: the file has `size` bytes, and `received` of them are there."""
+        self.size = size if size is not None else self.size
+        self.state = max(self.state, DownloadState.RUNNING)
+        self.progress(received)
+
+    def progress(self, received: int) -> None:
+        """Note that `received` bytes are there in all."""
+        self.received = received
+        self._notify()
+
+    def verified(self, size: int) -> None:
+        """Release all bytes: the file has `size` bytes, and they are right."""
+        self.size = self.received = size
+        self.state = max(self.state, DownloadState.VERIFIED)
+        self._notify()
+
+    def finish(self, *, is_stored: bool) -> None:
+        """Note how a verified file ended."""
+        self.state = DownloadState.STORED if is_stored else DownloadState.NOT_STORED
+        self._notify()
+
+    def fail(self, error: BaseException) -> None:
+        """Give `error` to all readers."""
+        self.state, self._error = DownloadState.FAILED, error
+        self._notify()
+
+    # What readers ask.
+
+    def reader(self, wait: float) -> DownloadReader:
+        """Return a reader at the start, as soon as bytes arrive.
+
+        For a sidecar, which is small, wait for all bytes: an error status is better than an
+        interrupted response. Raises UpstreamUnreachable after `wait` seconds, or the error of the
+        download.
         """
-        self.is_follower = not self._partial.is_writer
-        if not self.is_follower:
-            self._start()
-        elif self.size is None and not self.file.is_sidecar:
-            self.size = size()
-
-    def reader(self) -> DownloadReader | None:
-        """Return a reader at the start; None where the download is finished and the file stored.
-
-        Raises the error of the download.
-        """
-        if self._is_closed and self._error is None:
-            return None
+        needed = DownloadState.VERIFIED if self.file.is_sidecar else DownloadState.RUNNING
         self._users += 1
         try:
-            # The head of a response needs the length. For a wrong sidecar, which is small, an error
-            # status is better than an interrupted response.
-            needs_all = self.size is None or self.file.is_sidecar
-            while not self.is_finished and (needs_all or not self.has_started):
-                self._changed.wait()
+            self._wait_for(needed, wait)
             self._raise_error()
         except BaseException:
             self.release()
@@ -190,35 +215,39 @@ class Download:
 
         Raises the error of the download, or NotStored.
         """
-        reported = 0
-        while not self.is_finished:
-            changed = self._changed
+        self._users += 1
+        try:
+            reported = 0
+            while self.state < DownloadState.STORED:
+                changed = self._changed
+                advance(self.received - reported)
+                reported = self.received
+                changed.wait()
             advance(self.received - reported)
-            reported = self.received
-            changed.wait()
-        advance(self.received - reported)
-        self._raise_error()
-        if not self.is_stored:
-            raise NotStored("the downloaded file cannot be moved into the store")
+            self._raise_error()
+            if self.state is DownloadState.NOT_STORED:
+                raise NotStored("the downloaded file cannot be moved into the store")
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Count one user less; the last one closes the partial file."""
         self._users -= 1
-        if self._users == 0 and not self._is_closed:
-            self._is_closed = True
+        if self._users == 0 and self._partial is not None:
             self._partial.close()
 
     def available(self, position: int) -> int:
         """Return the number of bytes from `position` on, as soon as there is one; 0 at the end.
 
-        Raises NotStored where the disk or the quota ended the download, else DownloadInterrupted.
+        Raises NotStored where the disk or the writing process ended the download, else
+        DownloadInterrupted.
         """
         while True:
             changed, available = self._changed, self._released() - position
             if available > 0:
                 return available
             self._raise_if_interrupted()
-            if self._is_verified:
+            if self.is_verified:
                 return 0
             changed.wait()
 
@@ -230,176 +259,25 @@ class Download:
         if size <= 0:
             return b""
         size = min(size, self.available(position))
-        data = os.pread(self._partial.descriptor, size, position)
+        try:
+            data = os.pread(self.descriptor, size, position)
+        except OSError as error:
+            raise DownloadInterrupted(self.file.filename, str(error)) from error
         if size and not data:
             raise DownloadInterrupted(self.file.filename, "the partial file was truncated")
         return data
 
-    def pass_through(self, position: int) -> PassThrough:
-        """Return the file from `position` on, without storing it. Raises DownloadInterrupted."""
-        etag = None if self._source is None else self._source.etag
-        verifier = FileVerifier(self.file)
-        if not verifier.has_digest and etag is None and position > 0:
-            # Upstream may have another file by now, and the reader has bytes of this one.
-            raise DownloadInterrupted(self.file.filename, _reason(self._error))
+    def _wait_for(self, state: DownloadState, seconds: float) -> None:
+        limit = gevent.Timeout(seconds)
         try:
-            off_loop(
-                lambda: verifier.add_start(self._partial.descriptor, min(position, self.received))
-            )
-            source = self._source_at(verifier.size, etag)
-        except PytailError as error:
-            raise DownloadInterrupted(self.file.filename, str(error)) from error
-        stream = PassThrough(self.file, source, verifier, self.size)
-        stream.skip(position - verifier.size)
-        return stream
-
-    def run(self) -> None:
-        """Download, verify and store the file; never raises."""
-        started = time.monotonic()
-        try:
-            if not self._partial.is_writer:
-                self._follow()
-            if not self._is_verified:
-                self._receive()
-                self._verifier.verify(self.size)
-                off_loop(self._commit)
-                self._finish(started)
-        except BaseException as error:  # noqa: BLE001
-            # Readers need the error, and gevent's Timeout and GreenletExit are no Exceptions.
-            self._fail(error)
-        finally:
-            self._close(is_stored=self.is_stored)
-
-    def abandon(self, error: BaseException | None = None) -> None:
-        """Clean up a download that is not needed, or that could not start because of `error`."""
-        if not (self.received and isinstance(error, UpstreamError)):
-            # After an error of upstream, a later download resumes a partial file.
-            self._partial.discard()
-        if isinstance(error, NotStored):
-            self._quota.report(error, self.size)
-        self._close(is_stored=False)
-
-    def _start(self) -> None:
-        """Ask upstream for the bytes that the partial file does not have; this process writes."""
-        try:
-            self._resume_partial()
-            self._quota.reserve(self._partial, self.size or 0)
-            if not (self._verifier.size and self._verifier.matches):
-                self._source = self._source_at(self._verifier.size, None)
-                self._compare_size(self._source.size)
-        except OSError as error:
-            if isinstance(error, PytailError):
+            with limit:
+                while self.state < state:
+                    self._changed.wait()
+        except gevent.Timeout as reached:
+            if reached is not limit:
                 raise
-            raise NotStored(str(error)) from error
-        self.has_started = True
-
-    def _compare_size(self, size: int | None) -> None:
-        """Compare the `size` in the head of the response with that of the page."""
-        if self.size is None and size is not None:
-            self.size = size
-            self._quota.reserve(self._partial, size)
-        if size not in (None, self.size):
-            raise DigestMismatch(self.file.filename, "bytes", str(self.size), str(size))
-
-    def _close(self, *, is_stored: bool) -> None:
-        self._quota.release(self._partial, is_stored=is_stored)
-        if self._source is not None:
-            self._source.close()
-        self._notify()
-        self.release()
-
-    def _resume_partial(self) -> None:
-        """Verify the start of the partial file that another process left; else restart the file.
-
-        Only a file with a digest is resumed.
-        """
-        left = self._partial.size
-        if left and self._verifier.has_digest and (self.size is None or left <= self.size):
-            off_loop(lambda: self._verifier.add_start(self._partial.descriptor, left))
-            if self.size != left or self._verifier.matches:
-                log.info(
-                    "resuming %s at %d, from the partial file of a process that ended",
-                    self.file.key,
-                    left,
-                )
-                self.received = left
-                return
-        self._verifier = FileVerifier(self.file)
-        if self.received:
-            # Readers have bytes of the old partial file, which the new one may not continue.
-            raise DownloadAbandoned
-        if left:
-            self._partial.restart()
-            if not self._partial.is_writer:
-                raise DownloadAbandoned
-
-    def _follow(self) -> None:
-        """Follow the partial file until it is stored, or until this process has to write it."""
-        while not self._partial.try_lock():
-            state, size = self._partial.state(), self._partial.size
-            if state is PartialState.ABANDONED:
-                raise DownloadAbandoned
-            if state is PartialState.COMMITTED:
-                self.size = self.received = self._partial.size
-                self._is_verified = self.has_started = True
-                return
-            if size > self.received:
-                self.received, self.has_started = size, True
-                self._notify()
-            gevent.sleep(_POLL)
-        log.warning("the process that downloaded %s ended, resuming", self.file.key)
-        self._start()
-
-    def _receive(self) -> None:
-        if self._source is None:
-            return
-        with contextlib.closing(read_ahead(self._source)) as received:
-            for chunks in received:
-                off_loop(partial(self._write, chunks))
-                self.received = self._verifier.size
-                if self.size is not None and self.received > self.size:
-                    break
-                if self.size is None:
-                    self._quota.reserve(self._partial, self.received)
-                self._notify()
-        if self.size is None:
-            self.size = self.received
-
-    def _write(self, chunks: list[bytes]) -> None:
-        try:
-            for chunk in chunks:
-                self._partial.write(chunk)
-                self._verifier.add(chunk)
-        except OSError as error:
-            raise NotStored(str(error)) from error
-        if self._partial.size != self._verifier.size:
-            # Readers would get other bytes than those that were verified.
-            raise DownloadInterrupted(
-                self.file.filename, "another program changed the partial file"
-            )
-
-    def _commit(self) -> None:
-        try:
-            self._partial.commit()
-        except OSError as error:
-            # The bytes are complete and right, and the readers have the partial file open.
-            self._has_commit_failed = True
-            self._quota.report(NotStored(str(error)), self.size)
-            self._partial.discard()
-
-    def _finish(self, started: float) -> None:
-        self._is_verified = True
-        what = "downloaded, not stored:" if self._has_commit_failed else "stored"
-        seconds = time.monotonic() - started
-        log.info("%s %s, %d bytes in %.2f s", what, self.file.key, self.received, seconds)
-
-    def _fail(self, error: BaseException) -> None:
-        self._error = error
-        self._partial.discard()
-        if isinstance(error, NotStored):
-            self._quota.report(error, self.size)
-        else:
-            log.error("cannot download %s: %s", self.file.key, _reason(error))
+            reason = f"no response within {seconds:g} seconds; the request continues"
+            raise UpstreamUnreachable(masked(self.file.url), reason) from None
 
     def _raise_error(self) -> None:
         if isinstance(self._error, PytailError):
@@ -411,20 +289,17 @@ class Download:
         if isinstance(self._error, NotStored):
             raise self._error
         if self._error is not None:
-            raise DownloadInterrupted(self.file.filename, _reason(self._error)) from self._error
+            reason = str(self._error) or repr(self._error)
+            raise DownloadInterrupted(self.file.filename, reason) from self._error
 
     def _released(self) -> int:
         """Return how many bytes from the start readers may have."""
-        if self._is_verified:
+        if self.is_verified:
             return self.received
-        if self.size is None:
-            return 0
-        return min(self.received, self.size - WITHHELD)
+        # Where the size is unknown, the last bytes are always the last ones received.
+        end = self.received if self.size is None else min(self.received + WITHHELD, self.size)
+        return end - WITHHELD
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, Event()
         changed.set()
-
-
-def _reason(error: BaseException | None) -> str:
-    return str(error) or repr(error)

@@ -1,49 +1,344 @@
-"""Reads a source ahead of its consumer, so that network and disk work at the same time."""
+"""Feeds a download: fetches the file from upstream, or follows the process that fetches it.
+
+One process writes the partial file of a file, and holds its lock. The others follow that file as it
+grows. Where the writing process ends, one of them gets the lock and continues. A feeder evicts,
+unlinks and reports only after the response that justifies it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
 
 import gevent
-from gevent.queue import Queue
+from gevent.queue import Empty, Queue
+from gevent.threadpool import ThreadPool
 
-from pytail.model import Source
+from pytail.cache.download import Download, DownloadState
+from pytail.cache.passthrough import SourceAt
+from pytail.errors import (
+    DigestMismatch,
+    DownloadAbandoned,
+    DownloadInterrupted,
+    NotStored,
+    PytailError,
+    UpstreamError,
+    UpstreamUnreachable,
+)
+from pytail.model import File, Source
+from pytail.runtime.threads import off_loop
+from pytail.storage.archives import Structure
+from pytail.storage.digests import FileVerifier
+from pytail.storage.partial import PartialFile, PartialState
+from pytail.storage.quota import Quota
+from pytail.storage.store import Store
 
+log = logging.getLogger("pytail.cache")
+
+#: Maximum bytes of a sidecar; core metadata has some kilobytes.
+MAX_SIDECAR = 16 * 1024 * 1024
 #: Chunks that wait for the consumer; a further one waits for a place among them.
 _AHEAD = 1
+#: Seconds between two looks at a partial file that another process writes.
+_POLL = 0.01
+#: Seconds between two signs of life of a writer, and without one after which it is not waited for.
+_HEARTBEAT, _DEAD_AFTER = 1.0, 4.0
+#: Seconds without a byte and without a reader after which a fetch ends and its slot is free.
+_ABANDON_AFTER = 10.0
 
 
-def read_ahead(source: Source) -> Generator[list[bytes], None, None]:
+class Feeder:
+    """Feeds one download until it ends."""
+
+    def __init__(
+        self,
+        download: Download,
+        store: Store,
+        quota: Quota,
+        source_at: SourceAt,
+        syncs: ThreadPool,
+        is_stored: Callable[[File], bool],
+    ) -> None:
+        """`syncs` are the threads that wait for the disk.
+
+        `is_stored` tells whether the store has the file, as upstream has it now.
+        """
+        self._download, self._file = download, download.file
+        self._store, self._quota, self._source_at = store, quota, source_at
+        self._syncs, self._is_stored = syncs, is_stored
+        self._verifier, self._structure = FileVerifier(self._file), Structure(self._file.filename)
+
+    def run(self, at_end: Callable[[], None]) -> None:
+        """Feed the download; never raises. `at_end` is called before the last user leaves."""
+        started, download = time.monotonic(), self._download
+        try:
+            with self._partial() as partial:
+                if partial.is_writer or not self._follow(partial):
+                    with self._alive(partial):
+                        self._fetch(partial)
+                        self._store_file(partial, started)
+        except BaseException as error:  # noqa: BLE001
+            # Readers need the error, and gevent's Timeout and GreenletExit are no Exceptions.
+            self._fail(error)
+        finally:
+            at_end()
+            download.release()
+
+    @contextlib.contextmanager
+    def _partial(self) -> Iterator[PartialFile]:
+        """Open the partial file, and end what this process does with it with the block.
+
+        Raises NotStored.
+        """
+        try:
+            partial = self._store.partial(self._file)
+        except OSError as error:
+            raise NotStored(str(error)) from error
+        self._download.attach(partial)
+        try:
+            yield partial
+        except BaseException as error:
+            if self._is_worth_resuming(error):
+                partial.leave()
+            else:
+                partial.discard()
+            raise
+        finally:
+            is_stored = self._download.state is DownloadState.STORED
+            self._quota.release(partial, is_stored=is_stored)
+
+    def _is_worth_resuming(self, error: BaseException) -> bool:
+        """Return whether a later download continues: upstream or this process failed, no byte is wrong."""
+        is_right = isinstance(error, (UpstreamError, gevent.GreenletExit))
+        return is_right and self._verifier.has_digest and self._download.received > 0
+
+    # Another process writes.
+
+    def _follow(self, partial: PartialFile) -> bool:
+        """Follow the partial file; return whether it was stored, False where this process has to write.
+
+        Raises DownloadAbandoned where the writer gave up, NotStored where it stopped.
+        """
+        download, alive_at, written_at = self._download, time.monotonic(), partial.written_at
+        while not partial.try_lock():
+            match partial.state():
+                case PartialState.ABANDONED:
+                    raise DownloadAbandoned
+                case PartialState.COMMITTED:
+                    download.verified(partial.size)
+                    download.finish(is_stored=True)
+                    return True
+                case PartialState.VERIFIED if not download.is_verified:
+                    download.verified(partial.size)
+                case PartialState.DOWNLOADING if partial.size > download.received:
+                    download.start(partial.whole_size, partial.size)
+            if partial.written_at != written_at:
+                alive_at, written_at = time.monotonic(), partial.written_at
+            elif time.monotonic() - alive_at > _DEAD_AFTER and not download.is_verified:
+                raise NotStored("the process that downloads the file has stopped")
+            gevent.sleep(_POLL)
+        if download.is_verified:
+            # Its writer ended while the disk synced the file. This process syncs it.
+            off_loop(lambda: self._verifier.add_start(partial.descriptor, partial.size))
+            return False
+        log.warning("the process that downloaded %s ended, resuming", self._file.key)
+        return False
+
+    # This process writes.
+
+    def _fetch(self, partial: PartialFile) -> None:
+        """Bring all bytes into the partial file, verify and release them."""
+        download = self._download
+        if self._is_stored(self._file):
+            # Another process stored it between the look into the store and this lock.
+            raise DownloadAbandoned
+        # The size of the page is a hint, but one that saves a request.
+        self._quota.require_fits(self._file.size or 0)
+        if not download.is_verified:
+            self._resume(partial)
+        if not (self._verifier.size and self._verifier.matches):
+            self._receive(partial)
+        download.verified(self._verifier.size)
+        partial.mark_verified()
+
+    def _resume(self, partial: PartialFile) -> None:
+        """Hash the bytes that another process left; or restart the file.
+
+        Only a file with a digest is resumed. Raises DownloadAbandoned where readers have bytes that
+        the new file may not continue.
+        """
+        left = partial.size
+        if left and self._verifier.has_digest:
+            off_loop(lambda: self._verifier.add_start(partial.descriptor, left))
+            log.info(
+                "resuming %s at %d, from the partial file of a process that ended",
+                self._file.key,
+                left,
+            )
+            self._download.received = left
+            return
+        if self._download.received:
+            raise DownloadAbandoned
+        if left:
+            self._restart(partial)
+
+    def _restart(self, partial: PartialFile) -> None:
+        self._verifier = FileVerifier(self._file)
+        partial.restart()
+        if not partial.is_writer:
+            raise DownloadAbandoned
+
+    def _receive(self, partial: PartialFile) -> None:
+        download = self._download
+        with contextlib.closing(self._source_at(self._verifier.size, None)) as source:
+            self._compare_size(source.size)
+            try:
+                self._quota.reserve(partial, source.size or self._verifier.size)
+            except OSError as error:
+                raise NotStored(str(error)) from error
+            partial.announce(source.size)
+            download.start(source.size, self._verifier.size)
+            with contextlib.closing(read_ahead(source, self._is_wanted)) as received:
+                for chunks in received:
+                    off_loop(lambda chunks=chunks: self._write(partial, chunks))  # type: ignore[misc]
+                    if source.size is None:
+                        self._quota.reserve(partial, self._verifier.size)
+                    self._require_bounds(source.size)
+                    download.progress(self._verifier.size)
+            self._verify(source)
+
+    def _compare_size(self, size: int | None) -> None:
+        """Raise DigestMismatch where readers were told another size than that of the response."""
+        known = self._download.size
+        if known is not None and size not in (None, known):
+            raise DigestMismatch(self._file.filename, "bytes", str(known), str(size))
+
+    def _require_bounds(self, size: int | None) -> None:
+        if size is not None and self._verifier.size > size:
+            self._verifier.verify_size(size)
+        if self._file.is_sidecar and self._verifier.size > MAX_SIDECAR:
+            limit, found = f"{MAX_SIDECAR} at most", f"over {MAX_SIDECAR}"
+            raise DigestMismatch(self._file.filename, "bytes", limit, found)
+
+    def _is_wanted(self, seconds: float) -> bool:
+        """Return whether to wait on, after `seconds` without a byte."""
+        return self._download.readers > 0 or seconds < _ABANDON_AFTER
+
+    def _write(self, partial: PartialFile, chunks: list[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                partial.write(chunk)
+                self._verifier.add(chunk)
+                self._structure.add(chunk)
+        except OSError as error:
+            raise NotStored(str(error)) from error
+        if partial.size != self._verifier.size:
+            # Readers would get other bytes than those that were verified.
+            reason = "another program changed the partial file"
+            raise DownloadInterrupted(self._file.filename, reason)
+
+    def _verify(self, source: Source) -> None:
+        """Raise DigestMismatch or DownloadInterrupted unless the bytes are the whole file."""
+        self._verifier.verify(source.size)
+        if self._verifier.has_digest or self._file.is_sidecar:
+            return
+        self._structure.verify()
+        if not (source.is_delimited or self._structure.has_end):
+            # The connection just ended, and nothing tells whether that was the end of the file.
+            raise NotStored("upstream gives neither digest nor length")
+
+    def _store_file(self, partial: PartialFile, started: float) -> None:
+        download, is_stored = self._download, True
+        try:
+            off_loop(partial.commit, self._syncs)
+        except OSError as error:
+            # The bytes are right, and the readers have the partial file open.
+            is_stored = False
+            self._quota.report(NotStored(str(error)), download.size)
+            partial.discard()
+        download.finish(is_stored=is_stored)
+        what = "stored" if is_stored else "downloaded, not stored:"
+        seconds = time.monotonic() - started
+        log.info("%s %s, %d bytes in %.2f s", what, self._file.key, download.received, seconds)
+
+    @contextlib.contextmanager
+    def _alive(self, partial: PartialFile) -> Iterator[None]:
+        """Tell the processes that follow, during the block, that this one is alive."""
+
+        def beat() -> None:
+            while True:
+                gevent.sleep(_HEARTBEAT)
+                partial.touch()
+
+        heart = gevent.spawn(beat)
+        try:
+            yield
+        finally:
+            heart.kill()
+
+    def _fail(self, error: BaseException) -> None:
+        download = self._download
+        if isinstance(error, DownloadAbandoned):
+            log.debug("%s: %s", self._file.key, error)
+        elif isinstance(error, NotStored):
+            self._quota.report(error, download.size or self._file.size)
+        elif download.state > DownloadState.STARTING or not isinstance(error, PytailError):
+            # Else the access line of each client that waits says it.
+            reason = str(error) or repr(error)
+            log.error("cannot download %s: %s", self._file.key, reason)
+        download.fail(error)
+
+
+def read_ahead(
+    source: Source, is_wanted: Callable[[float], bool] = lambda _: True
+) -> Generator[list[bytes], None, None]:
     """Yield the chunks of `source`, several where they arrived while the consumer was busy.
 
-    Raises what `source.read` raises. Close the generator before `source`.
+    `is_wanted` is asked each second without a chunk, with the seconds since the last one; where it
+    returns False, UpstreamUnreachable is raised. Raises what `source.read` raises. Close the
+    generator before `source`.
     """
     chunks: Queue[bytes | BaseException] = Queue(_AHEAD)
-
-    def read() -> None:
-        last: bytes | BaseException = b""
-        try:
-            while data := source.read():
-                chunks.put(data)
-        except gevent.GreenletExit:
-            return
-        except BaseException as error:  # noqa: BLE001
-            # The consumer waits for a chunk and must not wait for ever.
-            last = error
-        chunks.put(last)
-
-    reader = gevent.spawn(read)
+    reader = gevent.spawn(_read_into, chunks, source)
     try:
-        while True:
-            some = [chunks.get()]
+        last: bytes | BaseException = b"more"
+        while last and isinstance(last, bytes):
+            some = [_next_of(chunks, is_wanted)]
             while not chunks.empty():
                 some.append(chunks.get())
-            found = [chunk for chunk in some if chunk and isinstance(chunk, bytes)]
-            if found:
+            last = some[-1]
+            if found := [chunk for chunk in some if chunk and isinstance(chunk, bytes)]:
                 yield found
-            if isinstance(some[-1], BaseException):
-                raise some[-1]
-            if not some[-1]:
-                return
+        if isinstance(last, BaseException):
+            raise last
     finally:
         reader.kill()
+
+
+def _read_into(chunks: Queue[bytes | BaseException], source: Source) -> None:
+    """Put the chunks of `source` into the queue, at the end an empty one or the error."""
+    last: bytes | BaseException = b""
+    try:
+        while data := source.read():
+            chunks.put(data)
+    except gevent.GreenletExit:
+        return
+    except BaseException as error:  # noqa: BLE001
+        # The consumer waits for a chunk and must not wait for ever.
+        last = error
+    chunks.put(last)
+
+
+def _next_of(
+    chunks: Queue[bytes | BaseException], is_wanted: Callable[[float], bool]
+) -> bytes | BaseException:
+    waited = 0.0
+    while is_wanted(waited):
+        with contextlib.suppress(Empty):
+            chunk: bytes | BaseException = chunks.get(timeout=1.0)
+            return chunk
+        waited += 1.0
+    reason = f"no bytes for {waited:g} seconds, and no client waits for them"
+    raise UpstreamUnreachable("upstream", reason)

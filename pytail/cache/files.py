@@ -7,6 +7,7 @@ client does not wait for bytes that it did not ask for.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -15,26 +16,28 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import gevent
+from gevent.threadpool import ThreadPool
 
 from pytail.cache import former_keys
 from pytail.cache.core_metadata import CoreMetadata
-from pytail.cache.download import Download, DownloadReader
+from pytail.cache.download import Download, DownloadReader, DownloadState
+from pytail.cache.fetch import MAX_SIDECAR, Feeder
 from pytail.cache.file_freshness import FileFreshness
-from pytail.cache.passthrough import PassThrough, read_verified
+from pytail.cache.passthrough import PassThrough, pass_through, read_verified, time_limit
 from pytail.errors import (
     DigestMismatch,
     DownloadAbandoned,
     DownloadInterrupted,
     FileGone,
     NotStored,
+    PytailError,
     UpstreamError,
     UpstreamOffline,
     UpstreamRefused,
-    UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
 from pytail.model import ByteRange, File, Outcome, Source
-from pytail.runtime.singleflight import SingleFlight, StillRunning
+from pytail.runtime.singleflight import SingleFlight
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
@@ -43,21 +46,20 @@ from pytail.storage.store import Store
 from pytail.telemetry.access import for_client
 from pytail.upstream.files import FileClient
 from pytail.upstream.resume import ResumingSource
-from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
 
 Result = TypeVar("Result")
 Stream: TypeAlias = "io.FileIO | DownloadReader | PassThrough | io.BytesIO"
 
-#: Seconds to wait for the head of the response. The least patient clients time out after 10.
-HEAD_WAIT = 9.0
+#: Seconds that a client waits for a response to begin. The least patient clients time out after 10.
+CLIENT_WAIT = 9.0
 #: Bytes ahead of a download for which waiting takes less time than a range request.
 _MAX_AHEAD = 1024 * 1024
-#: Maximum size in bytes of a sidecar that is passed through.
-_MAX_SIDECAR = 16 * 1024 * 1024
 #: How often a download is started that another process abandons, or whose file is evicted.
 _TRIES = 3
+#: Files that are synced to the disk at the same time.
+_SYNCS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,20 @@ class Files:
         metadata: CoreMetadata,
         quota: Quota,
         freshness: FileFreshness,
+        wait: float = CLIENT_WAIT,
     ) -> None:
+        """`wait` is how many seconds a client waits for the first byte of a file."""
         self._catalog, self._freshness = catalog, freshness
         self._store, self._upstream, self._metadata = store, upstream, metadata
-        self._quota = quota
+        self._quota, self._wait = quota, wait
         self._downloads: dict[str, Download] = {}
-        self._starting: SingleFlight[Download | None] = SingleFlight()
         self._verifying: SingleFlight[bool] = SingleFlight()
+        # Threads of their own: a slow disk must not keep pages from being parsed.
+        self._syncs = ThreadPool(_SYNCS)
+
+    def close(self) -> None:
+        """Wait for the files that are synced now, and end the threads for that."""
+        self._syncs.kill()
 
     @property
     def downloading(self) -> int:
@@ -111,7 +120,7 @@ class Files:
                 if opened is not None:
                     return opened
             try:
-                opened = self._open_download(file, start)
+                return self._open_download(file, start)
             except DownloadAbandoned:
                 continue
             except NotStored:
@@ -122,8 +131,6 @@ class Files:
                 if stored is None:
                     raise
                 return _opened(stored, start)
-            if opened is not None:
-                return opened
         return (wanted and self._pass_range(file, wanted)) or self._pass_file(file, start)
 
     def fetch(self, file: File, advance: Callable[[int], object]) -> None:
@@ -134,9 +141,8 @@ class Files:
         """
         for _ in range(_TRIES):
             try:
-                download = self._downloads.get(file.key) or self._started(file, wait=None)
-                if download is not None:
-                    download.wait(advance)
+                if not self._is_stored(file):
+                    self._download(file).wait(advance)
             except DownloadAbandoned:
                 continue
             return
@@ -160,10 +166,17 @@ class Files:
         stored.close()
         return None
 
+    def _is_stored(self, file: File) -> bool:
+        stored = self.open_stored(file)
+        if stored is not None:
+            stored.close()
+        return stored is not None
+
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes without downloading it; None where it is unknown.
 
-        Raises FileGone or an UpstreamError.
+        The size of a file that is not stored is a hint, from its page or from a HEAD request: only
+        the response that carries the bytes tells for sure.
         """
         stored = self._store.size(file)
         if stored is not None:
@@ -172,13 +185,23 @@ class Files:
         if download is not None and download.size is not None:
             return download.size
         if file.is_sidecar:
-            # A download takes one request too, and the file is verified.
-            opened = self.open(file)
-            opened.stream.close()
-            return opened.size
-        if file.size is not None:
+            return self._sidecar_size(file)
+        if file.size:
             return file.size
-        return _or_gone(file, lambda: self._upstream.size(file.url))
+        try:
+            with time_limit(self._wait, file):
+                # A length of 0 is that of the response to HEAD, not that of a file.
+                return (self._upstream.size(file.url) if file.url else None) or None
+        except UpstreamError as error:
+            # Many file hosts refuse HEAD and answer GET.
+            log.debug("%s: no size: %s", file.key, error)
+            return None
+
+    def _sidecar_size(self, file: File) -> int | None:
+        # A download takes one request too, and the file is verified.
+        opened = self.open(file)
+        opened.stream.close()
+        return opened.size
 
     def _verify_stored(self, file: File) -> bool:
         """Return whether the stored file is right; remove it where it is wrong."""
@@ -199,74 +222,68 @@ class Files:
         off_loop(lambda: self._store.discard(file))
         return False
 
-    def _open_download(self, file: File, start: int) -> OpenedFile | None:
-        """Return a reader of the download; None where the file is stored by now.
+    def _open_download(self, file: File, start: int) -> OpenedFile:
+        """Return a reader of the download of `file`, in progress or new.
 
         Raises NotStored and the errors of `open`.
         """
-        download, is_first = self._downloads.get(file.key), False
-        if download is None:
-            is_first = file.key not in self._starting
-            download = self._started(file, HEAD_WAIT)
-        reader = None if download is None else download.reader()
-        if download is None or reader is None:
-            return None
+        is_first = file.key not in self._downloads
+        download = self._download(file)
+        reader = download.reader(self._wait)
         reader.seek(start)
         is_ours = is_first and not download.is_follower
         return OpenedFile(reader, download.size, Outcome.MISS if is_ours else Outcome.COALESCED)
 
-    def _started(self, file: File, wait: float | None) -> Download | None:
-        """Start a download, or join the start in progress. `wait` is in seconds, None: no limit."""
-        try:
-            start = for_client(lambda: self._start(file))
-            return self._starting.run(file.key, start, wait)
-        except StillRunning:
-            reason = f"no response within {HEAD_WAIT:g} seconds; the request continues"
-            raise UpstreamUnreachable(masked(file.url), reason) from None
-
-    def _start(self, file: File) -> Download | None:
-        """Return a download after its response head; None where another process stored the file."""
+    def _download(self, file: File) -> Download:
+        """Return the download of `file` in progress, or start one, which outlives its clients."""
+        known = self._downloads.get(file.key)
+        if known is not None:
+            return known
 
         def source_at(position: int, etag: str | None) -> Source:
             return self._source(file, position, etag)
 
-        try:
-            download = Download(file, self._store.partial(file), self._quota, source_at)
-        except OSError as error:
-            failure = NotStored(str(error))
-            self._quota.report(failure, file.size)
-            raise failure from error
-        if (stored := self.open_stored(file)) is not None:
-            stored.close()
-            download.abandon()
-            return None
-        try:
-            download.prepare(lambda: self._upstream_size(file))
-        except BaseException as error:
-            download.abandon(error)
-            raise
-        self._downloads[file.key] = download
-        gevent.spawn(self._run, download)
+        def pass_rest(position: int, descriptor: int, received: int) -> PassThrough:
+            return self._pass_rest(file, position, descriptor, received)
+
+        download = self._downloads[file.key] = Download(file, pass_rest)
+        feeder = Feeder(
+            download, self._store, self._quota, source_at, self._syncs, self._is_stored
+        )
+
+        def end() -> None:
+            # Before another greenlet runs, so that no request finds a finished download.
+            del self._downloads[file.key]
+
+        def run() -> None:
+            feeder.run(end)
+            if download.state is DownloadState.STORED:
+                stored_at = self._store.stored_at(file)
+                self._freshness.note_stored(file, stored_at, download.received)
+                if file.has_digest and download.size != file.size:
+                    self._catalog.remember_size(file.key, download.received)
+
+        gevent.spawn(for_client(run))
         return download
 
-    def _run(self, download: Download) -> None:
-        try:
-            download.run()
-        finally:
-            # Before another greenlet runs, so that no request finds a finished download.
-            del self._downloads[download.file.key]
-        if download.is_stored and download.size is not None:
-            file, stored_at = download.file, self._store.stored_at(download.file)
-            self._freshness.note_stored(file, stored_at, download.size)
-            if file.has_digest and file.size is None:
-                self._catalog.remember_size(file.key, download.size)
+    def _pass_rest(self, file: File, position: int, descriptor: int, received: int) -> PassThrough:
+        """Return the rest of a file whose first `received` bytes an open file has.
 
-    def _upstream_size(self, file: File) -> int | None:
-        """Return the size that upstream gives for a file that another process downloads."""
+        Raises DownloadInterrupted.
+        """
+        verifier = FileVerifier(file)
         try:
-            return _or_gone(file, lambda: self._upstream.size(file.url)) if file.url else None
-        except (UpstreamError, FileGone):
-            return None
+            if verifier.has_digest and descriptor >= 0:
+                off_loop(lambda: verifier.add_start(descriptor, min(position, received)))
+            elif position > 0:
+                # Upstream may have another file by now, and the reader has bytes of this one.
+                raise DownloadInterrupted(file.filename, "the file cannot be stored")
+            with time_limit(self._wait, file):
+                return pass_through(
+                    file, lambda at, etag: self._source(file, at, etag), position, verifier=verifier
+                )
+        except (PytailError, OSError) as error:
+            raise DownloadInterrupted(file.filename, str(error)) from error
 
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
         """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
@@ -300,7 +317,8 @@ class Files:
             )
 
         try:
-            source = _or_gone(file, ask)
+            with time_limit(self._wait, file):
+                source = _or_gone(file, ask)
         except UpstreamWithoutRanges:
             return None
         log.info("passing through bytes %d to %d of %s", wanted.start, wanted.stop, file.key)
@@ -308,19 +326,23 @@ class Files:
         return OpenedFile(stream, wanted.size, Outcome.PASS)
 
     def _pass_file(self, file: File, start: int) -> OpenedFile:
-        source = self._source(file)
-        if file.is_sidecar:
-            try:
-                data = read_verified(file, source, _MAX_SIDECAR)
-            finally:
-                source.close()
-            whole = io.BytesIO(data)
-            whole.seek(start)
-            return OpenedFile(whole, len(data), Outcome.PASS)
-        size = file.size if file.size is not None else source.size
-        stream = PassThrough(file, source, FileVerifier(file), size)
-        stream.skip(start)
-        return OpenedFile(stream, size, Outcome.PASS)
+        """Return the bytes of `file` from `start` on, which cannot be stored."""
+        size: int | None = None
+
+        def source_at(position: int, etag: str | None) -> Source:
+            nonlocal size
+            source = self._source(file, position, etag)
+            size = source.size
+            return source
+
+        with time_limit(self._wait, file):
+            if file.is_sidecar:
+                with contextlib.closing(self._source(file)) as source:
+                    data = read_verified(file, source, MAX_SIDECAR)
+                whole = io.BytesIO(data)
+                whole.seek(start)
+                return OpenedFile(whole, len(data), Outcome.PASS)
+            return OpenedFile(pass_through(file, source_at, start), size, Outcome.PASS)
 
 
 def _opened(stored: io.FileIO, start: int) -> OpenedFile:
@@ -330,7 +352,7 @@ def _opened(stored: io.FileIO, start: int) -> OpenedFile:
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:
-    """Return the result of `ask`; raise FileGone where upstream answers 404 or 410."""
+    """Return the result of `ask`. Raises FileGone where upstream answers 404 or 410."""
     try:
         return ask()
     except UpstreamRefused as error:

@@ -2,18 +2,28 @@
 
 A file that cannot be stored is passed through, and so is a range far ahead of a download. This
 takes no disk space, and memory for one chunk. A whole file is verified: its last bytes are sent
-only after its digest and size were found right.
+only after the whole file was found right.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-from pytail.errors import DigestMismatch, DownloadInterrupted, PytailError
+import gevent
+
+from pytail.errors import DigestMismatch, DownloadInterrupted, PytailError, UpstreamUnreachable
 from pytail.model import File, Source
+from pytail.storage.archives import Structure
 from pytail.storage.digests import FileVerifier
+from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
+
+#: Returns a source of a file from an offset on, or from an earlier one; of an ETag (None: any).
+SourceAt: TypeAlias = Callable[[int, str | None], Source]
 
 #: Bytes at the end of a file that are sent only after the whole file was verified.
 WITHHELD = 1024
@@ -30,6 +40,9 @@ class PassThrough:
         `size` is that of the whole file in bytes, None where it is unknown.
         """
         self._file, self._source, self._verifier, self._size = file, source, verifier, size
+        self._structure = None
+        if verifier is not None and not verifier.has_digest and verifier.size == 0:
+            self._structure = Structure(file.filename)
         self._received, self._is_at_end = b"", False
 
     def read(self, size: int) -> bytes:
@@ -59,10 +72,14 @@ class PassThrough:
     def _receive(self) -> None:
         chunk = self._source.read()
         self._is_at_end = not chunk
+        if self._structure is not None:
+            self._structure.add(chunk)
         if self._verifier is not None:
             self._verifier.add(chunk)
             if self._is_at_end:
                 self._verifier.verify(self._size)
+                if self._structure is not None:
+                    self._structure.verify()
             elif self._size is not None and self._verifier.size > self._size:
                 self._verifier.verify_size(self._size)
         self._received += chunk
@@ -74,17 +91,55 @@ class PassThrough:
         return len(self._received) - WITHHELD
 
 
+def pass_through(
+    file: File,
+    source_at: SourceAt,
+    start: int,
+    *,
+    verifier: FileVerifier | None = None,
+    etag: str | None = None,
+) -> PassThrough:
+    """Return the bytes of `file` from `start` on, verified at the end; the caller closes the result.
+
+    `verifier` has the first bytes, up to `start` at most (None: no bytes). Where an error ends this
+    call, nothing stays open. Raises DownloadInterrupted, or what `source_at` raises.
+    """
+    verifier = FileVerifier(file) if verifier is None else verifier
+    source = source_at(verifier.size, etag)
+    stream = PassThrough(file, source, verifier, source.size)
+    try:
+        stream.skip(start - verifier.size)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
 def read_verified(file: File, source: Source, max_size: int) -> bytes:
     """Return all bytes of a small file after verifying them.
 
     Raises DigestMismatch, also beyond `max_size` bytes, DownloadInterrupted or an UpstreamError.
     """
-    verifier, data = FileVerifier(file), b""
+    verifier, chunks = FileVerifier(file), []
     while chunk := source.read():
         verifier.add(chunk)
-        data += chunk
-        if len(data) > max_size:
+        chunks.append(chunk)
+        if verifier.size > max_size:
             limit, found = f"{max_size} at most", f"over {max_size}"
             raise DigestMismatch(file.filename, "bytes", limit, found)
-    verifier.verify(file.size if file.size is not None else source.size)
-    return data
+    verifier.verify(source.size)
+    return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, file: File) -> Iterator[None]:
+    """Raise UpstreamUnreachable in the block after `seconds`, the time that clients wait."""
+    limit = gevent.Timeout(seconds)
+    try:
+        with limit:
+            yield
+    except gevent.Timeout as reached:
+        if reached is not limit:
+            raise
+        reason = f"no response within {seconds:g} seconds"
+        raise UpstreamUnreachable(masked(file.url), reason) from None

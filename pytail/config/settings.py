@@ -49,6 +49,11 @@ class Settings:
         "2",
         "maximum wait of a client for a revalidation; after it the stale page is served",
     )
+    client_wait_secs: float = _setting(
+        values.timeout,
+        "9",
+        "maximum wait of a client for a response to begin; after it the client gets an error",
+    )
     max_stale_secs: float = _setting(
         values.seconds,
         "0",

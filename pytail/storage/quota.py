@@ -106,11 +106,15 @@ class Quota:
         Another call for `partial` can only increase its size. Raises NotStored where the limits do not
         allow it, TooLarge where they never will. `release` is needed in each case.
         """
+        self.require_fits(size)
         self._reserved[partial] = max(size, self._reserved.get(partial, 0))
-        if self._limit and size > self._limit - self._overhead():
-            raise TooLarge(f"{size} bytes exceed what --cache-max-size leaves for files")
         with self._lock:
             self._make_room()
+
+    def require_fits(self, size: int) -> None:
+        """Raise TooLarge where a file of `size` bytes cannot be stored, also in an empty store."""
+        if self._limit and size > self._limit - self._overhead():
+            raise TooLarge(f"{size} bytes exceed what --cache-max-size leaves for files")
 
     def release(self, partial: PartialFile, *, is_stored: bool) -> None:
         """End the reservation of `partial`; `is_stored` says whether the file was committed."""

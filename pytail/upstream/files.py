@@ -18,7 +18,13 @@ from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client, discard, reason_of, refusal
-from pytail.upstream.headers import content_length, content_range, strong_etag, validators
+from pytail.upstream.headers import (
+    content_length,
+    content_range,
+    is_chunked,
+    strong_etag,
+    validators,
+)
 from pytail.urls import masked
 
 #: Digests and sizes are those of the bytes without content coding.
@@ -55,6 +61,8 @@ class UpstreamFile:
         self.etag = strong_etag(response.headers)
         #: What upstream says of the version of the file.
         self.validators = replace(validators(response.headers), size=self.size)
+        #: Whether the end of the body is marked (RFC 9112, section 6.3), not just that of the connection.
+        self.is_delimited = self.size is not None or is_chunked(response.headers)
 
     def read(self, size: int = _CHUNK) -> bytes:
         """Return the bytes that have arrived, up to `size` or 256 KiB; waits for the first.

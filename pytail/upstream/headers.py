@@ -52,6 +52,11 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     return fields.serial(headers.get("Content-Length"))
 
 
+def is_chunked(headers: Mapping[str, str]) -> bool:
+    """Return whether the body has the transfer coding ``chunked``, which marks its end (RFC 9112)."""
+    return headers.get("Transfer-Encoding", "").strip().lower().endswith("chunked")
+
+
 def strong_etag(headers: Mapping[str, str]) -> str | None:
     """Return ETag where it is a strong validator (section 8.8.3), quotes included, else None."""
     etag = headers.get("ETag", "").strip()

@@ -20,7 +20,7 @@ from pytail.upstream.files import FileClient, UpstreamFile
 log = logging.getLogger("pytail.upstream")
 
 #: Seconds before each further request; the count starts again with each byte read.
-PAUSES = (0.1, 0.5, 1.0, 2.0)
+PAUSES = (0.1, 0.5, 1.0, 2.0, 2.0, 3.0)
 #: Statuses below 500 after which the same request may succeed: timeout, too early, too many.
 _TRANSIENT = frozenset({408, 425, 429})
 
@@ -47,6 +47,7 @@ class ResumingSource:
         self.size, self.etag = self._opened.size, self._opened.etag
         #: What upstream says of the version of the file.
         self.validators = self._opened.validators
+        self.is_delimited = self._opened.is_delimited
         # Offset of the next byte of the response; below `_position` where upstream started at 0.
         self._offset = self._opened.start
 
@@ -62,7 +63,7 @@ class ResumingSource:
         def request(position: int, etag: str | None) -> UpstreamFile:
             # Small files share the slots of pages, so that large ones do not delay them.
             kind = "page" if file.is_sidecar else "file"
-            return files.open(file.url, position, etag=etag, size=file.size, kind=kind)
+            return files.open(file.url, position, etag=etag, kind=kind)
 
         return cls(file, request, start, None, etag)
 

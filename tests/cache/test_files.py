@@ -2,12 +2,11 @@
 
 import gzip
 import hashlib
+from dataclasses import replace
 
 import gevent
 import pytest
 
-from pytail.cache import files
-from pytail.cache.files import Files
 from pytail.errors import (
     DigestMismatch,
     FileGone,
@@ -226,8 +225,8 @@ def test_a_refused_connection_is_an_error_before_the_first_byte(downloads):
         downloads.files.open(file)
 
 
-def test_the_wait_for_the_head_is_limited_and_the_download_continues(downloads, monkeypatch):
-    monkeypatch.setattr(files, "HEAD_WAIT", 0.05)
+def test_the_wait_for_the_head_is_limited_and_the_download_continues(downloads):
+    downloads.files = downloads.make_files(wait=0.05)
     gated = downloads.serve(DATA, size=len(DATA))
     openers = [gevent.spawn(downloads.files.open, downloads.file()) for _ in range(3)]
     gevent.joinall(openers)
@@ -283,10 +282,21 @@ def test_the_size_of_core_metadata_is_that_of_the_verified_file(downloads):
         downloads.files.size(downloads.file(b"another", path, size=False))
 
 
-def test_the_size_of_a_file_that_is_gone_is_an_error(downloads):
-    del downloads.index.answers[PATH]
-    with pytest.raises(FileGone):
-        downloads.files.size(downloads.file(size=False))
+@pytest.mark.parametrize(
+    "status", ["403 Forbidden", "404 Not Found", "500 Internal Server Error", "200 OK"]
+)
+def test_a_head_request_without_a_usable_answer_leaves_the_size_unknown(downloads, status):
+    downloads.index.answers[PATH] = reply(b"", None, status)
+    assert downloads.files.size(downloads.file(size=False)) is None
+
+
+@pytest.mark.parametrize("wrong", [0, len(DATA) - 1, len(DATA) + 1])
+def test_a_wrong_size_on_the_page_does_not_matter_where_the_digest_is_right(downloads, wrong):
+    file = replace(downloads.file(), size=wrong)
+    opened = downloads.files.open(file)
+    assert opened.size == len(DATA)
+    assert read_all(opened) == DATA
+    until(lambda: downloads.store.has(replace(file, verified_size=len(DATA))))
 
 
 # Fetch without a reader
@@ -316,8 +326,8 @@ def test_fetch_shares_the_download_of_a_reader(downloads):
     assert downloads.index.count(PATH) == 1
 
 
-def test_fetch_waits_for_a_slow_head_without_a_limit(downloads, monkeypatch):
-    monkeypatch.setattr(files, "HEAD_WAIT", 0.01)
+def test_fetch_waits_for_a_slow_head_without_a_limit(downloads):
+    downloads.files = downloads.make_files(wait=0.01)
     upstream = downloads.serve(DATA, size=len(DATA))
     fetching = gevent.spawn(downloads.files.fetch, downloads.file(), id)
     assert downloads.error(downloads.file()).reason.endswith("the request continues")
@@ -327,7 +337,7 @@ def test_fetch_waits_for_a_slow_head_without_a_limit(downloads, monkeypatch):
 
 def test_fetch_of_a_file_that_cannot_be_stored_is_an_error(downloads):
     quota = Quota(downloads.directory, downloads.store, downloads.catalog, limit=1000, min_free=0)
-    files = Files(downloads.catalog, downloads.store, downloads.upstream.files, None, quota)
+    files = downloads.make_files(quota=quota)
     with pytest.raises(NotStored):
         files.fetch(downloads.file(), id)
     assert downloads.index.seen == []
