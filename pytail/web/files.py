@@ -65,21 +65,11 @@ class FileResource:
                 _refuse_range(resp, error.size)
                 return
             wait.counts = opened.outcome is not Outcome.HIT
-        length = opened.size if range_ is None else range_.stop - range_.start
-        self._set_headers(resp, file, _etag_of_opened(file, opened), opened.stored_at)
-        if range_ is not None:
-            _set_range_headers(resp, range_)
-        is_stored = opened.outcome is Outcome.HIT and length is not None
-        if length is not None and is_stored and self._is_for_nginx(req, range_):
+        try:
+            self._send(req, resp, file, opened, range_)
+        except BaseException:
             opened.stream.close()
-            self._send_by_nginx(resp, file, length, is_whole=range_ is None)
-        else:
-            stream = TimedStream(opened.stream) if wait.counts else opened.stream
-            _send_body(resp, FileBody(file.filename, stream, length), length)
-            if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
-                req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
-        if opened.stored_at is None:
-            _set_outcome(resp, opened.outcome)
+            raise
 
     def on_head(
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
@@ -91,6 +81,32 @@ class FileResource:
             resp.content_length = self._size(file)
             # Without a stream, Falcon sends an unknown length as Content-Length 0.
             resp.stream = iter(())
+
+    def _send(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        file: File,
+        opened: OpenedFile,
+        range_: ByteRange | None,
+    ) -> None:
+        """Set headers and body to those of an opened file, which `resp` then owns."""
+        length = opened.size if range_ is None else range_.stop - range_.start
+        self._set_headers(resp, file, _etag_of_opened(file, opened), opened.stored_at)
+        if opened.stored_at is None:
+            _set_outcome(resp, opened.outcome)
+        if range_ is not None:
+            _set_range_headers(resp, range_)
+        is_stored = opened.outcome is Outcome.HIT and length is not None
+        if length is not None and is_stored and self._is_for_nginx(req, range_):
+            opened.stream.close()
+            self._send_by_nginx(resp, file, length, is_whole=range_ is None)
+            return
+        is_timed = opened.outcome is not Outcome.HIT
+        stream = TimedStream(opened.stream) if is_timed else opened.stream
+        _send_body(resp, FileBody(file.filename, stream, length), length)
+        if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
+            req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
 
     def _etag(self, file: File) -> str | None:
         """Return the ETag of `file`; None before a file without a digest is stored."""
@@ -325,7 +341,8 @@ def _set_outcome(resp: falcon.Response, outcome: Outcome) -> None:
 def _refuse_range(resp: falcon.Response, size: int) -> None:
     resp.status = falcon.HTTP_416
     resp.set_header("Content-Range", f"bytes */{size}")
-    resp.set_header("Cache-Control", "no-store")
+    resp.set_headers({"Cache-Control": "no-store", "Accept-Ranges": "bytes"})
+    resp.content_type = "application/octet-stream"
     _set_outcome(resp, Outcome.HIT)
 
 
