@@ -83,11 +83,11 @@ class Cache:
         revalidator = Revalidator(catalog, pages, policy, clock)
         index = Index(catalog, revalidator, pages.url, policy, clock, filters)
         freshness = FileFreshness(
-            catalog, upstream.files, policy.ttl, policy.revalidate_wait, clock
+            catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
-        lookup = FileLookup(index, catalog, store, pages.url, freshness, clock, promised)
+        lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
         metadata = CoreMetadata(catalog, store, upstream.files)
-        files = Files(catalog, store, upstream.files, metadata, quota, freshness, wait)
+        files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:

@@ -49,9 +49,10 @@ class FileFreshness:
         self,
         catalog: Catalog,
         upstream: FileClient,
+        clock: Callable[[], float] = time.time,
+        *,
         ttl: float,
         wait: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """`ttl` is that of pages. A client waits `wait` seconds for upstream, then gets the stored file.
 

@@ -84,8 +84,9 @@ class Files:
         upstream: FileClient,
         metadata: CoreMetadata,
         quota: Quota,
-        freshness: FileFreshness,
         wait: float = CLIENT_WAIT,
+        *,
+        freshness: FileFreshness,
     ) -> None:
         """`wait` is how many seconds a client waits for the first byte of a file."""
         self._catalog, self._freshness = catalog, freshness
@@ -247,9 +248,7 @@ class Files:
             return self._pass_rest(file, position, descriptor, received)
 
         download = self._downloads[file.key] = Download(file, pass_rest)
-        feeder = Feeder(
-            download, self._store, self._quota, source_at, self._syncs, self._is_stored
-        )
+        feeder = Feeder(download, self._store, self._quota, source_at, self._syncs, self._is_stored)
 
         def end() -> None:
             # Before another greenlet runs, so that no request finds a finished download.

@@ -39,9 +39,10 @@ class FileLookup:
         catalog: Catalog,
         store: Store,
         upstream_url: str,
-        freshness: FileFreshness,
         clock: Callable[[], float] = time.time,
         promised: PromisedCoreMetadata | None = None,
+        *,
+        freshness: FileFreshness,
     ) -> None:
         """`clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
         self._index, self._catalog, self._store = index, catalog, store

@@ -212,8 +212,8 @@ class Store:
         if expected is not None and found != expected:
             return False
         if _is_verified_on_open(file):
-            algorithm, expected = expected_digest(file)
-            return hash_file(opened.fileno(), algorithm)[1] == expected
+            algorithm, digest = expected_digest(file)
+            return hash_file(opened.fileno(), algorithm)[1] == digest
         return found > 0 or file.size == 0
 
     def _remove_old_partials(self) -> None:

@@ -59,10 +59,10 @@ class PageCache:
         filters += [StoredFilesOnly(self.store)] if offline else []
         self.index = Index(self.catalog, self.revalidator, url, policy, clock, filters)
         self.freshness = FileFreshness(
-            self.catalog, self.upstream.files, policy.ttl, policy.revalidate_wait, clock
+            self.catalog, self.upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
         self.lookup = FileLookup(
-            self.index, self.catalog, self.store, url, self.freshness, clock, promised
+            self.index, self.catalog, self.store, url, clock, promised, freshness=self.freshness
         )
 
     def close(self):
@@ -122,8 +122,16 @@ class Downloads:
     def make_files(self, **more):
         """Return another `Files` over the same store."""
         quota = more.pop("quota", self.quota)
-        freshness = FileFreshness(self.catalog, self.upstream.files, TTL, 2.0)
-        return Files(self.catalog, self.store, self.upstream.files, None, quota, freshness, **more)
+        freshness = FileFreshness(self.catalog, self.upstream.files, ttl=TTL, wait=2.0)
+        return Files(
+            self.catalog,
+            self.store,
+            self.upstream.files,
+            None,
+            quota,
+            freshness=freshness,
+            **more,
+        )
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """Return the file with `data` as a page lists it, without size or digest if False."""
