@@ -115,12 +115,15 @@ class FileFreshness:
         if not file.has_digest:
             self._note(self._downloading, file.key, validators)
 
-    def note_stored(self, file: File, stored_at: float | None, size: int) -> None:
-        """Record that `file` was downloaded and stored, with its mtime and its bytes."""
+    def note_end(self, file: File, stored_at: float | None, size: int) -> None:
+        """Record the end of a download of `size` bytes; `stored_at` is the mtime of the stored file.
+
+        None: the file was not stored.
+        """
+        known = self._downloading.pop(file.key, None)
         if file.has_digest or stored_at is None:
             return
         self._outdated.pop(file.key, None)
-        known = self._downloading.pop(file.key, None)
         # Without validators another process has downloaded the file, and records them.
         if known is not None:
             self._remember(file, stored_at, size, known)

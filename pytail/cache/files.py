@@ -154,6 +154,12 @@ class Files:
 
         A file that another program wrote is verified first, and removed where it is wrong.
         """
+        if not file.has_digest and file.key in self._downloads:
+            # The stored file is outdated, or is just replaced.
+            return None
+        return self._open_current(file)
+
+    def _open_current(self, file: File) -> io.FileIO | None:
         stored = self._store.open(file)
         if stored is None and former_keys.adopt(self._store, file):
             stored = self._store.open(file)
@@ -168,7 +174,7 @@ class Files:
         return None
 
     def _is_stored(self, file: File) -> bool:
-        stored = self.open_stored(file)
+        stored = self._open_current(file)
         if stored is not None:
             stored.close()
         return stored is not None
@@ -242,7 +248,10 @@ class Files:
             return known
 
         def source_at(position: int, etag: str | None) -> Source:
-            return self._source(file, position, etag)
+            source = self._source(file, position, etag)
+            if isinstance(source, ResumingSource):
+                self._freshness.note_download(file, source.validators)
+            return source
 
         def pass_rest(position: int, descriptor: int, received: int) -> PassThrough:
             return self._pass_rest(file, position, descriptor, received)
@@ -256,11 +265,11 @@ class Files:
 
         def run() -> None:
             feeder.run(end)
-            if download.state is DownloadState.STORED:
-                stored_at = self._store.stored_at(file)
-                self._freshness.note_stored(file, stored_at, download.received)
-                if file.has_digest and download.size != file.size:
-                    self._catalog.remember_size(file.key, download.received)
+            is_stored = download.state is DownloadState.STORED
+            stored_at = self._store.stored_at(file) if is_stored else None
+            self._freshness.note_end(file, stored_at, download.received)
+            if is_stored and file.has_digest and download.size != file.size:
+                self._catalog.remember_size(file.key, download.received)
 
         gevent.spawn(for_client(run))
         return download
@@ -288,11 +297,9 @@ class Files:
         """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
         try:
             if file.url:
-                source = _or_gone(
+                return _or_gone(
                     file, lambda: ResumingSource.open(self._upstream, file, start, etag)
                 )
-                self._freshness.note_download(file, source.validators)
-                return source
         except (FileGone, UpstreamOffline):
             if file.wheel is None:
                 raise
