@@ -11,19 +11,20 @@ the Python classes and fields.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import peewee
 
 from pytail.errors import Remedy, SettingError
 from pytail.model import File
+from pytail.runtime import locks
 from pytail.simple import names
 from pytail.storage import packing
 
@@ -39,6 +40,11 @@ _OLDEST_MIGRATED = 2
 BUSY_TIMEOUT = 5.0
 #: Seconds for the check of an existing file at the start.
 _MAX_CHECK_TIME = 0.5
+#: Seconds to wait while another process creates or migrates the file.
+_LOCK_TIMEOUT = 20.0
+
+#: Device and inode of a file.
+Identity: TypeAlias = "tuple[int, int]"
 
 
 class Project(peewee.Model):
@@ -151,13 +157,23 @@ _SELECT_ROWS = (
 )
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, damage: tuple[Identity | None, str] | None = None) -> None:
     """Make the file at `path` a catalog of this schema, whether it exists or not.
 
-    Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException where
-    the file or its directory cannot be used.
+    `damage` is the identity of a file, and what SQLite found damaged in it. That file is set aside,
+    unless another process has done so. Blocks for up to half a minute.
+
+    Raises SettingError where a newer pytail wrote the file, or where another process does not end
+    its own preparation. Raises OSError or a PeeweeException where the file or its directory cannot be
+    used.
     """
-    with _exclusive(path.with_name(f"{path.name}.lock")):
+    # The lock protects changes only. So a process that stopped while it held the lock delays no start
+    # with a catalog that needs none.
+    if damage is None and _is_ready(path):
+        return
+    with _only_process(path):
+        if damage is not None and damage[0] == identity(path):
+            _set_aside(path, damage[1])
         if path.exists() and (fault := _fault(path)):
             _set_aside(path, fault)
         try:
@@ -169,6 +185,15 @@ def prepare(path: Path) -> None:
             # `_fault` reads only as much of the file as fits in its time; the damage is elsewhere.
             _set_aside(path, str(error))
             _create(path)
+
+
+def identity(path: Path) -> Identity | None:
+    """Return what distinguishes the file at `path` from one that replaces it, None without a file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[File]) -> None:
@@ -186,14 +211,15 @@ def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[Fil
 
 
 def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
-    """Return a connection to the catalog at `path`, not yet open.
+    """Return a connection to the catalog at `path`, not yet open; it creates no file.
 
     It waits `busy_timeout` seconds for the write of another process.
     """
     # Each connection is used by one thread at a time, and on the event loop without yielding.
     # Therefore Peewee needs no connection state for each thread or greenlet.
     return peewee.SqliteDatabase(
-        str(path),
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
         pragmas={
             "journal_mode": "wal",
             "synchronous": "normal",
@@ -226,7 +252,7 @@ def _create(path: Path) -> None:
             if not (has_rows := database.table_exists("file")):
                 _sign(database)
         if has_rows:
-            _migrate(database)
+            _migrate(database, path)
 
 
 def _sign(database: peewee.SqliteDatabase) -> None:
@@ -234,9 +260,9 @@ def _sign(database: peewee.SqliteDatabase) -> None:
     database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _migrate(database: peewee.SqliteDatabase) -> None:
+def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
     """Move the files of each project from the table ``file`` of schema 2 and 3 into packs."""
-    log.info("migrating the catalog %s to schema %d", database.database, SCHEMA_VERSION)
+    log.info("migrating the catalog %s to schema %d", path, SCHEMA_VERSION)
     not_moved = Project.select(Project.name).where(
         Project.name.not_in(FilePack.select(FilePack.project))
     )
@@ -277,6 +303,19 @@ def _file_of(row: Sequence[Any]) -> File:
         provenance=row[10],
         other=load(row[11]),
     )
+
+
+def _is_ready(path: Path) -> bool:
+    """Return whether the file at `path` can be used as it is."""
+    if not path.exists() or _fault(path) is not None:
+        return False
+    with contextlib.closing(connect(path, BUSY_TIMEOUT)) as database:
+        try:
+            return bool(database.get_tables()) and not _is_older(database)
+        except peewee.OperationalError:
+            raise
+        except peewee.DatabaseError:
+            return False
 
 
 def _is_older(database: peewee.SqliteDatabase) -> bool:
@@ -336,12 +375,16 @@ def _set_aside(path: Path, fault: str) -> None:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file at `path`.
+def _only_process(path: Path) -> Iterator[None]:
+    """Hold the lock of the catalog at `path`. Raises SettingError where that takes too long.
 
     Workers of one cache directory start at the same time. The first one creates the tables; the
     others wait and find them.
     """
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        with locks.locked(lock, _LOCK_TIMEOUT):
+            yield
+    except locks.LockTimeout as error:
+        remedy = Remedy.CATALOG_LOCKED.format(lock=lock.name, seconds=f"{_LOCK_TIMEOUT:g}")
+        raise SettingError("cache directory", path.parent, remedy) from error
