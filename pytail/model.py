@@ -35,6 +35,8 @@ DIGEST_LENGTHS: Mapping[str, int] = {
 
 METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"
+#: Bytes; larger core metadata and signatures are refused, because they are read whole.
+LARGEST_SIDECAR = 8 * 1024 * 1024
 
 _DIRECTORY = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
 _BY_URL = "_url/"

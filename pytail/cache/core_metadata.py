@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from pytail.cache.lazy_wheel import END_SIZE, LARGEST_METADATA, Reading
+from pytail.cache.lazy_wheel import END_SIZE, Reading
 from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
@@ -31,7 +31,7 @@ from pytail.errors import (
     UpstreamWithoutRanges,
     WheelUnreadable,
 )
-from pytail.model import File
+from pytail.model import LARGEST_SIDECAR, File
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
@@ -97,14 +97,14 @@ class CoreMetadata:
             source = ResumingSource.open(self._upstream, sidecar)
         except UpstreamRefused as error:
             raise _gone(sidecar, error) from error
-        chunks, left = [], LARGEST_METADATA
+        chunks, left = [], LARGEST_SIDECAR
         with contextlib.closing(source):
             if source.size is None or source.size <= left:
                 while left >= 0 and (chunk := source.read()):
                     chunks.append(chunk)
                     left -= len(chunk)
-            if left < 0 or (source.size or 0) > LARGEST_METADATA:
-                found, most = f"over {LARGEST_METADATA}", f"{LARGEST_METADATA} at most"
+            if left < 0 or (source.size or 0) > LARGEST_SIDECAR:
+                found, most = f"over {LARGEST_SIDECAR}", f"{LARGEST_SIDECAR} at most"
                 raise DigestMismatch(sidecar.filename, "bytes", most, found)
         data, verifier = b"".join(chunks), FileVerifier(sidecar)
         _hashed(lambda: verifier.add(data), len(data))
@@ -160,6 +160,8 @@ class CoreMetadata:
         except UpstreamWithoutRanges as failure:
             raise WheelUnreadable(wheel.filename, str(failure)) from failure
         except UpstreamRefused as failure:
+            if failure.status in (416, 501):
+                raise WheelUnreadable(wheel.filename, str(failure)) from failure
             raise _gone(wheel, failure) from failure
 
     def _read_ranges(self, wheel: File) -> bytes:

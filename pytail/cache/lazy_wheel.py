@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from pytail.errors import WheelUnreadable
+from pytail.model import LARGEST_SIDECAR
 
-#: Bytes; a larger METADATA is refused.
-LARGEST_METADATA = 8 * 1024 * 1024
 #: Bytes at the end of a wheel that nearly always include the whole directory.
 END_SIZE = 32 * 1024
 #: Bytes; a larger directory is refused. A million members with short names take 64 MB.
@@ -223,8 +222,8 @@ def _entry(piece: bytes, at: int, name: bytes, extra: bytes) -> _Member:
 
 def _content(wheel: _End, member: _Member, offset: int) -> _Reads:
     """Return the content of `member`, whose header is at `offset`."""
-    if max(member.packed, member.size) > LARGEST_METADATA:
-        raise _Damaged(f"METADATA is larger than {LARGEST_METADATA} bytes")
+    if max(member.packed, member.size) > LARGEST_SIDECAR:
+        raise _Damaged(f"METADATA is larger than {LARGEST_SIDECAR} bytes")
     if member.flags & _UNSUPPORTED:
         raise _Damaged("METADATA is encrypted")
     header = _HEADER.size + len(member.name)

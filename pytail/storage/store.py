@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytail.model import File, is_directory
+from pytail.model import LARGEST_SIDECAR, File, is_directory
 from pytail.simple.names import is_filename
 from pytail.storage.digests import hash_file
 from pytail.storage.partial import WRITE_BITS, PartialFile, make_read_only
@@ -28,7 +28,7 @@ log = logging.getLogger("pytail.storage")
 
 #: Seconds after its last write when an unlocked partial file is removed at the start.
 _MAX_PARTIAL_AGE = 24 * 3600.0
-#: Verified files to remember whose mode pytail may not change.
+#: Verified files to remember whose mode pytail may not change, and digests of core metadata.
 _MAX_REMEMBERED = 10_000
 
 
@@ -53,6 +53,8 @@ class Store:
         self._last_uses: dict[Path, float] = {}
         #: Verified files whose mode pytail may not change, see `_identity`.
         self._verified: set[tuple[int, ...]] = set()
+        #: The sha256 of core metadata, by the `_identity` of its file.
+        self._digests: dict[tuple[int, ...], str] = {}
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         self._remove_old_partials()
@@ -187,9 +189,26 @@ class Store:
         if expected is not None and found != expected:
             return False
         if _is_verified_on_open(file):
-            _, digest = hash_file(opened.fileno(), "sha256")
-            return digest == file.hashes["sha256"]
+            return found <= LARGEST_SIDECAR and self._digest(opened) == file.hashes["sha256"]
         return found > 0 or file.size == 0
+
+    def _digest(self, opened: io.FileIO) -> str:
+        """Return the sha256 of a small file, read once for all requests until it changes.
+
+        The result is "" where the disk cannot read the file.
+        """
+        found = _identity(os.fstat(opened.fileno()))
+        digest = self._digests.get(found)
+        if digest is None:
+            try:
+                _, digest = hash_file(opened.fileno(), "sha256")
+            except OSError as error:
+                log.error("cannot read a stored file, asking upstream: %s", error)
+                return ""
+            if len(self._digests) >= _MAX_REMEMBERED:
+                self._digests.clear()
+            self._digests[found] = digest
+        return digest
 
     def _remove_old_partials(self) -> None:
         # A download can continue from a younger one. `remove` leaves those that have a writer.
