@@ -309,13 +309,15 @@ def _is_ready(path: Path) -> bool:
     """Return whether the file at `path` can be used as it is."""
     if not path.exists() or _fault(path) is not None:
         return False
-    with contextlib.closing(connect(path, BUSY_TIMEOUT)) as database:
+    # A connection that may write would set the journal mode of a file that is being created.
+    with contextlib.closing(_open_read_only(path)) as connection:
         try:
-            return bool(database.get_tables()) and not _is_older(database)
-        except peewee.OperationalError:
-            raise
-        except peewee.DatabaseError:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error:
             return False
+    # One transaction creates the tables and sets these two.
+    return bool(application == APPLICATION_ID and version == SCHEMA_VERSION)
 
 
 def _is_older(database: peewee.SqliteDatabase) -> bool:
@@ -330,9 +332,8 @@ def _fault(path: Path) -> str | None:
 
     Raises SettingError where a newer pytail wrote the file.
     """
-    # Read-only: closing a connection that may write would merge or delete the -wal of the file.
-    url = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)) as connection:
+    # Closing a connection that may write would merge or delete the -wal of the file.
+    with contextlib.closing(_open_read_only(path)) as connection:
         deadline = time.monotonic() + _MAX_CHECK_TIME
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -359,6 +360,11 @@ def _fault(path: Path) -> str | None:
         except sqlite3.DatabaseError as error:
             return str(error)
     return None if result == "ok" else " ".join(str(result).split())
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    url = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)
 
 
 def _set_aside(path: Path, fault: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -60,9 +61,7 @@ def test_a_few_ranges_give_the_same_metadata(size: int):
     assert len(asked) <= 3
 
 
-@pytest.mark.parametrize(
-    "compression", COMPRESSIONS
-)
+@pytest.mark.parametrize("compression", COMPRESSIONS[:3])
 def test_metadata_behind_a_long_directory_is_found(compression: int):
     metadata = os.urandom(40_000)
     members = {"demo-1.0.dist-info/METADATA": metadata}
@@ -104,19 +103,13 @@ def test_a_flipped_bit_is_detected():
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-@pytest.mark.parametrize("place", range(0, 400, 7))
-def test_no_damage_raises_another_error(compression: int, place: int):
+def test_no_damage_raises_another_error(compression: int):
     whole = packed({METADATA: os.urandom(200) + b"x" * 1000, "demo/a.py": b"a"}, compression)
-    place = min(place, len(whole) - 1)
-    for flip in (0x01, 0x80, 0xFF):
-        for data in (
-            whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :],
-            whole[: -1 - place] + bytes([whole[-1 - place] ^ flip]) + whole[len(whole) - place :],
-        ):
-            try:
+    for place in range(len(whole)):
+        for flip in (0x01, 0x80, 0xFF):
+            data = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
+            with contextlib.suppress(WheelUnreadable):
                 core_metadata(data)
-            except WheelUnreadable as error:
-                assert NAME in str(error)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -229,11 +222,11 @@ def many_members(count: int) -> bytes:
     return start[:directory_at] + header + directory + end
 
 
-def test_a_million_members_take_little_memory():
-    data = many_members(1_000_000)
+def test_many_members_take_little_memory():
+    data = many_members(200_000)
     tracemalloc.start()
     assert core_metadata(data) == b"x" * 100
-    assert tracemalloc.get_traced_memory()[1] < 64_000_000
+    assert tracemalloc.get_traced_memory()[1] < 16_000_000
     tracemalloc.stop()
 
 
