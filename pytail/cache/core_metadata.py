@@ -150,7 +150,9 @@ class CoreMetadata:
             try:
                 return off_loop(lambda: _read_stored(opened, wheel.filename))
             except OSError as error:
-                log.warning("cannot read the stored wheel %s, asking upstream: %s", wheel.key, error)
+                log.warning(
+                    "cannot read the stored wheel %s, asking upstream: %s", wheel.key, error
+                )
                 return None
 
     def _from_upstream(self, wheel: File) -> bytes:

@@ -160,9 +160,7 @@ def _directory(wheel: _End) -> Generator[_Range, bytes, tuple[int, int, int]]:
     return start, stop, start - offset
 
 
-def _member(
-    wheel: _End, position: int, stop: int
-) -> Generator[_Range, bytes, _Member]:
+def _member(wheel: _End, position: int, stop: int) -> Generator[_Range, bytes, _Member]:
     """Return the METADATA at the top, the last of that name as in zipfile, and so in pip."""
     found: _Member | None = None
     piece, at = b"", 0

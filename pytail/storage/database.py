@@ -51,7 +51,14 @@ _REOPEN_INTERVAL, _RETRY_INTERVAL = 1.0, 10.0
 _SPELL = 60.0
 
 #: What a query raises at a file in trouble, or at a row that pytail did not write.
-_TROUBLE = (peewee.PeeweeException, sqlite3.Error, ValueError, TypeError, LookupError, OverflowError)
+_TROUBLE = (
+    peewee.PeeweeException,
+    sqlite3.Error,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+)
 #: Messages of SQLite that tell of damage (https://www.sqlite.org/rescode.html).
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column")
 #: Messages of SQLite after which the same connection can succeed.

@@ -43,6 +43,9 @@ _MAX_CHECK_TIME = 0.5
 #: Seconds to wait while another process creates or migrates the file.
 _LOCK_TIMEOUT = 20.0
 
+#: The files of a database, the database itself last.
+_SUFFIXES = ("-journal", "-wal", "-shm", "")
+
 #: Device and inode of a file.
 Identity: TypeAlias = "tuple[int, int]"
 
@@ -174,7 +177,7 @@ def prepare(path: Path, damage: tuple[Identity | None, str] | None = None) -> No
     with _only_process(path):
         if damage is not None and damage[0] == identity(path):
             _set_aside(path, damage[1])
-        if path.exists() and (fault := _fault(path)):
+        if not _is_empty(path) and (fault := _fault(path)):
             _set_aside(path, fault)
         try:
             _create(path)
@@ -233,26 +236,55 @@ def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
 
 
 def _create(path: Path) -> None:
-    if not path.exists():
-        # SQLite takes auto_vacuum only before the first table (https://www.sqlite.org/pragma.html).
-        # Without it, deleted rows never free disk space.
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA auto_vacuum = incremental")
-            connection.execute("PRAGMA journal_mode = wal")
+    """Create or migrate the file at `path`, where that is necessary."""
+    if _is_empty(path):
+        _create_new(path)
+        return
     database = connect(path, BUSY_TIMEOUT)
     with contextlib.closing(database):
         # Without a write when nothing is missing, because another process may hold the lock.
         if database.get_tables() and not _is_older(database):
             return
-        # Not Model.bind: the models belong to no database, and each query names its own.
-        with database.atomic():
-            for model in TABLES:
-                # Creates only what does not exist.
-                peewee.SchemaManager(model, database).create_all()
-            if not (has_rows := database.table_exists("file")):
-                _sign(database)
-        if has_rows:
+        _create_tables(database)
+        if database.table_exists("file"):
             _migrate(database, path)
+
+
+def _create_new(path: Path) -> None:
+    """Create the file at `path` complete: other processes open it without waiting for a lock."""
+    new = path.with_name(f"{path.name}.new")
+    _remove(new)
+    # SQLite takes auto_vacuum only before the first table (https://www.sqlite.org/pragma.html).
+    # Without it, deleted rows never free disk space.
+    with contextlib.closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA auto_vacuum = incremental")
+        connection.execute("PRAGMA journal_mode = wal")
+    with contextlib.closing(connect(new, BUSY_TIMEOUT)) as database:
+        _create_tables(database)
+    # SQLite would read the -wal of an earlier file into this one.
+    _remove(path)
+    new.rename(path)
+
+
+def _create_tables(database: peewee.SqliteDatabase) -> None:
+    """Create the missing tables, and sign the file unless it has to be migrated."""
+    # Not Model.bind: the models belong to no database, and each query names its own.
+    with database.atomic():
+        for model in TABLES:
+            # Creates only what does not exist.
+            peewee.SchemaManager(model, database).create_all()
+        if not database.table_exists("file"):
+            _sign(database)
+
+
+def _remove(path: Path) -> None:
+    """Remove the file at `path` and all that SQLite keeps beside it."""
+    for suffix in _SUFFIXES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
 
 
 def _sign(database: peewee.SqliteDatabase) -> None:
@@ -307,7 +339,8 @@ def _file_of(row: Sequence[Any]) -> File:
 
 def _is_ready(path: Path) -> bool:
     """Return whether the file at `path` can be used as it is."""
-    if not path.exists() or _fault(path) is not None:
+    # SQLite would remove the -wal beside an empty file, which may be that of a new file by then.
+    if _is_empty(path) or _fault(path) is not None:
         return False
     # A connection that may write would set the journal mode of a file that is being created.
     with contextlib.closing(_open_read_only(path)) as connection:
@@ -375,7 +408,7 @@ def _set_aside(path: Path, fault: str) -> None:
         fault,
         aside.name,
     )
-    for suffix in ("-journal", "-wal", "-shm", ""):
+    for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 

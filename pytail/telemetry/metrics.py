@@ -215,7 +215,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        return generate_latest(_Families(self._read()))  # type: ignore[arg-type]
+        return generate_latest(_Families(self._read()))
 
     def snapshot(self) -> Snapshot:
         """Return the current values of all series."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytail.cache.lazy_wheel import END_SIZE, Reading
+from pytail.cache.lazy_wheel import Reading
 from pytail.errors import WheelUnreadable
 from pytail.model import LARGEST_SIDECAR
 from tests.support.fakeindex import wheel

@@ -260,9 +260,7 @@ def test_metadata_of_400_megabytes_costs_neither_memory_nor_the_event_loop(
     assert sent < 40
 
 
-def test_too_large_metadata_of_an_sdist_is_refused_with_its_limit(
-    pytail: Client, index: FakeIndex
-):
+def test_too_large_metadata_of_an_sdist_is_refused_with_its_limit(pytail: Client, index: FakeIndex):
     dist = sdist("demo", **{"core-metadata": True})
     index.add(dist)
     index.answers[f"{dist.path}.metadata"] = reply(bytes(9 * 2**20), "text/plain")

@@ -171,6 +171,13 @@ def worker_files(cache_dir: Path, pid: int | str) -> list[Path]:
     return sorted((cache_dir / "+metrics").glob(f"*/*_{pid}.db"))
 
 
+def nan_in(data: bytes) -> bytes:
+    """Return `data` with the first value not a number."""
+    (length,) = struct.unpack_from("i", data, 8)
+    value = 12 + length + (8 - (length + 4) % 8)
+    return data[:value] + struct.pack("d", float("nan")) + data[value + 8 :]
+
+
 DAMAGE = {
     "noise": lambda data: os.urandom(len(data)),
     "ones": lambda data: b"\xff" * len(data),
@@ -181,15 +188,8 @@ DAMAGE = {
     "empty": lambda data: b"",
     "no JSON": lambda data: data.replace(b'["pytail', b'{"pytail'),
     "other names": lambda data: data.replace(b'["pytail_', b'["{}"\n\n\n_'),
-    "not a number": lambda data: nan_in(data),
+    "not a number": nan_in,
 }
-
-
-def nan_in(data: bytes) -> bytes:
-    """Return `data` with the first value not a number."""
-    (length,) = struct.unpack_from("i", data, 8)
-    value = 12 + length + (8 - (length + 4) % 8)
-    return data[:value] + struct.pack("d", float("nan")) + data[value + 8 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

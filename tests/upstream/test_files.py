@@ -237,9 +237,7 @@ def test_a_small_file_is_read_whole_where_upstream_sends_no_ranges(
     index: FakeIndex, upstream: Upstream
 ):
     index.answers["/file"] = Breaking(DATA, lengths=(), ranges=False)
-    assert upstream.files.read_range(f"{index.url}/file", 10, 20) == Piece(
-        0, DATA, len(DATA)
-    )
+    assert upstream.files.read_range(f"{index.url}/file", 10, 20) == Piece(0, DATA, len(DATA))
 
 
 def test_a_large_file_is_not_read_whole(index: FakeIndex, upstream: Upstream):
