@@ -35,6 +35,8 @@ DIGEST_LENGTHS: Mapping[str, int] = {
 
 METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"
+#: Bytes; larger core metadata and signatures are refused, because they are read whole.
+LARGEST_SIDECAR = 8 * 1024 * 1024
 
 #: Algorithms for which two files with one digest can be made. Their directories name the size too.
 _WEAK = ("sha1", "md5")

@@ -32,7 +32,6 @@ from pytail.errors import (
     NotStored,
     PytailError,
     UpstreamError,
-    UpstreamOffline,
     UpstreamRefused,
     UpstreamWithoutRanges,
 )
@@ -294,18 +293,12 @@ class Files:
             raise DownloadInterrupted(file.filename, str(error)) from error
 
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
-        """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
-        try:
-            if file.url:
-                return _or_gone(
-                    file, lambda: ResumingSource.open(self._upstream, file, start, etag)
-                )
-        except (FileGone, UpstreamOffline):
-            if file.wheel is None:
-                raise
-        if file.wheel is None:
+        """Return the bytes of `file` from `start` on."""
+        if file.is_sidecar:
+            return self._metadata.source(file, start)
+        if not file.url:
             raise FileGone(file.filename)
-        return self._metadata.source_of(file.wheel)
+        return _or_gone(file, lambda: ResumingSource.open(self._upstream, file, start, etag))
 
     def _is_far_ahead(self, file: File, wanted: ByteRange) -> bool:
         """Return whether a range request is faster than to wait for the download."""

@@ -34,6 +34,8 @@ from pytail.storage.schema import (
 
 #: Maximum of projects in the catalog that upstream does not have; clients can ask for any name.
 MAX_MISSING = 10_000
+#: Seconds since the epoch: the end of the year 9999.
+_LATEST = 253402300800.0
 #: Projects or ready pages deleted in one transaction.
 _BATCH = 20
 
@@ -318,7 +320,13 @@ class Catalog:
 
 def _entry(database: peewee.SqliteDatabase, name: str) -> Entry | None:
     row = database.execute_sql(_SELECT_ENTRY, (name,)).fetchone()
-    return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+    if row is None:
+        return None
+    entry = Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+    # SQLite stores any type in any column, and NaN as NULL.
+    if not all(0 <= seconds < _LATEST for seconds in (entry.fetched_at, entry.checked_at)):
+        raise ValueError(f"the times of the project {name} are impossible")
+    return entry
 
 
 def _file(

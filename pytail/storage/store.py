@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytail.model import File, is_directory
+from pytail.model import LARGEST_SIDECAR, File, is_directory
 from pytail.simple.names import is_filename
 from pytail.storage.digests import expected_digest, hash_file
 from pytail.storage.partial import WRITE_BITS, PartialFile, make_read_only
@@ -30,7 +30,7 @@ log = logging.getLogger("pytail.storage")
 _MAX_PARTIAL_AGE = 24 * 3600.0
 #: Attempts to use a directory, because another process may remove it while it is empty.
 _TRIES = 3
-#: Verified files to remember whose mode pytail may not change.
+#: Verified files to remember whose mode pytail may not change, and digests of core metadata.
 _MAX_REMEMBERED = 10_000
 
 
@@ -55,6 +55,8 @@ class Store:
         self._last_uses: dict[Path, float] = {}
         #: Verified files whose mode pytail may not change, see `_identity`.
         self._verified: set[tuple[int, ...]] = set()
+        #: The sha256 of core metadata, by the `_identity` of its file.
+        self._digests: dict[tuple[str | int, ...], str] = {}
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         self._remove_old_partials()
@@ -213,8 +215,27 @@ class Store:
             return False
         if _is_verified_on_open(file):
             algorithm, digest = expected_digest(file)
-            return hash_file(opened.fileno(), algorithm)[1] == digest
+            assert algorithm is not None, "a sidecar is verified by the digest of its page"
+            return found <= LARGEST_SIDECAR and self._digest(opened, algorithm) == digest
         return found > 0 or file.size == 0
+
+    def _digest(self, opened: io.FileIO, algorithm: str) -> str:
+        """Return the digest of a small file, read once for all requests until it changes.
+
+        The result is "" where the disk cannot read the file.
+        """
+        found: tuple[str | int, ...] = (algorithm, *_identity(os.fstat(opened.fileno())))
+        digest = self._digests.get(found)
+        if digest is None:
+            try:
+                _, digest = hash_file(opened.fileno(), algorithm)
+            except OSError as error:
+                log.error("cannot read a stored file, asking upstream: %s", error)
+                return ""
+            if len(self._digests) >= _MAX_REMEMBERED:
+                self._digests.clear()
+            self._digests[found] = digest
+        return digest
 
     def _remove_old_partials(self) -> None:
         # A download can continue from a younger one. `remove` leaves those that have a writer.

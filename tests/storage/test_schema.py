@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import sqlite3
 import subprocess
 import sys
+import time
 
 import orjson
 import peewee
@@ -217,6 +219,42 @@ def test_a_healthy_file_that_is_locked_against_reads_is_not_set_aside(short_busy
     assert set_aside(path) == []
     with contextlib.closing(Catalog(path)) as opened:
         assert opened.page("p1") == page("p1", 40)
+
+
+# The lock of the file
+
+
+@contextlib.contextmanager
+def preparing(path):
+    """Hold the lock of a process that prepares the file at `path`."""
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_catalog_that_needs_no_change_is_opened_without_the_lock(path):
+    filled(path)
+    with preparing(path):
+        started = time.monotonic()
+        assert works(path)
+        assert time.monotonic() - started < 5
+
+
+def test_a_start_that_needs_the_lock_fails_in_time_where_another_process_holds_it(
+    path, monkeypatch
+):
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", 0.1)
+    with preparing(path), pytest.raises(SettingError, match="another process has held"):
+        Catalog(path)
+    assert works(path)
+
+
+def test_a_damaged_catalog_is_left_where_another_process_holds_the_lock(path, monkeypatch):
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", 0.1)
+    path.write_bytes(b"garbage" * 1000)
+    with preparing(path), pytest.raises(SettingError, match="another process has held"):
+        Catalog(path)
+    assert set_aside(path) == []
 
 
 # Migrations
