@@ -59,6 +59,10 @@ class Remedy(str, enum.Enum):
         "a newer pytail wrote its catalog (schema {version});"
         " run that version, or name another directory"
     )
+    CATALOG_LOCKED = (
+        "its catalog has to be created or migrated, but another process has held {lock} for"
+        " {seconds} seconds; end that process, or wait until it ends"
+    )
     # Upstream
     PROXY_NOT_USABLE = (
         "give the http or https URL of a proxy, such as http://proxy.example.org:3128"

@@ -29,15 +29,25 @@ DIGEST_LENGTHS: Mapping[str, int] = {
     "blake2s": 64,
     "sha3_224": 56,
     "sha224": 56,
-    "md5": 32,
     "sha1": 40,
+    "md5": 32,
 }
 
 METADATA_SUFFIX = ".metadata"
 SIGNATURE_SUFFIX = ".asc"
+#: Bytes; larger core metadata and signatures are refused, because they are read whole.
+LARGEST_SIDECAR = 8 * 1024 * 1024
 
-_DIRECTORY = re.compile(r"[0-9a-f]{3}/[0-9a-f]{13}|_url/[0-9a-f]{64}")
+#: Algorithms for which two files with one digest can be made. Their directories name the size too.
+_WEAK = ("sha1", "md5")
 _BY_URL = "_url/"
+_BY_SHA256 = r"[0-9a-f]{3}/[0-9a-f]{13}"
+_BY_OTHER_DIGEST = "|".join(
+    rf"_{name}/[0-9a-f]{{{length}}}" + (r"(?:-[0-9]{1,19})?" if name in _WEAK else "")
+    for name, length in DIGEST_LENGTHS.items()
+    if name != "sha256"
+)
+_DIRECTORY = re.compile(f"{_BY_SHA256}|{_BY_OTHER_DIGEST}|{_BY_URL}[0-9a-f]{{64}}", re.ASCII)
 
 
 class Outcome(enum.Enum):
@@ -57,17 +67,66 @@ class Outcome(enum.Enum):
     PASS = "PASS"  # noqa: S105
 
 
-def directory_of(hashes: Mapping[str, str], url: str) -> str:
-    """Return the directory of a file below ``+f``.
+def directory_of(hashes: Mapping[str, str], url: str, size: int | None = None) -> str:
+    """Return the directory of a file below ``+f``, from the strongest digest in `hashes`.
 
-    ``<first 3 digits of the sha256>/<next 13>`` where `hashes` have a sha256, else
-    ``_url/<sha256 of url>``. Two different files never share a directory and a filename. A file never
-    changes its directory, because lock files record its URL.
+    ``<first 3 digits of the sha256>/<next 13>`` for a sha256, else ``_<algorithm>/<digest>``. That of a
+    sha1 or md5 ends in ``-<size>`` where the page gives the `size` in bytes. Without a digest
+    ``_url/<sha256 of url without query and fragment>``: a query may be a signature, which changes.
     """
-    sha256 = hashes.get("sha256")
-    if sha256 is None:
-        return f"{_BY_URL}{hashlib.sha256(url.encode()).hexdigest()}"
-    return f"{sha256[:3]}/{sha256[3:16]}"
+    for algorithm in DIGEST_LENGTHS:
+        if algorithm in hashes:
+            return _directory_by(algorithm, hashes[algorithm], size)
+    return _BY_URL + _sha256_of(_without_query(url))
+
+
+def former_directories(file: File) -> list[str]:
+    """Return the other directories that pages and lock files may name for `file`.
+
+    They are those of its weaker digests, and those of its URL without and with the query. A page may
+    have given fewer digests before. Up to schema 4 of the catalog, pytail took the whole URL where there
+    was no sha256.
+    """
+    url, found = file.url, []
+    if file.is_sidecar:
+        # The directory is that of the wheel or sdist, and so was each former one.
+        parts = urlsplit(url)
+        url = parts._replace(path=parts.path.rpartition(".")[0]).geturl()
+    else:
+        for algorithm, digest in file.hashes.items():
+            sizes = {None, file.size} if algorithm in _WEAK else {None}
+            found += [_directory_by(algorithm, digest, size) for size in sizes]
+    found += [_BY_URL + _sha256_of(_without_query(url)), _BY_URL + _sha256_of(url)]
+    return [each for each in dict.fromkeys(found) if each != file.directory]
+
+
+def is_directory_of(directory: str, file: File) -> bool:
+    """Return whether `directory` is that of `file`, or one of `former_directories`.
+
+    The size in a directory does not count, because a page can correct it.
+    """
+    if directory == file.directory:
+        return True
+    digest = digest_in(directory)
+    if digest is None:
+        return directory in former_directories(file)
+    algorithm, digits = digest
+    return file.hashes.get(algorithm, "").startswith(digits)
+
+
+def _directory_by(algorithm: str, digest: str, size: int | None) -> str:
+    if algorithm == "sha256":
+        return f"{digest[:3]}/{digest[3:16]}"
+    tail = f"-{size}" if algorithm in _WEAK and size is not None else ""
+    return f"_{algorithm}/{digest}{tail}"
+
+
+def _without_query(url: str) -> str:
+    return url.partition("#")[0].partition("?")[0]
+
+
+def _sha256_of(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def is_directory(text: str) -> bool:
@@ -83,9 +142,21 @@ def directory_in(path: PurePath) -> str:
     return "/".join(path.parts[-3:-1])
 
 
+def digest_in(directory: str) -> tuple[str, str] | None:
+    """Return the algorithm and the digest, or its first 16 digits, that `directory` is made of.
+
+    None for a directory from a URL.
+    """
+    first, _, rest = directory.partition("/")
+    if not first.startswith("_"):
+        return "sha256", first + rest
+    return None if directory.startswith(_BY_URL) else (first[1:], rest.partition("-")[0])
+
+
 def digest_prefix(directory: str) -> str:
-    """Return the first 16 digits of the sha256 of each file in `directory`; "" if it is from a URL."""
-    return "" if directory.startswith(_BY_URL) else directory.replace("/", "")
+    """Return the first 16 digits of the sha256 of each file in `directory`; "" where it has none."""
+    algorithm, digits = digest_in(directory) or ("", "")
+    return digits if algorithm == "sha256" else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +213,23 @@ class File:
         return self.filename.endswith((METADATA_SUFFIX, SIGNATURE_SUFFIX))
 
     @property
+    def has_digest(self) -> bool:
+        """Whether a digest of the bytes is known, so that upstream need not be asked for changes."""
+        return bool(self.hashes) or (not self.is_sidecar and self._is_by_digest)
+
+    @property
+    def is_immutable(self) -> bool:
+        """Whether the URL always means the same bytes.
+
+        Core metadata counts too, where it has a digest and its directory is that of the wheel's digest.
+        """
+        return self.has_digest and self._is_by_digest
+
+    @property
+    def _is_by_digest(self) -> bool:
+        return not self.directory.startswith(_BY_URL)
+
+    @property
     def metadata(self) -> File | None:
         """The core metadata of this file; None when upstream does not offer any."""
         if not self.core_metadata:
@@ -162,6 +250,17 @@ class File:
         return File(
             filename=self.filename + suffix, url=url, directory=self.directory, hashes=hashes
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What upstream says of the version of a file that it sends (RFC 9110, section 8.8)."""
+
+    #: ETag and Last-Modified, verbatim; None where there is none.
+    etag: str | None = None
+    last_modified: str | None = None
+    #: Bytes of the whole file; None where upstream does not say.
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     "server": ({"config", "errors", "runtime", "telemetry"}, {"gevent"}),
     "simple": ({"errors", "model", "urls"}, {"lxml", "orjson", "packaging"}),
     "config": ({"errors", "urls"}, {"tomli"}),
-    "telemetry": ({"model", "urls", "__init__"}, {"gevent", "orjson", "prometheus_client"}),
+    "telemetry": ({"model", "runtime", "urls", "__init__"}, {"gevent", "orjson", "prometheus_client"}),
     "runtime": (set(), {"gevent"}),
     "errors": (set(), set()),
     "model": (set(), set()),

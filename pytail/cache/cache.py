@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import peewee
 
 from pytail.cache.core_metadata import CoreMetadata
+from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.files import Files
 from pytail.cache.filters import PageFilter, PromisedCoreMetadata, StoredFilesOnly
 from pytail.cache.freshness import PAGE_WAIT, FreshnessPolicy
@@ -89,9 +90,12 @@ class Cache:
         pages = upstream.pages
         revalidator = Revalidator(catalog, pages, policy, clock)
         index = Index(catalog, revalidator, pages.url, policy, clock, filters)
-        lookup = FileLookup(index, catalog, store, pages.url, clock, promised)
+        freshness = FileFreshness(
+            catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
+        )
+        lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
         metadata = CoreMetadata(catalog, store, upstream.files)
-        files = Files(catalog, store, upstream.files, metadata, quota, wait)
+        files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:

@@ -1,43 +1,64 @@
-"""Core metadata for wheels whose upstream has none, read out of the wheels.
+"""Core metadata and signatures: small files beside a file, read whole before they are used.
 
-Resolvers fail where a page promises core metadata and the response is a 404. So pytail reads the
-metadata out of the stored wheel, or out of a few ranges of the wheel upstream. Afterwards, the page
-promises the digest of the metadata, or no metadata where the wheel is unreadable.
+Resolvers fail where a page promises core metadata and the response is an error. So where upstream's
+own metadata is absent, refused or not what the page says, pytail reads it out of the stored wheel, or
+out of a few ranges of the wheel upstream. Afterwards, the page promises the digest of that metadata,
+or no metadata where the wheel is unreadable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from pytail.cache import lazy_wheel
+from pytail.cache.lazy_wheel import END_SIZE, Reading
 from pytail.errors import (
+    DigestMismatch,
+    DownloadInterrupted,
     FileGone,
+    PytailError,
+    UpstreamError,
     UpstreamGarbled,
+    UpstreamOffline,
     UpstreamRefused,
+    UpstreamUnreachable,
     UpstreamWithoutRanges,
     WheelUnreadable,
 )
-from pytail.model import File
+from pytail.model import LARGEST_SIDECAR, File
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
+from pytail.storage.digests import FileVerifier
 from pytail.storage.store import Store
-from pytail.upstream.files import FileClient
+from pytail.upstream.files import FileClient, Piece
+from pytail.upstream.resume import ResumingSource
 
 log = logging.getLogger("pytail.cache")
 
-#: Maximum number of ranges for one wheel: the end of the directory, its start, METADATA, its rest.
-_MAX_RANGES = 8
+Result = TypeVar("Result")
+
+#: Maximum number of ranges for one wheel. Most need two; a directory is read 4 MiB at a time.
+_MAX_RANGES = 24
+#: Bytes up to which hashing takes less time than a change to a thread.
+_SMALL = 64 * 1024
 
 
 class MetadataSource:
-    """A `Source` of the bytes of a metadata file."""
+    """A `Source` of the bytes of a small file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, start: int = 0) -> None:
+        """The source begins at the offset `start` of `data`."""
         self.size: int | None = len(data)
         self.etag: str | None = None
+        #: Whether the source itself tells a complete file from one whose end is missing.
         self.is_delimited = True
-        self._data = data
+        self._data = data[start:]
 
     def read(self) -> bytes:
         """Return all bytes at the first call, then none."""
@@ -49,54 +70,150 @@ class MetadataSource:
 
 
 class CoreMetadata:
-    """Reads core metadata out of wheels."""
+    """Reads core metadata and signatures from upstream, and core metadata out of wheels."""
 
     def __init__(self, catalog: Catalog, store: Store, upstream: FileClient) -> None:
         self._catalog, self._store, self._upstream = catalog, store, upstream
 
-    def source_of(self, wheel: File) -> MetadataSource:
-        """Return the core metadata of `wheel`, and write its digest to the catalog.
+    def source(self, sidecar: File, start: int = 0) -> MetadataSource:
+        """Return the bytes of `sidecar` from `start` on.
 
-        Raises WheelUnreadable, FileGone or an UpstreamError.
+        Core metadata from upstream has the digest that its page promises. Metadata out of a wheel can
+        have another one; then the catalog promises that from now on. Raises FileGone,
+        DigestMismatch, DownloadInterrupted, WheelUnreadable or an UpstreamError.
         """
         try:
-            data = self._from_store(wheel) or self._from_upstream(wheel)
-        except WheelUnreadable as error:
-            log.warning("%s; the page no longer promises core metadata", error)
-            self._catalog.set_core_metadata(wheel, None)
+            return MetadataSource(self._from_index(sidecar), start)
+        except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
+            if sidecar.wheel is None:
+                raise
+            return MetadataSource(self._instead(sidecar.wheel, error), start)
+
+    def _from_index(self, sidecar: File) -> bytes:
+        """Return the bytes that upstream has at the URL of `sidecar`, verified."""
+        if not sidecar.url:
+            raise FileGone(sidecar.filename)
+        try:
+            source = ResumingSource.open(self._upstream, sidecar)
+        except UpstreamRefused as error:
+            raise _gone(sidecar, error) from error
+        chunks, left = [], LARGEST_SIDECAR
+        with contextlib.closing(source):
+            if source.size is None or source.size <= left:
+                while left >= 0 and (chunk := source.read()):
+                    chunks.append(chunk)
+                    left -= len(chunk)
+            if left < 0 or (source.size or 0) > LARGEST_SIDECAR:
+                found, most = f"over {LARGEST_SIDECAR}", f"{LARGEST_SIDECAR} at most"
+                raise DigestMismatch(sidecar.filename, "bytes", most, found)
+        data, verifier = b"".join(chunks), FileVerifier(sidecar)
+        _hashed(lambda: verifier.add(data), len(data))
+        verifier.verify(sidecar.size if sidecar.size is not None else source.size)
+        return data
+
+    def _instead(self, wheel: File, error: PytailError) -> bytes:
+        """Return the core metadata out of `wheel`, because of the `error` of upstream's own.
+
+        Raises `error` where the wheel cannot be asked for either.
+        """
+        try:
+            data = self._from_store(wheel)
+            if data is None:
+                if not wheel.url or _is_no_answer(error):
+                    # Another request to the same host would end in the same way.
+                    raise error
+                data = self._from_upstream(wheel)
+        except WheelUnreadable as unreadable:
+            self._withdraw(wheel, unreadable)
             raise
-        self._catalog.set_core_metadata(wheel, hashlib.sha256(data).hexdigest())
-        log.info("read the core metadata out of %s, %d bytes", wheel.key, len(data))
-        return MetadataSource(data)
+        except (UpstreamError, FileGone) as failure:
+            if isinstance(error, DigestMismatch):
+                # The promise is wrong for sure. Without it, clients read the wheel themselves.
+                self._withdraw(wheel, error)
+            if failure is error or isinstance(error, FileGone):
+                raise
+            raise error from failure
+        digest = _hashed(lambda: hashlib.sha256(data).hexdigest(), len(data))
+        self._catalog.set_core_metadata(wheel, digest)
+        log.info("read the core metadata out of %s, %d bytes: %s", wheel.key, len(data), error)
+        return data
+
+    def _withdraw(self, wheel: File, reason: PytailError) -> None:
+        log.warning("%s; the page no longer promises core metadata", reason)
+        self._catalog.set_core_metadata(wheel, None)
 
     def _from_store(self, wheel: File) -> bytes | None:
         opened = self._store.open(wheel)
         if opened is None:
             return None
         with opened:
-            return off_loop(lambda: lazy_wheel.core_metadata(opened, wheel.filename))
+            try:
+                return off_loop(lambda: _read_stored(opened, wheel.filename))
+            except OSError as error:
+                log.warning(
+                    "cannot read the stored wheel %s, asking upstream: %s", wheel.key, error
+                )
+                return None
 
     def _from_upstream(self, wheel: File) -> bytes:
-        size = wheel.size
+        """Return the core metadata out of ranges of the wheel upstream."""
         try:
-            if size is None:
-                size = self._upstream.size(wheel.url)
-            if size is None:
-                raise UpstreamGarbled(wheel.url, "does not send the size of the wheel")
-            return self._read(wheel, lazy_wheel.WheelRanges(size))
-        except UpstreamWithoutRanges as error:
-            raise WheelUnreadable(wheel.filename, str(error)) from error
-        except UpstreamRefused as error:
-            if error.status in (404, 410):
-                raise FileGone(wheel.filename) from error
-            raise
+            return self._read_ranges(wheel)
+        except UpstreamWithoutRanges as failure:
+            raise WheelUnreadable(wheel.filename, str(failure)) from failure
+        except UpstreamRefused as failure:
+            if failure.status in (416, 501):
+                raise WheelUnreadable(wheel.filename, str(failure)) from failure
+            raise _gone(wheel, failure) from failure
 
-    def _read(self, wheel: File, ranges: lazy_wheel.WheelRanges) -> bytes:
-        start, stop = max(0, ranges.size - lazy_wheel.END_SIZE), ranges.size
+    def _read_ranges(self, wheel: File) -> bytes:
+        # The size on the page may be wrong or missing; each range tells the right one.
+        hint = wheel.size or END_SIZE
+        piece = self._piece(wheel, max(0, hint - END_SIZE), hint)
+        reading, size = Reading(piece.size, wheel.filename), piece.size
         for _ in range(_MAX_RANGES):
-            ranges.add(*self._upstream.read_range(wheel.url, start, stop, ranges.size))
-            try:
-                return off_loop(lambda: lazy_wheel.core_metadata(ranges, wheel.filename))
-            except lazy_wheel.RangeMissing as missing:
-                start, stop = missing.start, missing.stop
+            if reading.needed is None:
+                return reading.metadata
+            start, stop = reading.needed
+            data = piece.bytes_of(start, stop)
+            if data is None:
+                piece = self._piece(wheel, start, stop)
+                data = piece.bytes_of(start, stop)
+            if data is None or piece.size != size:
+                raise UpstreamGarbled(wheel.url, "sends ranges of files of different sizes")
+            off_loop(partial(reading.add, data))
         raise WheelUnreadable(wheel.filename, f"more than {_MAX_RANGES} ranges are needed")
+
+    def _piece(self, wheel: File, start: int, stop: int) -> Piece:
+        try:
+            return self._upstream.read_range(wheel.url, start, stop)
+        except UpstreamRefused as error:
+            if error.status != 416 or start == 0:
+                raise
+            # The wheel ends before `start`.
+            return self._upstream.read_range(wheel.url, 0, END_SIZE)
+
+
+def _read_stored(opened: io.FileIO, filename: str) -> bytes:
+    """Return the core metadata of an open wheel. Raises WheelUnreadable or OSError."""
+    reading = Reading(os.fstat(opened.fileno()).st_size, filename)
+    while reading.needed is not None:
+        start, stop = reading.needed
+        reading.add(os.pread(opened.fileno(), stop - start, start))
+    return reading.metadata
+
+
+def _is_no_answer(error: PytailError) -> bool:
+    """Return whether upstream sent nothing, or asked for fewer requests."""
+    is_busy = isinstance(error, UpstreamRefused) and error.status == 429
+    return is_busy or isinstance(error, (UpstreamUnreachable, UpstreamOffline))
+
+
+def _gone(file: File, error: UpstreamRefused) -> PytailError:
+    """Return FileGone where upstream answered 404 or 410, else `error`."""
+    return FileGone(file.filename) if error.status in (404, 410) else error
+
+
+def _hashed(work: Callable[[], Result], size: int) -> Result:
+    """Return the result of `work`, which hashes `size` bytes; a large file is hashed in a thread."""
+    return work() if size <= _SMALL else off_loop(work)

@@ -27,7 +27,7 @@ from pytail.errors import (
     UpstreamError,
     UpstreamUnreachable,
 )
-from pytail.model import Source
+from pytail.model import File, Source
 from pytail.runtime.threads import off_loop
 from pytail.storage.archives import Structure
 from pytail.storage.digests import FileVerifier
@@ -55,12 +55,21 @@ class Feeder:
     """Feeds one download until it ends."""
 
     def __init__(
-        self, download: Download, store: Store, quota: Quota, source_at: SourceAt, syncs: ThreadPool
+        self,
+        download: Download,
+        store: Store,
+        quota: Quota,
+        source_at: SourceAt,
+        syncs: ThreadPool,
+        is_stored: Callable[[File], bool],
     ) -> None:
-        """`syncs` are the threads that wait for the disk."""
+        """`syncs` are the threads that wait for the disk.
+
+        `is_stored` tells whether the store has the file, as upstream has it now.
+        """
         self._download, self._file = download, download.file
         self._store, self._quota, self._source_at = store, quota, source_at
-        self._syncs = syncs
+        self._syncs, self._is_stored = syncs, is_stored
         self._verifier, self._structure = FileVerifier(self._file), Structure(self._file.filename)
 
     def run(self, at_end: Callable[[], None]) -> None:
@@ -147,7 +156,7 @@ class Feeder:
     def _fetch(self, partial: PartialFile) -> None:
         """Bring all bytes into the partial file, verify and release them."""
         download = self._download
-        if self._store.has(self._file):
+        if self._is_stored(self._file):
             # Another process stored it between the look into the store and this lock.
             raise DownloadAbandoned
         # The size of the page is a hint, but one that saves a request.

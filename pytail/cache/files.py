@@ -12,15 +12,17 @@ import io
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import gevent
 from gevent.threadpool import ThreadPool
 
+from pytail.cache import former_keys
 from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadReader, DownloadState
 from pytail.cache.fetch import MAX_SIDECAR, Feeder
+from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.passthrough import PassThrough, pass_through, read_verified, time_limit
 from pytail.errors import (
     DigestMismatch,
@@ -30,7 +32,6 @@ from pytail.errors import (
     NotStored,
     PytailError,
     UpstreamError,
-    UpstreamOffline,
     UpstreamRefused,
     UpstreamWithoutRanges,
 )
@@ -83,9 +84,11 @@ class Files:
         metadata: CoreMetadata,
         quota: Quota,
         wait: float = CLIENT_WAIT,
+        *,
+        freshness: FileFreshness,
     ) -> None:
         """`wait` is how many seconds a client waits for the first byte of a file."""
-        self._catalog = catalog
+        self._catalog, self._freshness = catalog, freshness
         self._store, self._upstream, self._metadata = store, upstream, metadata
         self._quota, self._wait = quota, wait
         self._downloads: dict[str, Download] = {}
@@ -111,9 +114,7 @@ class Files:
         for _ in range(_TRIES):
             stored = self.open_stored(file)
             if stored is not None:
-                stored.seek(start)
-                found = os.fstat(stored.fileno())
-                return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
+                return _opened(stored, start)
             if wanted is not None and self._is_far_ahead(file, wanted):
                 opened = self._pass_range(file, wanted)
                 if opened is not None:
@@ -124,6 +125,12 @@ class Files:
                 continue
             except NotStored:
                 break
+            except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted):
+                # A stored file that upstream has replaced is better than none.
+                stored = None if file.has_digest else self._store.open(file)
+                if stored is None:
+                    raise
+                return _opened(stored, start)
         return (wanted and self._pass_range(file, wanted)) or self._pass_file(file, start)
 
     def fetch(self, file: File, advance: Callable[[int], object]) -> None:
@@ -134,7 +141,7 @@ class Files:
         """
         for _ in range(_TRIES):
             try:
-                if not self._store.has(file):
+                if not self._is_stored(file):
                     self._download(file).wait(advance)
             except DownloadAbandoned:
                 continue
@@ -142,17 +149,43 @@ class Files:
         raise DownloadAbandoned
 
     def open_stored(self, file: File) -> io.FileIO | None:
-        """Open `file` in the store; None where it is not stored.
+        """Open `file` in the store; None where it is not stored, or upstream has another file by now.
 
         A file that another program wrote is verified first, and removed where it is wrong.
         """
+        if not file.has_digest and file.key in self._downloads:
+            # The stored file is outdated, or is just replaced.
+            return None
+        return self._open_current(file)
+
+    def _open_current(self, file: File) -> io.FileIO | None:
         stored = self._store.open(file)
-        if stored is None or self._store.is_verified(stored, file):
+        if stored is None and former_keys.adopt(self._store, file):
+            stored = self._store.open(file)
+        if stored is not None and not self._is_verified(stored, file):
+            stored.close()
+            if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
+                return None
+            stored = self._store.open(file)
+        if stored is None or self._freshness.is_current(file, stored):
             return stored
         stored.close()
-        if not self._verifying.run(file.key, lambda: self._verify_stored(file)):
-            return None
-        return self._store.open(file)
+        return None
+
+    def _is_verified(self, stored: io.FileIO, file: File) -> bool:
+        """Return whether the stored file was verified, also where its page has another size."""
+        if self._store.is_verified(stored, file):
+            return True
+        size = self._catalog.verified_size(file.key)
+        return size is not None and self._store.is_verified(
+            stored, replace(file, verified_size=size)
+        )
+
+    def _is_stored(self, file: File) -> bool:
+        stored = self._open_current(file)
+        if stored is not None:
+            stored.close()
+        return stored is not None
 
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes without downloading it; None where it is unknown.
@@ -195,9 +228,17 @@ class Files:
             try:
                 off_loop(lambda: verifier.add_start(stored.fileno(), found.st_size))
                 verifier.verify(found.st_size)
-            except (DigestMismatch, DownloadInterrupted, OSError) as error:
+            except OSError as error:
+                if not isinstance(error, PytailError):
+                    # The bytes may be right: a disk that cannot be read is no reason to remove them.
+                    log.error("cannot read a stored file, asking upstream: %s: %s", file.key, error)
+                    return False
+                log.warning("removing %s, written by another program: %s", file.key, error)
+            except DigestMismatch as error:
                 log.warning("removing %s, written by another program: %s", file.key, error)
             else:
+                if verifier.has_digest and found.st_size != file.size:
+                    self._catalog.remember_size(file.key, found.st_size)
                 self._store.mark_verified(stored)
                 log.info("verified %s, written by another program", file.key)
                 return True
@@ -223,13 +264,16 @@ class Files:
             return known
 
         def source_at(position: int, etag: str | None) -> Source:
-            return self._source(file, position, etag)
+            source = self._source(file, position, etag)
+            if isinstance(source, ResumingSource):
+                self._freshness.note_download(file, source.validators)
+            return source
 
         def pass_rest(position: int, descriptor: int, received: int) -> PassThrough:
             return self._pass_rest(file, position, descriptor, received)
 
         download = self._downloads[file.key] = Download(file, pass_rest)
-        feeder = Feeder(download, self._store, self._quota, source_at, self._syncs)
+        feeder = Feeder(download, self._store, self._quota, source_at, self._syncs, self._is_stored)
 
         def end() -> None:
             # Before another greenlet runs, so that no request finds a finished download.
@@ -237,7 +281,10 @@ class Files:
 
         def run() -> None:
             feeder.run(end)
-            if download.state is DownloadState.STORED and download.size != file.size:
+            is_stored = download.state is DownloadState.STORED
+            stored_at = self._store.stored_at(file) if is_stored else None
+            self._freshness.note_end(file, stored_at, download.received)
+            if is_stored and file.has_digest and download.size != file.size:
                 self._catalog.remember_size(file.key, download.received)
 
         gevent.spawn(for_client(run))
@@ -263,18 +310,12 @@ class Files:
             raise DownloadInterrupted(file.filename, str(error)) from error
 
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
-        """Return the bytes of `file` from `start` on: from upstream, or read out of its wheel."""
-        try:
-            if file.url:
-                return _or_gone(
-                    file, lambda: ResumingSource.open(self._upstream, file, start, etag)
-                )
-        except (FileGone, UpstreamOffline):
-            if file.wheel is None:
-                raise
-        if file.wheel is None:
+        """Return the bytes of `file` from `start` on."""
+        if file.is_sidecar:
+            return self._metadata.source(file, start)
+        if not file.url:
             raise FileGone(file.filename)
-        return self._metadata.source_of(file.wheel)
+        return _or_gone(file, lambda: ResumingSource.open(self._upstream, file, start, etag))
 
     def _is_far_ahead(self, file: File, wanted: ByteRange) -> bool:
         """Return whether a range request is faster than to wait for the download."""
@@ -318,6 +359,12 @@ class Files:
                 whole.seek(start)
                 return OpenedFile(whole, len(data), Outcome.PASS)
             return OpenedFile(pass_through(file, source_at, start), size, Outcome.PASS)
+
+
+def _opened(stored: io.FileIO, start: int) -> OpenedFile:
+    stored.seek(start)
+    found = os.fstat(stored.fileno())
+    return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:

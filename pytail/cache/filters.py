@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
+from pytail.cache.former_keys import is_stored
 from pytail.model import File, ProjectPage
 from pytail.runtime.threads import off_loop
 from pytail.storage.store import Store
@@ -33,7 +34,7 @@ class StoredFilesOnly:
         """Return `page` with its stored files."""
 
         def stored() -> tuple[File, ...]:
-            return tuple(file for file in page.files if self._store.has(file))
+            return tuple(file for file in page.files if is_stored(self._store, file))
 
         return replace(page, files=off_loop(stored))
 

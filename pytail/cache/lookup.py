@@ -1,7 +1,8 @@
 """The file that a URL means.
 
 A URL below `+f/` has a directory, from the digest of the file, and a filename. Lock files record
-such URLs, so they work with an empty cache too: then the page of the project is fetched.
+such URLs, so they work with an empty cache too: then the page of the project is fetched. A URL made of
+a digest or an address that the page gave earlier means the same file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from pytail.cache.file_freshness import FileFreshness, Freshness
 from pytail.cache.filters import PromisedCoreMetadata
 from pytail.cache.index import REFRESH_INTERVAL, Index
 from pytail.errors import FileNotListed, ProjectNotFound, UpstreamError, UpstreamUnreachable
-from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, File, Outcome, is_directory
+from pytail.model import (
+    METADATA_SUFFIX,
+    SIGNATURE_SUFFIX,
+    File,
+    Outcome,
+    digest_in,
+    is_directory,
+    is_directory_of,
+)
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store
@@ -31,10 +41,13 @@ class FileLookup:
         upstream_url: str,
         clock: Callable[[], float] = time.time,
         promised: PromisedCoreMetadata | None = None,
+        *,
+        freshness: FileFreshness,
     ) -> None:
         """`clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
         self._index, self._catalog, self._store = index, catalog, store
         self._upstream_url, self._clock, self._promised = upstream_url, clock, promised
+        self._freshness = freshness
 
     def file(self, directory: str, filename: str) -> File:
         """Return the file whose URL has that `directory` and `filename`.
@@ -46,27 +59,32 @@ class FileLookup:
             raise FileNotListed(filename)
         return self._with_size(self._find(directory, filename))
 
-    def stored_age(self, file: File) -> float | None:
-        """Return the seconds since `file` was stored, None where it is not."""
+    def stored_at(self, file: File) -> float | None:
+        """Return when `file` was stored, in seconds since the epoch; None where it is not stored."""
         opened = self._store.open(file)
         if opened is None:
             return None
         with opened:
-            return self.age(os.fstat(opened.fileno()).st_mtime)
+            return os.fstat(opened.fileno()).st_mtime
 
     def age(self, stored_at: float) -> float:
         """Return the seconds since `stored_at`, itself in seconds since the epoch."""
         return max(0.0, self._clock() - stored_at)
 
+    def freshness(self, file: File, stored_at: float) -> Freshness:
+        """Return how fresh a stored file without a digest is, that was stored at `stored_at`."""
+        return self._freshness.of(file, stored_at)
+
     def still_stored(self, file: File, stored_at: float) -> Callable[[], bool] | None:
         """Return a function that tells whether `file` is still listed, stored and of equal age.
 
         Ages are compared in whole seconds. Return None for a file that the catalog does not list,
-        such as core metadata.
+        such as core metadata, and
+        for one without a digest, which gets stale.
         """
         directory, name, seconds = file.directory, file.filename, int(self.age(stored_at))
         catalog, store, url = self._catalog, self._store, self._upstream_url
-        if catalog.recent_file(directory, name, url) != file:
+        if not file.has_digest or catalog.recent_file(directory, name, url) != file:
             return None
 
         def is_same() -> bool:
@@ -108,9 +126,16 @@ class FileLookup:
         if any(entry is not None and entry.status == "quarantined" for entry in entries):
             raise FileNotListed(filename)
         unlisted = self._with_size(File(filename=filename, url="", directory=directory))
-        if self._store.has(unlisted):
+        is_stored = self._store.has(unlisted)
+        if is_stored and digest_in(directory) is not None:
             return unlisted
-        return self._search(directory, main, projects)
+        try:
+            return self._search(directory, main, projects)
+        except (FileNotListed, UpstreamError):
+            # By its URL alone, the stored file may be another one than upstream has now.
+            if is_stored:
+                return unlisted
+            raise
 
     def _search(self, directory: str, filename: str, projects: list[str]) -> File:
         """Return the file from the pages of `projects`, which are fetched where they are older."""
@@ -129,7 +154,7 @@ class FileLookup:
                     break
                 continue
             for file in page.files:
-                if file.directory == directory and file.filename == filename:
+                if file.filename == filename and is_directory_of(directory, file):
                     return file
             # A stale page cannot tell that upstream does not list the file.
             failure = failure or result.error
@@ -137,7 +162,13 @@ class FileLookup:
         raise failure or FileNotListed(filename, outcome)
 
     def _with_size(self, file: File) -> File:
-        """Return `file` with its verified size where the page does not say the size."""
+        """Return `file` with the size of the stored file where the page does not say the size.
+
+        The page may have the size of a version without a digest that upstream has replaced.
+        """
+        if not file.has_digest:
+            check = self._freshness.last_check(file.key)
+            return file if check is None else replace(file, size=None, verified_size=check.size)
         if file.size is not None:
             return file
         return replace(file, verified_size=self._catalog.verified_size(file.key))

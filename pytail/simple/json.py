@@ -84,7 +84,7 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     filename, url = entry.get("filename"), urls.http_url(entry.get("url"), base)
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
-    hashes = fields.hashes(entry.get("hashes"))
+    hashes, size = fields.hashes(entry.get("hashes")), fields.size(entry.get("size"))
     metadata = None
     for key in _METADATA_KEYS:
         metadata = entry.get(key)
@@ -94,9 +94,9 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     return File(
         filename=filename,
         url=url,
-        directory=directory_of(hashes, url),
+        directory=directory_of(hashes, url, size),
         hashes=hashes,
-        size=fields.size(entry.get("size")),
+        size=size,
         upload_time=fields.upload_time(entry.get("upload-time")),
         requires_python=fields.text(entry.get("requires-python")),
         yanked=fields.yanked(entry.get("yanked")),

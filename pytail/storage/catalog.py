@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,19 @@ from pytail.model import File, ProjectPage
 from pytail.simple import names
 from pytail.storage import packing, schema
 from pytail.storage.database import Database
-from pytail.storage.schema import FilePack, MisnamedFile, Project, ReadyPage, VerifiedSize
+from pytail.storage.schema import (
+    CheckedFile,
+    FilePack,
+    MisnamedFile,
+    Project,
+    ReadyPage,
+    VerifiedSize,
+)
 
 #: Maximum of projects in the catalog that upstream does not have; clients can ask for any name.
 MAX_MISSING = 10_000
+#: Seconds since the epoch: the end of the year 9999.
+_LATEST = 253402300800.0
 #: Projects or ready pages deleted in one transaction.
 _BATCH = 20
 
@@ -37,6 +46,8 @@ _ENTRY_COLUMNS = (
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
 _SELECT_LAST_SERIAL = "SELECT max(last_serial) FROM project WHERE upstream = ?"
 _SELECT_VERIFIED_SIZE = "SELECT size FROM measured WHERE location = ?"
+_CHECK_COLUMNS = ("key", "stored_at", "size", "checked_at", "etag", "last_modified")
+_SELECT_CHECK = f"SELECT {', '.join(_CHECK_COLUMNS)} FROM checked WHERE key = ?"
 _SELECT_MISNAMED = "SELECT project FROM stray WHERE shelf = ? AND filename = ?"
 # Those packs of a project that may list a file with the given fingerprint.
 _SELECT_PACKS = (
@@ -79,8 +90,23 @@ class Entry:
     status: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck:
+    """When upstream last had the same bytes as a stored file without a digest, and by which validators."""
+
+    key: str
+    #: The mtime of the stored file, and its bytes: the check is about no other file of that key.
+    stored_at: float
+    size: int
+    #: Seconds since the epoch.
+    checked_at: float
+    #: ETag and Last-Modified of upstream, verbatim; None where there is none.
+    etag: str | None = None
+    last_modified: str | None = None
+
+
 class Catalog:
-    """The projects, files, verified sizes and ready pages in ``<cache-dir>/index.sqlite3``."""
+    """The projects, files, verified sizes, checks and ready pages in ``<cache-dir>/index.sqlite3``."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file at `path`.
@@ -99,7 +125,10 @@ class Catalog:
         return self._database.look_up_recent(_entry, name)
 
     def file(self, directory: str, filename: str, upstream: str) -> File | None:
-        """Return the file of that key, None when no known page of `upstream` lists it."""
+        """Return the file of that key, None when no known page of `upstream` lists it.
+
+        A former directory finds the file too, where the page gives no sha256.
+        """
         return self._database.look_up(_file, directory, filename, upstream)
 
     def recent_file(self, directory: str, filename: str, upstream: str) -> File | None:
@@ -229,6 +258,15 @@ class Catalog:
         query = VerifiedSize.replace(key=key, size=size)  # type: ignore[no-untyped-call]
         self._database.write(query.execute)
 
+    def file_check(self, key: str) -> FileCheck | None:
+        """Return the last check of the stored file of that key, None when there is none."""
+        return self._database.look_up(_file_check, key)
+
+    def remember_check(self, check: FileCheck) -> None:
+        """Replace the last check of a stored file."""
+        query = CheckedFile.replace(**asdict(check))  # type: ignore[no-untyped-call]
+        self._database.write(query.execute)
+
     def ready_page(self, project: str, revision: str, variant: str) -> tuple[str, bytes] | None:
         """Return the ETag and the body of a ready page, None when the catalog does not have it.
 
@@ -282,7 +320,13 @@ class Catalog:
 
 def _entry(database: peewee.SqliteDatabase, name: str) -> Entry | None:
     row = database.execute_sql(_SELECT_ENTRY, (name,)).fetchone()
-    return None if row is None else Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+    if row is None:
+        return None
+    entry = Entry(**dict(zip(_ENTRY_COLUMNS, row, strict=True)))
+    # SQLite stores any type in any column, and NaN as NULL.
+    if not all(0 <= seconds < _LATEST for seconds in (entry.fetched_at, entry.checked_at)):
+        raise ValueError(f"the times of the project {name} are impossible")
+    return entry
 
 
 def _file(
@@ -295,6 +339,11 @@ def _file(
 def _verified_size(database: peewee.SqliteDatabase, key: str) -> int | None:
     row = database.execute_sql(_SELECT_VERIFIED_SIZE, (key,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def _file_check(database: peewee.SqliteDatabase, key: str) -> FileCheck | None:
+    row = database.execute_sql(_SELECT_CHECK, (key,)).fetchone()
+    return None if row is None else FileCheck(**dict(zip(_CHECK_COLUMNS, row, strict=True)))
 
 
 def _listed(

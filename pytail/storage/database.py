@@ -6,22 +6,27 @@ a thread for writes.
 
 An error of SQLite is never an error of the caller. A failed read returns None, a failed write has no
 effect, and both log the error. The catalog can be deleted at any time, at the cost of asking upstream
-again.
+again: the connections are opened again where another file, or none, has its name. A file in which
+SQLite finds damage is set aside by one process, and all continue with a new one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import gevent
 import peewee
 from gevent.threadpool import ThreadPool
 
+from pytail.errors import SettingError
 from pytail.runtime.threads import off_loop
 from pytail.storage import schema
 
@@ -38,6 +43,26 @@ _MAX_LOOK_UPS = 4000
 _MEMO_TTL = 0.001
 #: Seconds that a query on the event loop waits for a lock, and all greenlets with it.
 _INLINE_BUSY_TIMEOUT = 0.05
+#: Seconds between two looks at the file: whether it is still the one that the connections have open.
+_LOOK_INTERVAL = 1.0
+#: Seconds between two attempts to open the file again: after a success, and after a failure.
+_REOPEN_INTERVAL, _RETRY_INTERVAL = 1.0, 10.0
+#: Seconds without an error after which the next error is logged again.
+_SPELL = 60.0
+
+#: What a query raises at a file in trouble, or at a row that pytail did not write.
+_TROUBLE = (
+    peewee.PeeweeException,
+    sqlite3.Error,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+)
+#: Messages of SQLite that tell of damage (https://www.sqlite.org/rescode.html).
+_DAMAGE = ("malformed", "not a database", "no such table", "no such column")
+#: Messages of SQLite after which the same connection can succeed.
+_PASSING = ("locked", "full")
 
 
 class Database:
@@ -47,9 +72,8 @@ class Database:
         """Open or create the file at `path`. Raises as `schema.prepare`."""
         self._path = path
         schema.prepare(path)
-        self._inline = schema.connect(path, _INLINE_BUSY_TIMEOUT)
-        self._read_thread, self._reader = ThreadPool(1), schema.connect(path, schema.BUSY_TIMEOUT)
-        self._write_thread, self._writer = ThreadPool(1), schema.connect(path, schema.BUSY_TIMEOUT)
+        self._read_thread, self._write_thread = ThreadPool(1), ThreadPool(1)
+        self._connect()
         #: Seconds that the next write waits for a lock.
         self._busy_timeout = schema.BUSY_TIMEOUT
         #: Result by query and parameters, since the last write to the file.
@@ -58,6 +82,11 @@ class Database:
         self._data_version: tuple[int] | None = None
         #: The end of `_MEMO_TTL`, by the monotonic clock.
         self._memo_valid_until = 0.0
+        #: By the monotonic clock: when to look at the file, and from when on to open it again.
+        self._next_look = self._next_reopening = 0.0
+        self._reopening: gevent.Greenlet | None = None
+        #: Until when an error is not logged, by what failed.
+        self._silent_until: dict[str, float] = {}
 
     def inline(self, query: Query[Result]) -> Result | None:
         """Return the result of a short `query`, run on the event loop; None where it fails."""
@@ -106,10 +135,10 @@ class Database:
             # The busy timeout outlasts the write of another process. A process that holds the lock
             # for longer delays one write only. Until a write succeeds, the next ones do not wait,
             # because a client waits for each of them.
-            timeout, self._busy_timeout = self._busy_timeout, 0.0
-            self._writer.execute_sql(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
-            with self._writer.atomic():
-                result = change(self._writer)
+            timeout, self._busy_timeout, writer = self._busy_timeout, 0.0, self._writer
+            writer.execute_sql(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
+            with writer.atomic():
+                result = change(writer)
             self._busy_timeout = schema.BUSY_TIMEOUT
             return result
 
@@ -153,20 +182,105 @@ class Database:
 
     def close(self) -> None:
         """Finish the queries and transactions under way, and close the connections."""
-        for thread, connection in (
-            (self._read_thread, self._reader),
-            (self._write_thread, self._writer),
+        self._next_reopening = math.inf
+        if self._reopening is not None:
+            self._reopening.join()
+            self._next_reopening = math.inf
+        self._close_all(self._inline, self._reader, self._writer)
+        self._read_thread.kill()
+        self._write_thread.kill()
+
+    def _connect(self) -> None:
+        # Each connection opens the file at its first query. Where another file has the name by then,
+        # the next look at the file finds that out.
+        self._identity = schema.identity(self._path)
+        self._inline = schema.connect(self._path, _INLINE_BUSY_TIMEOUT)
+        self._reader = schema.connect(self._path, schema.BUSY_TIMEOUT)
+        self._writer = schema.connect(self._path, schema.BUSY_TIMEOUT)
+
+    def _close_all(
+        self,
+        inline: peewee.SqliteDatabase,
+        reader: peewee.SqliteDatabase,
+        writer: peewee.SqliteDatabase,
+    ) -> None:
+        """Close the connections, those of the threads after the queries under way."""
+        for close in (
+            inline.close,
+            lambda: off_loop(reader.close, self._read_thread),
+            lambda: off_loop(writer.close, self._write_thread),
         ):
-            off_loop(connection.close, thread)
-            thread.kill()
-        self._inline.close()
+            # A damaged file cannot always be closed without an error.
+            self._try("close", close)
+
+    def _look(self) -> None:
+        """Open the file again where it was replaced, removed or emptied; looks once a second."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_INTERVAL
+        try:
+            status = os.stat(self._path)  # noqa: PTH116
+        except OSError:
+            self._reopen(None)
+            return
+        if (status.st_dev, status.st_ino) != self._identity:
+            self._reopen(None)
+        elif status.st_size == 0:
+            self._reopen("another program emptied it")
+
+    def _reopen(self, fault: str | None) -> None:
+        """Begin to open the file again, unless that is under way or was done just now.
+
+        A file with a `fault` is set aside.
+        """
+        now = time.monotonic()
+        if now < self._next_reopening:
+            return
+        self._next_reopening = math.inf
+        self._reopening = gevent.spawn(self._run_reopening, fault)
+
+    def _run_reopening(self, fault: str | None) -> None:
+        damage = None if fault is None else (self._identity, fault)
+        pause = _RETRY_INTERVAL
+        try:
+            # Not in the thread for writes, for which clients wait.
+            off_loop(lambda: schema.prepare(self._path, damage))
+            old = self._inline, self._reader, self._writer
+            self._connect()
+            self._memo, self._data_version, self._memo_valid_until = {}, None, 0.0
+            self._close_all(*old)
+            pause = _REOPEN_INTERVAL
+        except (SettingError, OSError, *_TROUBLE) as error:
+            self._report("open", error)
+        finally:
+            self._next_reopening = time.monotonic() + pause
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
+        self._look()
         try:
             return work()
-        except (peewee.PeeweeException, sqlite3.Error, ValueError) as error:
-            log.error("cannot %s the catalog %s, continuing without: %s", what, self._path, error)
+        except _TROUBLE as error:
+            self._report(what, error)
+            if isinstance(error, (peewee.DatabaseError, sqlite3.DatabaseError)):
+                self._recover(str(error))
             return None
+
+    def _report(self, what: str, error: Exception) -> None:
+        """Log that `what` failed, once for errors that follow each other within a minute."""
+        now = time.monotonic()
+        is_known = now < self._silent_until.get(what, 0.0)
+        self._silent_until[what] = now + _SPELL
+        level = logging.DEBUG if is_known else logging.ERROR
+        message = "cannot %s the catalog %s, continuing without: %s"
+        log.log(level, message, what, self._path, error)
+
+    def _recover(self, message: str) -> None:
+        """Open the file again after an error of SQLite with that `message`, where that can help."""
+        if any(fault in message for fault in _DAMAGE):
+            self._reopen(message)
+        elif not any(reason in message for reason in _PASSING):
+            self._reopen(None)
 
 
 def _data_version(database: peewee.SqliteDatabase) -> tuple[int] | None:

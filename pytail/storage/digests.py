@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pytail.errors import DigestMismatch, DownloadInterrupted
-from pytail.model import DIGEST_LENGTHS, File, digest_prefix
+from pytail.model import DIGEST_LENGTHS, File, digest_in
 
 _CHUNK = 1024 * 1024
 
@@ -15,16 +15,15 @@ _CHUNK = 1024 * 1024
 def expected_digest(file: File) -> tuple[str | None, str]:
     """Return the best known hash algorithm of `file` and the digest, or the start of the digest.
 
-    Where no page lists the file, the directory gives the first 16 digits of its sha256. The result is
-    ``(None, "")`` when no digest is known.
+    Where no page lists the file, its directory gives the digest, or the first 16 digits of its sha256.
+    The result is ``(None, "")`` when no digest is known.
     """
     algorithm = next((name for name in DIGEST_LENGTHS if name in file.hashes), None)
     if algorithm is not None:
         return algorithm, file.hashes[algorithm]
     # The directory of a sidecar has the digest of the wheel or sdist.
-    if not file.is_sidecar and (prefix := digest_prefix(file.directory)):
-        return "sha256", prefix
-    return None, ""
+    known = None if file.is_sidecar else digest_in(file.directory)
+    return (None, "") if known is None else known
 
 
 def chunks_of(descriptor: int, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from pytail.model import File
+from pytail.model import File, directory_of, former_directories, is_directory_of
 
 #: Files of a pack. More files make a page faster to write, fewer make a file faster to find.
 _FILES = 200
@@ -26,10 +26,32 @@ def fingerprint(directory: str) -> bytes:
 
 
 def packs(files: Sequence[File]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the fingerprints and the lines of each pack of `files`."""
+    """Yield the fingerprints and the lines of each pack of `files`.
+
+    A file without a sha256 has a fingerprint for each of its directories, see `directories`.
+    """
     for start in range(0, len(files), _FILES):
         some = files[start : start + _FILES]
-        yield b"".join([fingerprint(file.directory) for file in some]), b"".join(map(_line, some))
+        found = [fingerprint(each) for file in some for each in directories(file)]
+        yield b"".join(found), b"".join(map(_line, some))
+
+
+def directories(file: File) -> list[str]:
+    """Return the directories by which a query finds `file`.
+
+    Those are its own, and without a sha256 the former ones, which lock files may name. A file with a
+    sha256 has seldom had another one, and a second fingerprint for each would double the column.
+    """
+    if "sha256" in file.hashes:
+        return [file.directory]
+    return [file.directory, *former_directories(file)]
+
+
+def with_present_directory(file: File) -> File:
+    """Return a `file` of schema 4 or older with the directory that `directory_of` gives now."""
+    if not file.directory.startswith("_url/"):
+        return file
+    return replace(file, directory=directory_of(file.hashes, file.url, file.size))
 
 
 def files(lines: bytes) -> Iterator[File]:
@@ -38,12 +60,15 @@ def files(lines: bytes) -> Iterator[File]:
 
 
 def file(lines: bytes, directory: str, filename: str) -> File | None:
-    """Return one file of a pack, None when the pack does not list it.
+    """Return one file of a pack by its directory or a former one, None when the pack does not list it.
 
     Raises ValueError where the line is damaged.
     """
     start, end = _span(lines, directory, filename)
-    return _file(orjson.loads(lines[start:end])) if start < end else None
+    if start < end:
+        return _file(orjson.loads(lines[start:end]))
+    named = (_file(orjson.loads(lines[first:last])) for first, last in _named(lines, filename))
+    return next((file for file in named if is_directory_of(directory, file)), None)
 
 
 def with_core_metadata(
@@ -62,12 +87,20 @@ def with_core_metadata(
 
 def _span(lines: bytes, directory: str, filename: str) -> tuple[int, int]:
     """Return the start and the end of the line of one file, two equal numbers when there is none."""
+    return next(_spans(lines, b"%b," % orjson.dumps((filename, directory))[:-1]), (0, 0))
+
+
+def _named(lines: bytes, filename: str) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of each line with that filename."""
+    return _spans(lines, b"%b," % orjson.dumps((filename,))[:-1])
+
+
+def _spans(lines: bytes, start_of_line: bytes) -> Iterator[tuple[int, int]]:
     # A line feed always begins a line: JSON escapes those within strings.
-    start = lines.find(b"\n%b," % orjson.dumps((filename, directory))[:-1])
-    if start < 0:
-        return 0, 0
-    end = lines.find(b"\n", start + 1)
-    return start, len(lines) if end < 0 else end
+    start = -1
+    while (start := lines.find(b"\n" + start_of_line, start + 1)) >= 0:
+        end = lines.find(b"\n", start + 1)
+        yield start, len(lines) if end < 0 else end
 
 
 def _line(file: File) -> bytes:

@@ -1,29 +1,31 @@
 """The tables of the catalog, and the preparation of its SQLite file at the start.
 
-`prepare` migrates a file of schema 2 or 3 and keeps its content. It renames a file that is damaged, of
+`prepare` migrates a file of schema 2, 3 or 4 and keeps its content. It renames a file that is damaged, of
 another schema or of another program, and creates an empty one. It refuses a file of a newer schema
 and does not change it.
 
-The names of tables, columns and indexes on disk are those of schema 4. Some differ from the names of
+The names of tables, columns and indexes on disk are those of schema 5. Some differ from the names of
 the Python classes and fields.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
+import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import peewee
 
 from pytail.errors import Remedy, SettingError
 from pytail.model import File
+from pytail.runtime import locks
 from pytail.simple import names
 from pytail.storage import packing
 
@@ -32,13 +34,21 @@ log = logging.getLogger("pytail.storage")
 #: ``PRAGMA application_id`` of a catalog ("ptal"; https://www.sqlite.org/pragma.html).
 APPLICATION_ID = 0x7074616C
 #: ``PRAGMA user_version`` of a catalog; each change of the tables below increases it by one.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: The oldest schema that is migrated.
 _OLDEST_MIGRATED = 2
 #: Seconds to wait for the lock that another process holds while it writes.
 BUSY_TIMEOUT = 5.0
 #: Seconds for the check of an existing file at the start.
 _MAX_CHECK_TIME = 0.5
+#: Seconds to wait while another process creates or migrates the file.
+_LOCK_TIMEOUT = 20.0
+
+#: The files of a database, the database itself last.
+_SUFFIXES = ("-journal", "-wal", "-shm", "")
+
+#: Device and inode of a file.
+Identity: TypeAlias = "tuple[int, int]"
 
 
 class Project(peewee.Model):
@@ -109,6 +119,24 @@ class VerifiedSize(peewee.Model):
         without_rowid = True
 
 
+class CheckedFile(peewee.Model):
+    """A stored file without a digest, and what upstream said of its version."""
+
+    key = peewee.TextField(primary_key=True)
+    #: The mtime and the bytes of the stored file that the row is about.
+    stored_at = peewee.DoubleField()
+    size = peewee.BigIntegerField()
+    #: Seconds since the epoch when upstream last had this file.
+    checked_at = peewee.DoubleField()
+    #: ETag and Last-Modified, verbatim; None where upstream gave none.
+    etag = peewee.TextField(null=True)
+    last_modified = peewee.TextField(null=True)
+
+    class Meta:
+        table_name = "checked"
+        without_rowid = True
+
+
 class ReadyPage(peewee.Model):
     """The body of a project page, rendered and compressed; made again when it is missing."""
 
@@ -140,25 +168,38 @@ ReadyPage.add_index(
     )
 )
 
-TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, ReadyPage)
+TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, CheckedFile, ReadyPage)
 
 _INSERT_PACK = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
-_INSERT_MISNAMED = "INSERT INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
+_INSERT_MISNAMED = "INSERT OR IGNORE INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
 #: The files of a project in schema 2 and 3, which had one row for each file.
 _SELECT_ROWS = (
     "SELECT filename, url, shelf, hashes, size, upload_time, requires_python, yanked,"
     " core_metadata, gpg_sig, provenance, other FROM file WHERE project = ? ORDER BY position"
 )
+_SELECT_LINES = "SELECT CAST(lines AS BLOB) FROM part WHERE project = ? ORDER BY number"
+#: The projects with a file whose directory is made of its URL, which up to schema 4 was the whole URL.
+_SELECT_BY_URL = "SELECT DISTINCT project FROM part WHERE instr(CAST(lines AS BLOB), ?)"
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, damage: tuple[Identity | None, str] | None = None) -> None:
     """Make the file at `path` a catalog of this schema, whether it exists or not.
 
-    Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException where
-    the file or its directory cannot be used.
+    `damage` is the identity of a file, and what SQLite found damaged in it. That file is set aside,
+    unless another process has done so. Blocks for up to half a minute.
+
+    Raises SettingError where a newer pytail wrote the file, or where another process does not end
+    its own preparation. Raises OSError or a PeeweeException where the file or its directory cannot be
+    used.
     """
-    with _exclusive(path.with_name(f"{path.name}.lock")):
-        if path.exists() and (fault := _fault(path)):
+    # The lock protects changes only. So a process that stopped while it held the lock delays no start
+    # with a catalog that needs none.
+    if damage is None and _is_ready(path):
+        return
+    with _only_process(path):
+        if damage is not None and damage[0] == identity(path):
+            _set_aside(path, damage[1])
+        if not _is_empty(path) and (fault := _fault(path)):
             _set_aside(path, fault)
         try:
             _create(path)
@@ -171,6 +212,15 @@ def prepare(path: Path) -> None:
             _create(path)
 
 
+def identity(path: Path) -> Identity | None:
+    """Return what distinguishes the file at `path` from one that replaces it, None without a file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[File]) -> None:
     """Insert the `files` of the page of `project`, which must not have any yet."""
     numbered = enumerate(packing.packs(files))
@@ -178,22 +228,24 @@ def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[Fil
     # A generator: a list of all packs costs much time to allocate and to free.
     database.connection().executemany(_INSERT_PACK, rows)
     misnamed = [
-        (file.directory, file.filename, project)
+        (directory, file.filename, project)
         for file in files
         if not names.may_belong_to(file.filename, project)
+        for directory in packing.directories(file)
     ]
     database.connection().executemany(_INSERT_MISNAMED, misnamed)
 
 
 def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
-    """Return a connection to the catalog at `path`, not yet open.
+    """Return a connection to the catalog at `path`, not yet open; it creates no file.
 
     It waits `busy_timeout` seconds for the write of another process.
     """
     # Each connection is used by one thread at a time, and on the event loop without yielding.
     # Therefore Peewee needs no connection state for each thread or greenlet.
     return peewee.SqliteDatabase(
-        str(path),
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
         pragmas={
             "journal_mode": "wal",
             "synchronous": "normal",
@@ -207,26 +259,55 @@ def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
 
 
 def _create(path: Path) -> None:
-    if not path.exists():
-        # SQLite takes auto_vacuum only before the first table (https://www.sqlite.org/pragma.html).
-        # Without it, deleted rows never free disk space.
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA auto_vacuum = incremental")
-            connection.execute("PRAGMA journal_mode = wal")
+    """Create or migrate the file at `path`, where that is necessary."""
+    if _is_empty(path):
+        _create_new(path)
+        return
     database = connect(path, BUSY_TIMEOUT)
     with contextlib.closing(database):
         # Without a write when nothing is missing, because another process may hold the lock.
         if database.get_tables() and not _is_older(database):
             return
-        # Not Model.bind: the models belong to no database, and each query names its own.
-        with database.atomic():
-            for model in TABLES:
-                # Creates only what does not exist.
-                peewee.SchemaManager(model, database).create_all()
-            if not (has_rows := database.table_exists("file")):
-                _sign(database)
-        if has_rows:
-            _migrate(database)
+        _create_tables(database)
+        if _is_older(database):
+            _migrate(database, path)
+
+
+def _create_new(path: Path) -> None:
+    """Create the file at `path` complete: other processes open it without waiting for a lock."""
+    new = path.with_name(f"{path.name}.new")
+    _remove(new)
+    # SQLite takes auto_vacuum only before the first table (https://www.sqlite.org/pragma.html).
+    # Without it, deleted rows never free disk space.
+    with contextlib.closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA auto_vacuum = incremental")
+        connection.execute("PRAGMA journal_mode = wal")
+    with contextlib.closing(connect(new, BUSY_TIMEOUT)) as database:
+        _create_tables(database)
+    # SQLite would read the -wal of an earlier file into this one.
+    _remove(path)
+    new.rename(path)
+
+
+def _create_tables(database: peewee.SqliteDatabase) -> None:
+    """Create the missing tables, and sign the file unless it has to be migrated."""
+    # Not Model.bind: the models belong to no database, and each query names its own.
+    with database.atomic():
+        for model in TABLES:
+            # Creates only what does not exist.
+            peewee.SchemaManager(model, database).create_all()
+        if not _is_older(database):
+            _sign(database)
+
+
+def _remove(path: Path) -> None:
+    """Remove the file at `path` and all that SQLite keeps beside it."""
+    for suffix in _SUFFIXES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
 
 
 def _sign(database: peewee.SqliteDatabase) -> None:
@@ -234,20 +315,44 @@ def _sign(database: peewee.SqliteDatabase) -> None:
     database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _migrate(database: peewee.SqliteDatabase) -> None:
-    """Move the files of each project from the table ``file`` of schema 2 and 3 into packs."""
-    log.info("migrating the catalog %s to schema %d", database.database, SCHEMA_VERSION)
-    not_moved = Project.select(Project.name).where(
-        Project.name.not_in(FilePack.select(FilePack.project))
-    )
-    for (project,) in list(not_moved.tuples().execute(database)):
-        # One transaction for each project. A service manager may stop a start that takes too long;
-        # then the next start continues the migration.
+def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
+    """Bring the files of each project into packs, under their present directories.
+
+    A service manager may stop a start that takes too long, so each project has a transaction of its own.
+    Then the next start continues the migration.
+    """
+    log.info("migrating the catalog %s to schema %d", path, SCHEMA_VERSION)
+    if has_rows := database.table_exists("file"):
+        # Schema 2 and 3 had one row for each file.
+        not_moved = Project.select(Project.name).where(
+            Project.name.not_in(FilePack.select(FilePack.project))
+        )
+        for (project,) in list(not_moved.tuples().execute(database)):
+            with database.atomic():
+                _move_files(database, project)
+    for (project,) in database.execute_sql(_SELECT_BY_URL, (b'"_url/',)).fetchall():
         with database.atomic():
-            _move_files(database, project)
+            _move_directories(database, project)
     with database.atomic():
-        database.execute_sql("DROP TABLE file")
+        if has_rows:
+            database.execute_sql("DROP TABLE file")
         _sign(database)
+
+
+def _move_directories(database: peewee.SqliteDatabase, project: str) -> None:
+    """Replace the directories of schema 4 in the packs of `project`; its page gets a new revision."""
+    packs = database.execute_sql(_SELECT_LINES, (project,)).fetchall()
+    for model in (FilePack, MisnamedFile, ReadyPage):
+        model.delete().where(model.project == project).execute(database)
+    is_same = Project.name == project
+    try:
+        files = [file for (lines,) in packs for file in packing.files(lines)]
+        present = list(map(packing.with_present_directory, files))
+    except ValueError:
+        Project.delete().where(is_same).execute(database)
+    else:
+        put_files(database, project, present)
+        Project.update(revision=secrets.token_hex(16)).where(is_same).execute(database)
 
 
 def _move_files(database: peewee.SqliteDatabase, project: str) -> None:
@@ -279,6 +384,22 @@ def _file_of(row: Sequence[Any]) -> File:
     )
 
 
+def _is_ready(path: Path) -> bool:
+    """Return whether the file at `path` can be used as it is."""
+    # SQLite would remove the -wal beside an empty file, which may be that of a new file by then.
+    if _is_empty(path) or _fault(path) is not None:
+        return False
+    # A connection that may write would set the journal mode of a file that is being created.
+    with contextlib.closing(_open_read_only(path)) as connection:
+        try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error:
+            return False
+    # One transaction creates the tables and sets these two.
+    return bool(application == APPLICATION_ID and version == SCHEMA_VERSION)
+
+
 def _is_older(database: peewee.SqliteDatabase) -> bool:
     """Return whether the database is a catalog of a schema that is migrated."""
     (application,) = database.execute_sql("PRAGMA application_id").fetchone()
@@ -291,9 +412,8 @@ def _fault(path: Path) -> str | None:
 
     Raises SettingError where a newer pytail wrote the file.
     """
-    # Read-only: closing a connection that may write would merge or delete the -wal of the file.
-    url = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)) as connection:
+    # Closing a connection that may write would merge or delete the -wal of the file.
+    with contextlib.closing(_open_read_only(path)) as connection:
         deadline = time.monotonic() + _MAX_CHECK_TIME
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -322,6 +442,11 @@ def _fault(path: Path) -> str | None:
     return None if result == "ok" else " ".join(str(result).split())
 
 
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    url = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)
+
+
 def _set_aside(path: Path, fault: str) -> None:
     aside = path.with_name(f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}")
     log.warning(
@@ -330,18 +455,22 @@ def _set_aside(path: Path, fault: str) -> None:
         fault,
         aside.name,
     )
-    for suffix in ("-journal", "-wal", "-shm", ""):
+    for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file at `path`.
+def _only_process(path: Path) -> Iterator[None]:
+    """Hold the lock of the catalog at `path`. Raises SettingError where that takes too long.
 
     Workers of one cache directory start at the same time. The first one creates the tables; the
     others wait and find them.
     """
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        with locks.locked(lock, _LOCK_TIMEOUT):
+            yield
+    except locks.LockTimeout as error:
+        remedy = Remedy.CATALOG_LOCKED.format(lock=lock.name, seconds=f"{_LOCK_TIMEOUT:g}")
+        raise SettingError("cache directory", path.parent, remedy) from error

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from gevent import monkey
 
-from pytail.model import File, is_directory
+from pytail.model import LARGEST_SIDECAR, File, is_directory
 from pytail.simple.names import is_filename
 from pytail.storage.digests import expected_digest, hash_file
 from pytail.storage.partial import WRITE_BITS, PartialFile, make_read_only
@@ -39,7 +39,9 @@ log = logging.getLogger("pytail.storage")
 _DAY = 24 * 3600.0
 #: Seconds after its last write when an unlocked partial file is removed at the start.
 _MAX_PARTIAL_AGE = _DAY
-#: Verified files to remember, see `Store.mark_verified`.
+#: Attempts to use a directory, because another process may remove it while it is empty.
+_TRIES = 3
+#: Verified files to remember, see `Store.mark_verified`, and digests of core metadata.
 _MAX_REMEMBERED = 10_000
 #: Errors of ``flock(2)`` on a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -71,6 +73,8 @@ class Store:
         self._last_uses: dict[Path, float] = {}
         #: Files that this process verified, see `_identity`.
         self._verified: set[tuple[int, ...]] = set()
+        #: The sha256 of core metadata, by the `_identity` of its file.
+        self._digests: dict[tuple[str | int, ...], str] = {}
         for directory in (self._files, self._partials):
             directory.mkdir(parents=True, exist_ok=True)
         _refuse_two_file_systems(self._partials, self._files)
@@ -117,6 +121,29 @@ class Store:
         `found` is the status of the file that is damaged. Another file under its name stays.
         """
         self.remove(self._path(file), found=found)
+
+    def move(self, opened: io.FileIO, old: File, new: File) -> bool:
+        """Give a stored file, `opened` under the key of `old`, the key of `new`; return whether it has it.
+
+        The file must be the one that `new` means. Raises ValueError as `open`.
+        """
+        source, target = self._path(old), self._path(new)
+        for _ in range(_TRIES):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not os.path.samestat(os.fstat(opened.fileno()), source.stat()):
+                    return False
+                source.rename(target)
+            except FileNotFoundError:
+                # Another process moved the file, or removed the directory while it was empty.
+                continue
+            except OSError as error:
+                log.warning("cannot move %s to %s: %s", source, target, error)
+                return False
+            with contextlib.suppress(OSError):
+                source.parent.rmdir()
+            return True
+        return False
 
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes, None when it is not stored. Does not count as a use.
@@ -263,7 +290,7 @@ class Store:
             log.error("cannot open a stored file, asking upstream: %s", error)
             return None
         try:
-            is_intact = _is_intact(opened, file)
+            is_intact = self._is_intact(opened, file)
         except BaseException as error:
             opened.close()
             if not isinstance(error, OSError):
@@ -280,6 +307,40 @@ class Store:
         if not is_directory(file.directory) or not is_filename(file.filename):
             raise ValueError(f"not the key of a file: {file.key!r}")
         return self._files / file.directory / file.filename
+
+    def _is_intact(self, opened: io.FileIO, file: File) -> bool:
+        """Return whether an open file can be `file`; see `is_verified`. Raises OSError."""
+        size = os.fstat(opened.fileno()).st_size
+        if size == 0:
+            return 0 in (file.size, file.verified_size)
+        if _is_verified_on_open(file):
+            algorithm, digest = expected_digest(file)
+            assert algorithm is not None, "a sidecar is verified by the digest of its page"
+            return size <= LARGEST_SIDECAR and self._digest(opened, algorithm) == digest
+        if _has_known_size(size, file):
+            return True
+        # The size of a page is a hint, which a digest can refute.
+        return expected_digest(file)[0] is not None and (
+            file.verified_size is None or size == file.size
+        )
+
+    def _digest(self, opened: io.FileIO, algorithm: str) -> str:
+        """Return the digest of a small file, read once for all requests until it changes.
+
+        The result is "" where the disk cannot read the file.
+        """
+        found: tuple[str | int, ...] = (algorithm, *_identity(os.fstat(opened.fileno())))
+        digest = self._digests.get(found)
+        if digest is None:
+            try:
+                _, digest = hash_file(opened.fileno(), algorithm)
+            except OSError as error:
+                log.error("cannot read a stored file, asking upstream: %s", error)
+                return ""
+            if len(self._digests) >= _MAX_REMEMBERED:
+                self._digests.clear()
+            self._digests[found] = digest
+        return digest
 
     def _remove_old_partials(self) -> None:
         # A download can continue from a younger one. `remove` leaves those that have a writer.
@@ -385,28 +446,12 @@ def _has_known_size(size: int, file: File) -> bool:
     return expected in (None, size)
 
 
-def _is_intact(opened: io.FileIO, file: File) -> bool:
-    """Return whether an open file can be `file`; see `Store.is_verified`. Raises OSError."""
-    size = os.fstat(opened.fileno()).st_size
-    if size == 0:
-        return 0 in (file.size, file.verified_size)
-    if _is_verified_on_open(file):
-        _, digest = hash_file(opened.fileno(), "sha256")
-        return digest == file.hashes["sha256"]
-    if _has_known_size(size, file):
-        return True
-    # The size of a page is a hint, which a digest can refute.
-    return expected_digest(file)[0] is not None and (
-        file.verified_size is None or size == file.size
-    )
-
-
 def _is_verified_on_open(file: File) -> bool:
     """Return whether the store compares `file` with its digest each time it opens the file.
 
     That is so for core metadata. It is small, and upstream may list another digest later.
     """
-    return file.is_sidecar and "sha256" in file.hashes
+    return file.is_sidecar and file.has_digest
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -7,11 +7,10 @@ that a rate in Prometheus includes the first increase.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from pytail import __version__
 from pytail.model import Outcome
+from pytail.runtime.singleflight import SingleFlight
+from pytail.runtime.threads import off_loop
 from pytail.telemetry import multiprocess
 from pytail.telemetry.access import AccessRecord
 
@@ -46,6 +47,16 @@ TASKS = ("last_uses", "catalog", "eviction")
 #: Bounds of histogram buckets, in seconds.
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 _LOOP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class _Families:
+    """Metrics as `generate_latest` wants them."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 class Snapshot:
@@ -74,7 +85,11 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         directory = os.environ.get(multiprocess.VARIABLE)
-        self._shared = None if directory is None else Path(directory)
+        self._shared = None if directory is None else multiprocess.SharedMetrics(Path(directory))
+        #: One read for all who ask at the same time, so that it takes one thread.
+        self._reads: SingleFlight[list[Metric]] = SingleFlight()
+        #: Whether the last read failed.
+        self._is_alone = False
         self._registry = CollectorRegistry()
         self._make_counters()
         self._make_gauges()
@@ -211,32 +226,33 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        with self._read() as registry:
-            return generate_latest(registry)
+        return generate_latest(_Families(self._read()))
 
     def snapshot(self) -> Snapshot:
         """Return the current values of all series."""
-        with self._read() as registry:
-            return Snapshot(sample for family in registry.collect() for sample in family.samples)
+        return Snapshot(sample for family in self._read() for sample in family.samples)
 
-    @contextlib.contextmanager
-    def _read(self) -> Iterator[CollectorRegistry]:
+    def _read(self) -> list[Metric]:
+        """Return the metrics of all workers; those of this worker where that fails."""
         self._count_pending()
-        registry = self._registry
-        with contextlib.ExitStack() as stack:
-            if self._shared is not None:
-                try:
-                    stack.enter_context(multiprocess.locked(self._shared))
-                    registry = CollectorRegistry()
-                    MultiProcessCollector(registry, str(self._shared))
-                except OSError as error:
-                    # The cache directory may have been emptied.
-                    log.warning(
-                        "cannot read the metrics of other workers,"
-                        " showing those of this worker alone: %s",
-                        error,
-                    )
-            yield registry
+        shared = self._shared
+        if shared is not None:
+            try:
+                families = self._reads.run(None, lambda: off_loop(shared.read))
+            except OSError as error:
+                # The cache directory may have been emptied, or a stopped process holds the lock.
+                level = logging.DEBUG if self._is_alone else logging.WARNING
+                self._is_alone = True
+                log.log(
+                    level,
+                    "cannot read the metrics of other workers,"
+                    " showing those of this worker alone: %s",
+                    error,
+                )
+            else:
+                self._is_alone = False
+                return families
+        return list(self._registry.collect())
 
     def _count(self, outcome: str, status: str, responses: int, sent: int) -> None:
         self._requests.labels(outcome or "NONE", f"{status[:1] or '0'}xx").inc(responses)

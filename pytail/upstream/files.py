@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, replace
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
@@ -13,10 +14,17 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client, discard, reason_of, refusal
-from pytail.upstream.headers import content_length, content_range, is_chunked, strong_etag
+from pytail.upstream.headers import (
+    content_length,
+    content_range,
+    is_chunked,
+    strong_etag,
+    validators,
+)
 from pytail.urls import masked
 
 #: Digests and sizes are those of the bytes without content coding.
@@ -25,6 +33,20 @@ _HEADERS = {"Accept-Encoding": "identity"}
 _CHUNK = 256 * 1024
 #: Bytes of a file up to which `read_range` reads the whole where upstream sends no range.
 _SMALL_FILE = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The bytes `data` of a file of `size` bytes, from the offset `start` on."""
+
+    start: int
+    data: bytes
+    size: int
+
+    def bytes_of(self, start: int, stop: int) -> bytes | None:
+        """Return the bytes from `start` to before `stop`; None where some are not in this piece."""
+        first, last = start - self.start, stop - self.start
+        return self.data[first:last] if 0 <= first <= last <= len(self.data) else None
 
 
 class UpstreamFile:
@@ -51,6 +73,8 @@ class UpstreamFile:
             self.start, self.stop, self.size = found or (-1, None, None)
         #: The strong validator of the file; None where there is none.
         self.etag = strong_etag(response.headers)
+        #: What upstream says of the version of the file.
+        self.validators = replace(validators(response.headers), size=self.size)
         #: Whether the end of the body is marked (RFC 9112, section 6.3), not just that of the connection.
         self.is_delimited = self.size is not None or is_chunked(response.headers)
 
@@ -119,27 +143,29 @@ class FileClient:
                 raise UpstreamWithoutRanges(masked(url))
             return self._opened(response, url, slot)
 
-    def read_range(self, url: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
-        """Read the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
+    def read_range(self, url: str, start: int, stop: int) -> Piece:
+        """Read the bytes from `start` to before `stop` of the file at `url`, or to its end.
 
-        Returns the offset of the first byte, and the bytes. Where upstream sends no ranges, a file
-        of up to 8 MiB is read whole. Raises UpstreamWithoutRanges for a larger one, or another
-        UpstreamError.
+        Where upstream sends no ranges, a file of up to 8 MiB is read whole. Raises
+        UpstreamWithoutRanges for a larger one, or another UpstreamError: UpstreamRefused with the
+        status 416 where the file ends before `start`.
         """
         with self._client.slot(url, "page"), self._client.attempt(url):
-            response = self._request_range(url, start, stop, size)
+            response = self._request_range(url, start, stop)
             try:
                 if response.status == 200:
-                    if size > _SMALL_FILE:
-                        raise UpstreamWithoutRanges(masked(url))
-                    start, stop = 0, size
+                    return self._read_whole(response, url)
+                found = content_range(response.headers)
+                if found is None or found[0] != start or found[1] != min(stop, found[2]):
+                    raise UpstreamGarbled(masked(url), "sends another range than asked for")
                 data = self._client.read_body(response, url, self._max_range_bytes)
             finally:
                 response.close()
-            if data is None or len(data) != stop - start:
+            length = found[1] - start
+            if data is None or len(data) != length:
                 sent = f"over {self._max_range_bytes}" if data is None else len(data)
-                raise UpstreamGarbled(masked(url), f"sent {sent} bytes, not {stop - start}")
-            return start, data
+                raise UpstreamGarbled(masked(url), f"sent {sent} bytes, not {length}")
+            return Piece(start, data, found[2])
 
     def size(self, url: str) -> int | None:
         """Return the bytes of the file at `url`; None where upstream does not say.
@@ -156,6 +182,30 @@ class FileClient:
             response.close()
             return content_length(response.headers)
 
+    def revalidate(self, url: str, known: Validators) -> Validators | None:
+        """Return what upstream says of the file at `url` now; None: it is the one of `known` (304).
+
+        The body is not read, but for its first byte. Raises UpstreamGarbled where that byte begins
+        HTML or JSON, such as the login page of a captive portal, or another UpstreamError.
+        """
+        conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+        headers = {**_HEADERS, **{name: value for name, value in conditions.items() if value}}
+        # Not HEAD: a signed URL is for one method only, and some hosts refuse HEAD.
+        with self._client.slot(url, "page"), self._client.attempt(url):
+            response, _ = self._client.request(url, headers)
+            _require(response, url, 200, 304)
+            try:
+                if response.status == 304:
+                    return None
+                first = response.read1(1, decode_content=False)
+            except (HTTPError, OSError) as error:
+                raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            finally:
+                response.close()
+            if first in (b"<", b"{", b""):
+                raise UpstreamGarbled(masked(url), "sends no distribution")
+            return validators(response.headers)
+
     def _open_rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
         """Open the bytes from `start` on, or the whole file where upstream sends that."""
         with self._client.slot(url, kind) as slot, self._client.attempt(url):
@@ -167,6 +217,18 @@ class FileClient:
                 # The file of upstream ends before `start`, so it is another file.
                 response = self._request_whole(url)
             return self._opened(response, url, slot)
+
+    def _read_whole(self, response: BaseHTTPResponse, url: str) -> Piece:
+        """Return a small file whose response has no range. Raises an UpstreamError."""
+        length = content_length(response.headers)
+        data = None
+        if length is None or length <= _SMALL_FILE:
+            data = self._client.read_body(response, url, _SMALL_FILE)
+        if data is None:
+            raise UpstreamWithoutRanges(masked(url))
+        if length not in (None, len(data)):
+            raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {length}")
+        return Piece(0, data, len(data))
 
     def _request_whole(self, url: str) -> BaseHTTPResponse:
         response, _ = self._client.request(url, _HEADERS)
@@ -182,7 +244,7 @@ class FileClient:
     ) -> BaseHTTPResponse:
         """Return a response with the whole file (200) or with the range asked for (206).
 
-        `stop` None: to the end, and the range of the response is not checked. Raises
+        `stop` None: to the end. `size` None: the range of the response is not checked. Raises
         UpstreamGarbled where upstream sends another range, or another UpstreamError.
         """
         last = "" if stop is None else stop - 1
@@ -191,7 +253,7 @@ class FileClient:
             headers["If-Range"] = etag
         response, _ = self._client.request(url, headers)
         _require(response, url, 200, 206)
-        is_checked = stop is not None and response.status == 206
+        is_checked = size is not None and response.status == 206
         if is_checked and content_range(response.headers) != (start, stop, size):
             response.close()
             raise UpstreamGarbled(masked(url), "sends another range than asked for")

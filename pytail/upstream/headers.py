@@ -6,14 +6,18 @@ import math
 import re
 from collections.abc import Mapping
 from email.message import Message
+from email.utils import parsedate_to_datetime
 
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
+from pytail.model import Validators
 from pytail.simple import fields
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+#: Characters of the longest validator that is kept.
+_MAX_VALIDATOR = 1000
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
@@ -57,6 +61,24 @@ def strong_etag(headers: Mapping[str, str]) -> str | None:
     """Return ETag where it is a strong validator (section 8.8.3), quotes included, else None."""
     etag = headers.get("ETag", "").strip()
     return etag if _STRONG_ETAG.fullmatch(etag) else None
+
+
+def validators(headers: Mapping[str, str]) -> Validators:
+    """Return ETag and Last-Modified verbatim, and the bytes of Content-Length, of a whole response."""
+    etag, modified = (headers.get(name, "").strip() for name in ("ETag", "Last-Modified"))
+    return Validators(
+        etag if 0 < len(etag) <= _MAX_VALIDATOR else None,
+        modified if 0 < len(modified) <= _MAX_VALIDATOR else None,
+        content_length(headers),
+    )
+
+
+def date(value: str | None) -> float | None:
+    """Return the seconds since the epoch of an HTTP date (section 5.6.7). None: absent or malformed."""
+    try:
+        return None if value is None else parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:

@@ -45,6 +45,8 @@ class ResumingSource:
         self._position, self._stop, self._attempts = start, stop, 0
         self._opened = request(start, etag)
         self.size, self.etag = self._opened.size, self._opened.etag
+        #: What upstream says of the version of the file.
+        self.validators = self._opened.validators
         self.is_delimited = self._opened.is_delimited
         # Offset of the next byte of the response; below `_position` where upstream started at 0.
         self._offset = self._opened.start

@@ -27,13 +27,13 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
 
 
 def requested_range(
-    range_header: str | None, if_range: str | None, etag: str, size: int
+    range_header: str | None, if_range: str | None, etag: str | None, size: int
 ) -> ByteRange | None:
     """Return the range that a Range header requests from a file of `size` bytes.
 
     None means the whole file: without one well-formed byte range the header is ignored (RFC 9110
-    section 14.2), and so is the header where If-Range names another validator than `etag`. Raises
-    RangeNotSatisfiable.
+    section 14.2), and so is the header where If-Range names another validator than `etag` (None: there
+    is none). Raises RangeNotSatisfiable.
     """
     unit, separator, ranges = (range_header or "").partition("=")
     match = _RANGE.fullmatch(ranges)

@@ -1,5 +1,8 @@
 """The files below ``/root/pypi/+f/``: whole files and ranges, stored or downloading.
 
+A file with a digest has an ETag from its URL and never changes. One without a digest has an ETag once it
+is stored, from its time and size on disk, and is fresh until upstream has to be asked again.
+
 The content type is always a stream of bytes without a content coding, so that no client decodes it.
 """
 
@@ -15,20 +18,33 @@ import gevent
 
 from pytail.cache.files import Files, OpenedFile
 from pytail.cache.lookup import FileLookup
-from pytail.errors import DownloadInterrupted
-from pytail.model import ByteRange, File, Outcome
+from pytail.errors import (
+    DigestMismatch,
+    DownloadInterrupted,
+    FileGone,
+    UpstreamError,
+    UpstreamGarbled,
+    WheelUnreadable,
+)
+from pytail.model import DIGEST_LENGTHS, ByteRange, File, Outcome
 from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
 from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 from pytail.web.middleware import STILL_VALID
 
 #: Bytes of a file read at once.
 _CHUNK = 256 * 1024
+#: How often a file is opened whose size is not the one that its page or a HEAD request gave.
+_TRIES = 2
+#: Maximum ``max-age`` in seconds of a file without a digest, as of a page.
+_MAX_AGE = 600
+#: Digits of a digest in an ETag.
+_ETAG_DIGITS = 32
 #: Maximum bytes of a body that the microcache may copy.
 _MAX_REPLAYED = 256 * 1024
 
 
 class FileResource:
-    """One file. The URL contains a digest, so the content never changes."""
+    """One file."""
 
     def __init__(self, lookup: FileLookup, files: Files, accel_redirect: str = "") -> None:
         """`accel_redirect` is the nginx location that sends stored files; "": pytail sends them."""
@@ -39,62 +55,158 @@ class FileResource:
         self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
     ) -> None:
         file = self._lookup.file(f"{first}/{rest}", filename)
-        _set_file_headers(resp, file)
-        if self._is_not_modified(req, resp, file):
-            return
-        try:
-            range_ = self._requested_range(req, file)
-        except RangeNotSatisfiable as error:
-            _refuse_range(resp, error.size)
+        etag = self._etag(file)
+        if self._is_not_modified(req, resp, file, etag):
             return
         with UpstreamWait() as wait:
-            opened = self._files.open(file, range_)
+            try:
+                opened, range_ = self._open(req, file, etag)
+            except RangeNotSatisfiable as error:
+                _refuse_range(resp, error.size)
+                return
             wait.counts = opened.outcome is not Outcome.HIT
-        length = _length(file, opened, range_)
+        try:
+            self._send(req, resp, file, opened, range_)
+        except BaseException:
+            opened.stream.close()
+            raise
+
+    def on_head(
+        self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
+    ) -> None:
+        file = self._lookup.file(f"{first}/{rest}", filename)
+        etag = self._etag(file)
+        if not self._is_not_modified(req, resp, file, etag):
+            self._set_headers(resp, file, etag, self._lookup.stored_at(file))
+            resp.content_length = self._size(file)
+            # Without a stream, Falcon sends an unknown length as Content-Length 0.
+            resp.stream = iter(())
+
+    def _send(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        file: File,
+        opened: OpenedFile,
+        range_: ByteRange | None,
+    ) -> None:
+        """Set headers and body to those of an opened file, which `resp` then owns."""
+        length = opened.size if range_ is None else range_.stop - range_.start
+        self._set_headers(resp, file, _etag_of_opened(file, opened), opened.stored_at)
+        if opened.stored_at is None:
+            _set_outcome(resp, opened.outcome)
         if range_ is not None:
             _set_range_headers(resp, range_)
         is_stored = opened.outcome is Outcome.HIT and length is not None
         if length is not None and is_stored and self._is_for_nginx(req, range_):
             opened.stream.close()
             self._send_by_nginx(resp, file, length, is_whole=range_ is None)
-        else:
-            stream = TimedStream(opened.stream) if wait.counts else opened.stream
-            _send_body(resp, FileBody(file.filename, stream, length), length)
-            if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
-                req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
-        age = None if opened.stored_at is None else self._lookup.age(opened.stored_at)
-        _set_cache_headers(resp, opened.outcome, age)
+            return
+        is_timed = opened.outcome is not Outcome.HIT
+        stream = TimedStream(opened.stream) if is_timed else opened.stream
+        _send_body(resp, FileBody(file.filename, stream, length), length)
+        if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
+            req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
 
-    def on_head(
-        self, req: falcon.Request, resp: falcon.Response, *, first: str, rest: str, filename: str
-    ) -> None:
-        file = self._lookup.file(f"{first}/{rest}", filename)
-        _set_file_headers(resp, file)
-        if not self._is_not_modified(req, resp, file):
-            age = self._lookup.stored_age(file)
-            _set_cache_headers(resp, Outcome.MISS if age is None else Outcome.HIT, age)
-            resp.content_length = self._files.size(file)
-            # Without a stream, Falcon sends an unknown length as Content-Length 0.
-            resp.stream = iter(())
+    def _etag(self, file: File) -> str | None:
+        """Return the ETag of `file`; None before a file without a digest is stored."""
+        if file.has_digest:
+            return etag_of(file)
+        stored = self._files.open_stored(file)
+        if stored is None:
+            return None
+        with stored:
+            return _etag_of_stored(os.fstat(stored.fileno()))
 
-    def _is_not_modified(self, req: falcon.Request, resp: falcon.Response, file: File) -> bool:
-        """Return whether If-None-Match names the file, and set the status to 304 then.
+    def _is_not_modified(
+        self, req: falcon.Request, resp: falcon.Response, file: File, etag: str | None
+    ) -> bool:
+        """Return whether If-None-Match names `etag`, and set the status to 304 then.
 
-        The URL determines the content, so the file need not be stored.
+        A file with a digest need not be stored, because its URL determines the content.
         """
-        if not etag_matches(req.get_header("If-None-Match"), etag_of(file)):
+        if etag is None or not etag_matches(req.get_header("If-None-Match"), etag):
             return False
-        _set_cache_headers(resp, Outcome.HIT, self._lookup.stored_age(file))
+        self._set_headers(resp, file, etag, self._lookup.stored_at(file))
+        resp.set_header("X-Cache", Outcome.HIT.value)
         resp.status = falcon.HTTP_304
         return True
 
-    def _requested_range(self, req: falcon.Request, file: File) -> ByteRange | None:
-        """Return the requested range, None for the whole file. Raises RangeNotSatisfiable."""
-        range_header = req.get_header("Range")
-        size = None if range_header is None else self._files.size(file)
-        if size is None:
+    def _open(
+        self, req: falcon.Request, file: File, etag: str | None
+    ) -> tuple[OpenedFile, ByteRange | None]:
+        """Open `file` at the requested range; None for the whole file. Raises RangeNotSatisfiable.
+
+        Only the response that carries the bytes says their number. Where a page or a HEAD request
+        gave another one, the range is computed again.
+        """
+        range_header, if_range = req.get_header("Range"), req.get_header("If-Range")
+        size = None if range_header is None else self._size(file)
+        for _ in range(_TRIES):
+            range_, refused = None, None
+            try:
+                if size is not None:
+                    range_ = requested_range(range_header, if_range, etag, size)
+            except RangeNotSatisfiable as error:
+                refused = error
+            try:
+                opened = self._files.open(file, range_)
+            except UpstreamGarbled:
+                if range_ is None:
+                    raise
+                # Upstream sends another range than asked for: its file has another size.
+                break
+            is_right = size is None or opened.size == size
+            if is_right and refused is None and etag in (None, _etag_of_opened(file, opened)):
+                return opened, range_
+            opened.stream.close()
+            if is_right and refused is not None:
+                raise refused
+            size = opened.size
+        return self._files.open(file), None
+
+    def _size(self, file: File) -> int | None:
+        """Return the size of `file` in bytes as far as it is known; None also where upstream fails.
+
+        It is a hint only, unless the file is stored or downloading. Only GET tells whether upstream
+        has the file: some hosts refuse HEAD, and a signed URL is for GET alone.
+        """
+        try:
+            return self._files.size(file) or None
+        except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted, WheelUnreadable):
             return None
-        return requested_range(range_header, req.get_header("If-Range"), etag_of(file), size)
+
+    def _set_headers(
+        self, resp: falcon.Response, file: File, etag: str | None, stored_at: float | None
+    ) -> None:
+        """Set the headers of every response for `file`; `stored_at` None: it is not stored."""
+        age = None if stored_at is None else self._lookup.age(stored_at)
+        outcome = Outcome.MISS if stored_at is None else Outcome.HIT
+        if file.is_immutable:
+            caching = "max-age=365000000, immutable, public"
+        else:
+            caching = "no-cache, public"
+        if not file.has_digest and stored_at is not None:
+            freshness = self._lookup.freshness(file, stored_at)
+            if freshness.fresh_for >= 1:
+                # Clients such as pip do not subtract Age, so max-age is the rest of the TTL.
+                caching = f"max-age={min(int(freshness.fresh_for), _MAX_AGE)}, public"
+            elif file.url:
+                outcome = Outcome.STALE
+            age = age if freshness.age is None else freshness.age
+        resp.set_headers(
+            {
+                "Accept-Ranges": "bytes",
+                "Cache-Control": caching,
+                # An nginx in front would otherwise collect a download before sending it on.
+                "X-Accel-Buffering": "no",
+                "Age": str(int(age or 0)),
+            }
+        )
+        if etag is not None:
+            resp.set_header("ETag", etag)
+        _set_outcome(resp, outcome)
+        resp.content_type = "application/octet-stream"
 
     def _is_for_nginx(self, req: falcon.Request, range_: ByteRange | None) -> bool:
         """Return whether nginx can send the stored file.
@@ -190,38 +302,30 @@ class FileBody:
 
 
 def etag_of(file: File) -> str:
-    """Return the strong ETag of `file`, quoted: the end of the URL, known before the download.
+    """Return the strong ETag of a `file` with a digest, quoted; known before the download.
 
-    A server in front of pytail can derive the same ETag from the URL.
+    The end of the URL, so a server in front of pytail can derive it. For core metadata a digest
+    follows, because a page may give another one for the same URL.
     """
-    return f'"{quote(file.key, safe="/+!")}"'
+    digest = ""
+    if file.is_sidecar:
+        algorithm = next(name for name in DIGEST_LENGTHS if name in file.hashes)
+        digest = f";{file.hashes[algorithm][:_ETAG_DIGITS]}"
+    return f'"{quote(file.key, safe="/+!")}{digest}"'
 
 
-def _length(file: File, opened: OpenedFile, range_: ByteRange | None) -> int | None:
-    """Return the bytes of the body, None where the size is unknown.
-
-    Closes the stream and raises DownloadInterrupted where the file has another size than `range_`.
-    """
-    if range_ is None:
-        return opened.size
-    if range_.size == opened.size:
-        return range_.stop - range_.start
-    opened.stream.close()
-    raise DownloadInterrupted(file.filename, f"the file has {opened.size} bytes, not {range_.size}")
+def _etag_of_opened(file: File, opened: OpenedFile) -> str | None:
+    """Return the ETag of the bytes of `opened`; None for a file without a digest that is not stored."""
+    if file.has_digest:
+        return etag_of(file)
+    if opened.stored_at is None or not isinstance(opened.stream, io.FileIO):
+        return None
+    return _etag_of_stored(os.fstat(opened.stream.fileno()))
 
 
-def _set_file_headers(resp: falcon.Response, file: File) -> None:
-    """Set the headers of every response for `file`."""
-    resp.set_headers(
-        {
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "max-age=365000000, immutable, public",
-            "ETag": etag_of(file),
-            # An nginx in front would otherwise collect a download before sending it on.
-            "X-Accel-Buffering": "no",
-        }
-    )
-    resp.content_type = "application/octet-stream"
+def _etag_of_stored(status: os.stat_result) -> str:
+    """Return the strong ETag of a stored file. A file that replaces it has another mtime."""
+    return f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
 
 
 def _set_range_headers(resp: falcon.Response, range_: ByteRange) -> None:
@@ -230,17 +334,16 @@ def _set_range_headers(resp: falcon.Response, range_: ByteRange) -> None:
     resp.set_header("Content-Range", content_range)
 
 
-def _set_cache_headers(resp: falcon.Response, outcome: Outcome, age: float | None) -> None:
-    """Set X-Cache and Age; `age` is in seconds, None for a file that is not stored."""
+def _set_outcome(resp: falcon.Response, outcome: Outcome) -> None:
     resp.set_header("X-Cache", outcome.value)
-    resp.set_header("Age", str(int(age or 0)))
 
 
 def _refuse_range(resp: falcon.Response, size: int) -> None:
     resp.status = falcon.HTTP_416
     resp.set_header("Content-Range", f"bytes */{size}")
-    resp.set_header("Cache-Control", "no-store")
-    _set_cache_headers(resp, Outcome.HIT, None)
+    resp.set_headers({"Cache-Control": "no-store", "Accept-Ranges": "bytes"})
+    resp.content_type = "application/octet-stream"
+    _set_outcome(resp, Outcome.HIT)
 
 
 def _send_body(resp: falcon.Response, body: FileBody, length: int | None) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from pytail.cache.cache import policy_of
+from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.files import Files
 from pytail.cache.filters import PromisedCoreMetadata, StoredFilesOnly
 from pytail.cache.freshness import PAGE_WAIT
@@ -57,7 +58,12 @@ class PageCache:
         filters = [promised] if promises else []
         filters += [StoredFilesOnly(self.store)] if offline else []
         self.index = Index(self.catalog, self.revalidator, url, policy, clock, filters)
-        self.lookup = FileLookup(self.index, self.catalog, self.store, url, clock, promised)
+        self.freshness = FileFreshness(
+            self.catalog, self.upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
+        )
+        self.lookup = FileLookup(
+            self.index, self.catalog, self.store, url, clock, promised, freshness=self.freshness
+        )
 
     def close(self):
         self.upstream.close()
@@ -116,7 +122,16 @@ class Downloads:
     def make_files(self, **more):
         """Return another `Files` over the same store."""
         quota = more.pop("quota", self.quota)
-        return Files(self.catalog, self.store, self.upstream.files, None, quota, **more)
+        freshness = FileFreshness(self.catalog, self.upstream.files, ttl=TTL, wait=2.0)
+        return Files(
+            self.catalog,
+            self.store,
+            self.upstream.files,
+            None,
+            quota,
+            freshness=freshness,
+            **more,
+        )
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """Return the file with `data` as a page lists it, without size or digest if False."""

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,150 @@ def test_metadata_is_listed_and_read_from_wheels_where_upstream_lists_none(
     # The digest is known once the metadata was read.
     digest = hashlib.sha256(dist.metadata or b"").hexdigest()
     assert pytail.json("demo")["files"][0]["core-metadata"] == {"sha256": digest}
+
+
+# A page, or upstream's own metadata, that is wrong
+
+
+def ranged(data: bytes, *, status: str = "206 Partial Content") -> Any:
+    """Return a response with the range asked for, as file hosts send it."""
+
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        first, _, last = environ["HTTP_RANGE"].removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(int(last) + 1, len(data))
+        if start >= len(data):
+            content_range = ("Content-Range", f"bytes */{len(data)}")
+            start_response("416 Range Not Satisfiable", [content_range, ("Content-Length", "0")])
+            return []
+        content_range = ("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        start_response(status, [content_range, ("Content-Length", str(stop - start))])
+        return [data[start:stop]]
+
+    return answer
+
+
+@pytest.mark.parametrize("size", [None, 0, 1, -1, "half", "double"])
+def test_a_wrong_size_of_the_wheel_on_the_page_does_not_matter(
+    pytail: Client, index: FakeIndex, size: int | str | None
+):
+    dist = wheel("demo", payload=LARGE)
+    right = len(dist.data)
+    wrong = {"half": right // 2, "double": right * 2, 1: right + 1, -1: right - 1}.get(size, size)
+    dist.extra["size"] = wrong
+    index.add(dist)
+    index.answers[dist.path] = ranged(dist.data)
+    remove_metadata(index, dist)
+    answer = pytail.get(path_of(dist))
+    assert (answer.status, answer.data) == (200, dist.metadata)
+    assert "core-metadata" in pytail.json("demo")["files"][0]
+    assert index.count(dist.path, "HEAD") == 0
+
+
+@pytest.mark.parametrize(
+    "status", ["401 Unauthorized", "403 Forbidden", "500 Oops", "503 Busy", "451 Unavailable"]
+)
+def test_metadata_that_upstream_refuses_is_read_from_the_wheel(
+    pytail: Client, index: FakeIndex, status: str
+):
+    dist = wheel("demo", payload=LARGE)
+    index.add(dist)
+    index.answers[dist.path] = ranged(dist.data)
+    index.answers[f"{dist.path}.metadata"] = reply(b"no", "text/plain", status)
+    answer = pytail.get(path_of(dist))
+    assert (answer.status, answer.data) == (200, dist.metadata)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"other bytes", b"<html>login</html>" * 100])
+def test_metadata_of_another_digest_is_read_from_the_wheel(
+    pytail: Client, index: FakeIndex, wrong: bytes
+):
+    dist = wheel("demo", payload=LARGE)
+    index.add(dist)
+    index.answers[dist.path] = ranged(dist.data)
+    index.answers[f"{dist.path}.metadata"] = reply(wrong, "text/plain")
+    answer = pytail.get(path_of(dist))
+    assert (answer.status, answer.data) == (200, dist.metadata)
+
+
+def test_a_wrong_digest_of_metadata_that_upstream_has_is_corrected(
+    pytail: Client, index: FakeIndex
+):
+    dist = wheel("demo", **{"core-metadata": {"sha256": "0" * 64}})
+    index.add(dist)
+    assert pytail.get(path_of(dist)).status == 502
+    right = {"sha256": hashlib.sha256(dist.metadata or b"").hexdigest()}
+    assert pytail.json("demo")["files"][0]["core-metadata"] == right
+    assert pytail.get(path_of(dist)).data == dist.metadata
+
+
+def test_metadata_of_a_wrong_digest_is_not_listed_where_the_wheel_cannot_be_read(
+    pytail: Client, index: FakeIndex
+):
+    dist = wheel("demo", **{"core-metadata": {"sha256": "0" * 64}})
+    index.add(dist)
+    index.answers[dist.path] = reply(b"", "text/plain", "403 Forbidden")
+    assert pytail.get(path_of(dist)).status == 502
+    assert pytail.json("demo")["files"][0]["core-metadata"] is False
+    assert pytail.get(path_of(dist)).status == 404
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+def test_metadata_of_400_megabytes_costs_neither_memory_nor_the_event_loop(
+    pytail: Client, index: FakeIndex, has_length: bool
+):
+    sent = 0
+
+    def endless(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        nonlocal sent
+        length = [("Content-Length", str(400 * 2**20))] if has_length else []
+        start_response("200 OK", length)
+        for _ in range(400):
+            sent += 1
+            yield bytes(2**20)
+
+    dist = wheel("demo", **{"core-metadata": True})
+    index.add(dist)
+    index.answers[f"{dist.path}.metadata"] = endless
+    answer = pytail.get(path_of(dist))
+    assert (answer.status, answer.data) == (200, dist.metadata)
+    assert sent < 40
+
+
+def test_too_large_metadata_of_an_sdist_is_refused_with_its_limit(pytail: Client, index: FakeIndex):
+    dist = sdist("demo", **{"core-metadata": True})
+    index.add(dist)
+    index.answers[f"{dist.path}.metadata"] = reply(bytes(9 * 2**20), "text/plain")
+    answer = pytail.get(path_of(dist))
+    assert answer.status == 502
+    assert "8388608 at most" in answer.json()["detail"]
+
+
+def test_too_large_metadata_in_the_store_is_fetched_again(
+    pytail: Client, index: FakeIndex, tmp_path: Path
+):
+    large = bytes(9 * 2**20)
+    dist = wheel("demo")
+    index.add(dist)
+    pytail.get(path_of(dist))
+    (stored,) = tmp_path.rglob("*.metadata")
+    stored.unlink()
+    stored.write_bytes(large)
+    assert pytail.get(path_of(dist)).data == dist.metadata
+
+
+def test_a_wheel_with_a_damaged_lzma_member_is_502(pytail: Client, index: FakeIndex):
+    dist = wheel("demo")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("demo-1.0.dist-info/METADATA", b"Name: demo\n" * 100)
+    data = bytearray(out.getvalue())
+    start = data.index(b"METADATA") + 20
+    data[start : start + 10] = b"\xff" * 10
+    dist.data = bytes(data)
+    index.add(dist)
+    remove_metadata(index, dist)
+    assert pytail.get(path_of(dist)).status == 502
+    assert pytail.json("demo")["files"][0]["core-metadata"] is False
 
 
 def test_no_metadata_is_added_without_the_option(pytail: Client, index: FakeIndex):

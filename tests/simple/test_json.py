@@ -36,7 +36,8 @@ def parsed(*entries: object, **more: Any) -> ProjectPage:
 def file(filename: str = "foo-1.0.tar.gz", **known: Any) -> File:
     url = f"https://files.example.org/{filename}"
     known = {"hashes": {"sha256": SHA256}} | known
-    return File(filename=filename, url=url, directory=directory_of(known["hashes"], url), **known)
+    directory = directory_of(known["hashes"], url, known.get("size"))
+    return File(filename=filename, url=url, directory=directory, **known)
 
 
 def rendered(*files: File, **known: Any) -> dict[str, Any]:

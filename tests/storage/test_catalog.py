@@ -6,9 +6,9 @@ import sqlite3
 
 import pytest
 
-from pytail.model import ProjectPage
+from pytail.model import File, ProjectPage, directory_of, former_directories
 from pytail.storage import catalog as catalog_module
-from pytail.storage.catalog import Catalog
+from pytail.storage.catalog import Catalog, FileCheck
 from tests.support.storage import (
     BARE_FILE,
     BARE_PAGE,
@@ -218,6 +218,38 @@ MISNAMED = [
     dataclasses.replace(FULL_FILE, filename=filename)
     for filename in ("other-1.0-py3-none-any.whl", "other-1.0.tar.gz", "demo", "demo_1.0.zip")
 ]
+
+
+def test_a_file_is_found_by_its_former_directories(catalog):
+    url = "https://files.example.org/demo-1.0.zip"
+    hashes = {"sha512": "a" * 128, "md5": "b" * 32}
+    file = File(
+        filename="demo-1.0.zip",
+        url=f"{url}?signature=1",
+        directory=directory_of(hashes, url),
+        hashes=hashes,
+        size=7,
+    )
+    catalog.remember(entry(), ProjectPage(name="demo", files=(BARE_FILE, file)))
+    assert file.directory == f"_sha512/{'a' * 128}"
+    former = former_directories(file)
+    assert f"_md5/{'b' * 32}-7" in former
+    assert f"_md5/{'b' * 32}" in former
+    assert len(former) == 4
+    for directory in (file.directory, *former):
+        assert catalog.file(directory, file.filename, UPSTREAM) == file
+    assert catalog.file(f"_md5/{'c' * 32}", file.filename, UPSTREAM) is None
+    assert catalog.file(file.directory, "demo-1.1.zip", UPSTREAM) is None
+
+
+def test_a_check_is_read_as_it_was_written(catalog, path):
+    check = FileCheck(key="_url/0/x", stored_at=1.5, size=7, checked_at=2.5, etag='"é"')
+    catalog.remember_check(dataclasses.replace(check, etag="another"))
+    catalog.remember_check(check)
+    assert catalog.file_check(check.key) == check
+    assert catalog.file_check("_url/1/x") is None
+    with contextlib.closing(Catalog(path)) as other:
+        assert other.file_check(check.key) == check
 
 
 def test_a_file_whose_name_does_not_tell_its_project_is_found(catalog):

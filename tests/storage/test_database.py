@@ -1,6 +1,9 @@
 """The database: threads, locks, the memo of look-ups, and errors of SQLite."""
 
 import contextlib
+import dataclasses
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +25,10 @@ from tests.support.storage import (
     filled,
     locked,
     page,
+    process,
     set_aside,
 )
+from tests.support.watching import until
 
 DIRECTORY = BARE_FILE.directory
 
@@ -79,7 +84,8 @@ def test_a_write_to_a_locked_file_has_no_effect_and_is_logged(
         catalog.mark_revalidated("demo", 30.0)
         catalog.remember_missing(entry("gone", found=False))
         assert catalog.entry("demo") is None
-    assert caplog.text.count("cannot write") == 3
+    # One line for errors that follow each other.
+    assert caplog.text.count("cannot write") == 1
     assert "locked" in caplog.text
 
 
@@ -154,6 +160,168 @@ def test_damage_while_the_file_is_open_is_no_error_of_the_caller(path, caplog):
         opened.remember_missing(entry("gone", found=False))
         opened.mark_revalidated("demo", 30.0)
     assert "continuing without" in caplog.text
+
+
+def overwritten(path):
+    with path.open("r+b") as out:
+        out.seek(4096)
+        out.write(b"\xff\x93noise" * 30_000)
+
+
+def noise(path):
+    path.write_bytes(b"\xff\x93noise" * 1000)
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def shortened(path):
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+
+
+def removed(path):
+    path.unlink()
+
+
+def removed_with_all_beside(path):
+    for found in path.parent.iterdir():
+        found.unlink()
+
+
+def replaced_by_noise(path):
+    path.unlink()
+    noise(path)
+
+
+def replaced_by_another_program(path):
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs AS SELECT 'precious' AS value")
+        other.commit()
+
+
+def without_a_table(path):
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE project")
+        other.commit()
+
+
+DAMAGES = [
+    overwritten, noise, emptied, shortened, removed, removed_with_all_beside, replaced_by_noise,
+    replaced_by_another_program, without_a_table,
+]  # fmt: skip
+
+
+def is_remembered(*catalogs):
+    """Return whether each of `catalogs` finds what the first one writes."""
+    for each in catalogs:
+        # As requests do all the time.
+        each.entry("p1")
+        each.page("p1")
+    catalogs[0].remember(FULL_ENTRY, FULL_PAGE)
+    return all(each.page("demo") == FULL_PAGE for each in catalogs)
+
+
+def is_complete(path):
+    """Return whether a process that starts now finds the page."""
+    with contextlib.closing(Catalog(path)) as later:
+        return later.page("demo") == FULL_PAGE
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_damaged_while_it_is_open_is_replaced(path, damage, caplog):
+    filled(path)
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.page("p1")
+        opened.entry("p1")
+        damage(path)
+        until(lambda: is_remembered(opened) and is_complete(path), 10)
+        caplog.clear()
+        assert is_remembered(opened)
+        assert caplog.text == ""
+    assert is_complete(path)
+    assert len(set_aside(path)) <= 1
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_processes_that_share_a_damaged_file_continue_with_one_new_file(path, damage):
+    filled(path)
+    with (
+        contextlib.closing(Catalog(path)) as opened,
+        process(FOLLOWER, str(path)) as follower,
+    ):
+        opened.page("p1")
+        damage(path)
+
+        def agree():
+            follower.stdin.write("\n")
+            follower.stdin.flush()
+            return is_remembered(opened) and follower.stdout.readline() == "demo other\n"
+
+        until(agree, 15)
+        assert is_complete(path)
+    assert len(set_aside(path)) <= 1
+
+
+FOLLOWER = """
+import sys
+from pathlib import Path
+from gevent import monkey
+monkey.patch_all()
+from pytail.storage.catalog import Catalog, Entry
+from pytail.model import ProjectPage
+
+catalog = Catalog(Path(sys.argv[1]))
+print("ready", flush=True)
+for line in sys.stdin:
+    entry = Entry(name="other", upstream="http://index.example.org", found=True, fetched_at=1.0,
+                  checked_at=1.0)
+    catalog.entry("p1")
+    catalog.remember(entry, ProjectPage(name="other"))
+    found = [name for name in ("demo", "other") if catalog.page(name) is not None]
+    print(*found, flush=True)
+"""
+
+
+def test_errors_that_follow_each_other_are_logged_once(path, caplog, monkeypatch):
+    filled(path)
+    monkeypatch.setattr(database_module, "_RETRY_INTERVAL", 0.0)
+    with contextlib.closing(Catalog(path)) as opened:
+        shutil.rmtree(path.parent)
+        for _ in range(20):
+            opened.entry("p1")
+            opened.remember(FULL_ENTRY, FULL_PAGE)
+            gevent.sleep(0.01)
+    assert caplog.text.count("cannot open the catalog") <= 1
+    assert len(caplog.records) <= 3
+
+
+@pytest.mark.parametrize("column", ["fetched_at", "checked_at"])
+@pytest.mark.parametrize(
+    "value", ["-1.0", "9e999", "-9e999", "1e300", "'soon'", "x'ff'", "CAST(x'ff' AS TEXT)"]
+)
+def test_a_row_with_an_impossible_time_is_unknown_until_it_is_written_again(path, column, value):
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.remember(FULL_ENTRY, FULL_PAGE)
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute(f"UPDATE project SET {column} = {value}")
+            other.commit()
+        assert opened.entry("demo") is None
+        assert opened.recent_entry("demo") is None
+        opened.remember(FULL_ENTRY, FULL_PAGE)
+        assert opened.entry("demo") == FULL_ENTRY
+
+
+@pytest.mark.parametrize("seconds", [2**31, 2**32, 2.0**33])
+def test_times_after_2038_are_kept(path, seconds):
+    later = dataclasses.replace(FULL_ENTRY, fetched_at=float(seconds), checked_at=float(seconds))
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.remember(later, FULL_PAGE)
+        assert opened.entry("demo") == later
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_of_the_constructor(path):

@@ -1,18 +1,24 @@
 """The schema: names on disk, files that cannot be used, and migrations."""
 
 import contextlib
+import dataclasses
+import fcntl
+import hashlib
 import sqlite3
 import subprocess
 import sys
+import time
 
 import orjson
 import peewee
 import pytest
 
 from pytail.errors import SettingError
+from pytail.model import directory_of
 from pytail.storage import schema
 from pytail.storage.catalog import Catalog
 from tests.support.storage import (
+    BARE_FILE,
     FULL_ENTRY,
     FULL_FILE,
     FULL_PAGE,
@@ -37,7 +43,7 @@ def works(path):
 
 # Names on disk
 
-#: The columns of each table and index of schema 4. Catalogs of earlier versions of pytail have them.
+#: The columns of each table and index of schema 5. Those of schema 4 have all but "checked".
 ON_DISK = {
     "project": [
         "name", "upstream", "found", "etag", "last_serial", "fetched_at", "checked_at", "revision",
@@ -46,6 +52,7 @@ ON_DISK = {
     "part": ["id", "project", "number", "keys", "lines"],
     "stray": ["shelf", "filename", "project"],
     "measured": ["location", "size"],
+    "checked": ["key", "stored_at", "size", "checked_at", "etag", "last_modified"],
     "ready": ["id", "project", "variant", "revision", "version", "etag", "data"],
     "project_found_checked_at": ["found", "checked_at"],
     "part_project_number": ["project", "number"],
@@ -54,9 +61,9 @@ ON_DISK = {
 }  # fmt: skip
 
 
-def test_tables_columns_and_indexes_have_the_names_of_schema_4(path):
+def test_tables_columns_and_indexes_have_the_names_of_schema_5(path):
     Catalog(path).close()
-    assert schema.SCHEMA_VERSION == 4
+    assert schema.SCHEMA_VERSION == 5
     with contextlib.closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL")
         found = {
@@ -214,6 +221,42 @@ def test_a_healthy_file_that_is_locked_against_reads_is_not_set_aside(short_busy
         assert opened.page("p1") == page("p1", 40)
 
 
+# The lock of the file
+
+
+@contextlib.contextmanager
+def preparing(path):
+    """Hold the lock of a process that prepares the file at `path`."""
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_catalog_that_needs_no_change_is_opened_without_the_lock(path):
+    filled(path)
+    with preparing(path):
+        started = time.monotonic()
+        assert works(path)
+        assert time.monotonic() - started < 5
+
+
+def test_a_start_that_needs_the_lock_fails_in_time_where_another_process_holds_it(
+    path, monkeypatch
+):
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", 0.1)
+    with preparing(path), pytest.raises(SettingError, match="another process has held"):
+        Catalog(path)
+    assert works(path)
+
+
+def test_a_damaged_catalog_is_left_where_another_process_holds_the_lock(path, monkeypatch):
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", 0.1)
+    path.write_bytes(b"garbage" * 1000)
+    with preparing(path), pytest.raises(SettingError, match="another process has held"):
+        Catalog(path)
+    assert set_aside(path) == []
+
+
 # Migrations
 
 #: The files in schema 2 and 3.
@@ -235,6 +278,11 @@ def as_schema(version, path, *pages):
     """Change the catalog at `path` into one of an earlier schema that lists `pages`."""
     dump = orjson.dumps
     with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("DROP TABLE checked")
+        if version == 4:
+            older.execute(f"PRAGMA user_version = {version}")
+            older.commit()
+            return
         older.executescript(ROWS)
         for page in pages:
             for position, file in enumerate(page.files):
@@ -250,7 +298,7 @@ def as_schema(version, path, *pages):
         older.commit()
 
 
-def test_only_schema_2_and_3_are_migrated(path):
+def test_only_schema_2_to_4_are_migrated(path):
     filled(path)
     as_schema(3, path)
     with contextlib.closing(schema.connect(path, 1)) as database:
@@ -262,7 +310,7 @@ def test_only_schema_2_and_3_are_migrated(path):
         assert not schema._is_older(database)
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_migration_keeps_projects_files_sizes_and_ready_pages(path, version, caplog):
     caplog.set_level("INFO")
     with contextlib.closing(Catalog(path)) as older:
@@ -279,7 +327,7 @@ def test_a_migration_keeps_projects_files_sizes_and_ready_pages(path, version, c
         assert migrated.page("large") == page("large", 1000)
         assert migrated.entry("gone") == entry("gone", found=False)
         assert migrated.verified_size("abc/x") == 7
-        assert ready(migrated, revision=FULL_ENTRY.revision) == (READY if version == 3 else None)
+        assert ready(migrated, revision=FULL_ENTRY.revision) == (None if version == 2 else READY)
         store_ready(migrated, revision=FULL_ENTRY.revision)
         assert ready(migrated, revision=FULL_ENTRY.revision) == READY
     assert set_aside(path) == []
@@ -288,6 +336,38 @@ def test_a_migration_keeps_projects_files_sizes_and_ready_pages(path, version, c
     assert caplog.text.count("migrating the catalog") == 1
     Catalog(path).close()
     assert caplog.text.count("migrating the catalog") == 1
+
+
+def old_directory(file):
+    """Return the directory of schema 4: from the whole URL where there is no sha256."""
+    return f"_url/{hashlib.sha256(file.url.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_a_migration_gives_files_without_sha256_their_present_directory(path, version):
+    hashes = {"md5": "0" * 32}
+    weak = dataclasses.replace(BARE_FILE, filename="other-2.0.zip", hashes=hashes, size=7)
+    signed = dataclasses.replace(BARE_FILE, url=f"{BARE_FILE.url}?signature=1")
+    files = [dataclasses.replace(file, directory=old_directory(file)) for file in (weak, signed)]
+    older_page = dataclasses.replace(FULL_PAGE, files=(FULL_FILE, *files))
+    with contextlib.closing(Catalog(path)) as older:
+        older.remember(FULL_ENTRY, older_page)
+        store_ready(older, revision=FULL_ENTRY.revision)
+    as_schema(version, path, older_page)
+    with contextlib.closing(Catalog(path)) as migrated:
+        assert migrated.entry("demo").revision != FULL_ENTRY.revision
+        assert migrated.entry("demo").etag == FULL_ENTRY.etag
+        assert ready(migrated, revision=FULL_ENTRY.revision) is None
+        found = migrated.page("demo").files
+        assert [file.directory for file in found] == [
+            FULL_FILE.directory,
+            f"_md5/{'0' * 32}-7",
+            directory_of({}, BARE_FILE.url),
+        ]
+        for old, present in zip(files, found[1:], strict=True):
+            for directory in (old.directory, present.directory):
+                assert migrated.file(directory, old.filename, UPSTREAM) == present
+    assert set_aside(path) == []
 
 
 def test_a_migration_that_a_lock_prevented_is_done_at_the_next_start(path, short_busy_timeout):

@@ -30,18 +30,19 @@ def digests(names) -> st.SearchStrategy[dict[str, str]]:
 @st.composite
 def files(draw, filenames: st.SearchStrategy[str], hashes: st.SearchStrategy, **more) -> File:
     filename, known = draw(filenames), draw(hashes)
+    fields = {name: draw(values) for name, values in more.items()}
     url = f"https://files.example.org/{draw(st.sampled_from('abc'))}/{quote(filename)}"
     return File(
         filename=filename,
         url=url,
-        directory=directory_of(known, url),
+        directory=directory_of(known, url, fields.get("size")),
         hashes=known,
         requires_python=draw(st.none() | prose),
         yanked=draw(st.booleans() | prose),
         core_metadata=draw(st.none() | st.just(value=True) | hashes.filter(bool)),
         gpg_sig=draw(st.none() | st.booleans()),
         provenance=draw(st.none() | st.just("https://index.example.org/integrity/foo?a=1&b=2")),
-        **{name: draw(values) for name, values in more.items()},
+        **fields,
     )
 
 

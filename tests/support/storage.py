@@ -144,7 +144,7 @@ BARE_FILE = File(
 FULL_FILE = File(
     filename="demo-2.0-py3-none-any.whl",
     url="https://files.example.org/dèmo-2.0-py3-none-any.whl?x=1&y=%20",
-    directory="_url/" + "f" * 64,
+    directory="aaa/" + "a" * 13,
     hashes={"sha256": "a" * 64, "md5": "b" * 32},
     size=2**62,
     upload_time="2024-05-06T07:08:09.123456Z",

@@ -6,10 +6,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,3 +162,91 @@ def test_worker_counts_alone_and_logs_it_where_it_cannot_make_the_directory(tmp_
         assert other.count(4) == (4, 4, 4)
         assert "/+metrics shows each worker alone" in one.end()
     assert multiprocess.VARIABLE not in os.environ
+
+
+# Damage and locks
+
+
+def worker_files(cache_dir: Path, pid: int | str) -> list[Path]:
+    return sorted((cache_dir / "+metrics").glob(f"*/*_{pid}.db"))
+
+
+def nan_in(data: bytes) -> bytes:
+    """Return `data` with the first value not a number."""
+    (length,) = struct.unpack_from("i", data, 8)
+    value = 12 + length + (8 - (length + 4) % 8)
+    return data[:value] + struct.pack("d", float("nan")) + data[value + 8 :]
+
+
+DAMAGE = {
+    "noise": lambda data: os.urandom(len(data)),
+    "ones": lambda data: b"\xff" * len(data),
+    "negative": lambda data: struct.pack("i", -5) + data[4:],
+    "too long": lambda data: struct.pack("i", 2**30) + data[4:],
+    "short": lambda data: data[:200],
+    "three bytes": lambda data: data[:3],
+    "empty": lambda data: b"",
+    "no JSON": lambda data: data.replace(b'["pytail', b'{"pytail'),
+    "other names": lambda data: data.replace(b'["pytail_', b'["{}"\n\n\n_'),
+    "not a number": nan_in,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_files_of_a_dead_worker_are_set_aside(tmp_path: Path, damage: Any):
+    with worker(tmp_path) as other:
+        with worker(tmp_path) as one:
+            assert one.count(5) == (5, 5, 5)
+            paths = worker_files(tmp_path, one.process.pid)
+            one.end(suddenly=True)
+        for path in paths:
+            path.write_bytes(damage(path.read_bytes()))
+        requests, _, _ = other.count(3)
+        assert requests == 3
+        assert other.count(1)[0] == 4
+        assert "cannot use the metrics file" in other.end()
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_worker_starts_where_files_are_damaged(tmp_path: Path, damage: Any):
+    with worker(tmp_path) as one:
+        one.count(5)
+        one.end(suddenly=True)
+    for path in (tmp_path / "+metrics").glob("*/*.db"):
+        path.write_bytes(damage(path.read_bytes()))
+    with worker(tmp_path) as again:
+        assert again.count(3)[0] == 3
+        assert again.count(1)[0] == 4
+
+
+def test_files_of_others_are_left_out_and_logged_once(tmp_path: Path):
+    with worker(tmp_path) as one:
+        (directory,) = (tmp_path / "+metrics").glob("*-*")
+        (directory / "foreign.db").write_bytes(b"x" * 100)
+        (directory / "gauge.db").mkdir()
+        os.mkfifo(directory / "counter_7.db")
+        assert [one.count(1)[0] for _ in range(3)] == [1, 2, 3]
+        log = one.end()
+    assert [log.count(name) for name in ("foreign.db", "gauge.db", "counter_7.db")] == [1, 1, 1]
+
+
+def test_a_worker_shows_its_own_metrics_while_the_lock_is_held(tmp_path: Path):
+    with worker(tmp_path) as one, worker(tmp_path) as other:
+        assert other.count(4) == (4, 4, 4)
+        with (tmp_path / "+metrics" / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            started = time.monotonic()
+            assert one.count(3) == (3, 3, 3)
+            assert time.monotonic() - started < 2
+            assert one.count(1) == (4, 4, 1)
+        assert one.count(0) == (8, 8, 4)
+        assert one.end().count("of this worker alone") == 1
+
+
+def test_a_worker_starts_while_the_lock_is_held(tmp_path: Path):
+    (tmp_path / "+metrics").mkdir()
+    with (tmp_path / "+metrics" / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with worker(tmp_path) as one:
+            assert one.count(3) == (3, 3, 3)
+            assert "cannot share metrics" in one.end()

@@ -15,6 +15,7 @@ from pytail.errors import (
     UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
+from pytail.upstream.files import Piece
 from tests.support.fakeindex import FakeIndex, Gated, RawConnection, RawServer, reply
 from tests.support.sending import Breaking
 from tests.support.upstreams import following, redirect
@@ -188,37 +189,61 @@ def test_a_range_is_refused_with_any_other_status(
     index: FakeIndex, upstream: Upstream, status: int
 ):
     index.answers["/file"] = reply(b"", None, f"{status} Whatever")
-    for read in (upstream.files.open_range, upstream.files.read_range):
-        with pytest.raises(UpstreamRefused) as caught:
-            read(f"{index.url}/file", 10, 20, len(DATA))
-        assert caught.value.status == status
+    url = f"{index.url}/file"
+    with pytest.raises(UpstreamRefused) as caught:
+        upstream.files.open_range(url, 10, 20, len(DATA))
+    assert caught.value.status == status
+    with pytest.raises(UpstreamRefused) as caught:
+        upstream.files.read_range(url, 10, 20)
+    assert caught.value.status == status
 
 
 @pytest.mark.parametrize("content_range", [None, "bytes 11-20/1024", "bytes 10-19/1000"])
 def test_another_range_is_garbled(index: FakeIndex, upstream: Upstream, content_range: str | None):
     index.answers["/file"] = ranged("206 Partial Content", content_range)
-    for read in (upstream.files.open_range, upstream.files.read_range):
-        with pytest.raises(UpstreamGarbled, match="another range"):
-            read(f"{index.url}/file", 10, 20, len(DATA))
+    with pytest.raises(UpstreamGarbled, match="another range"):
+        upstream.files.open_range(f"{index.url}/file", 10, 20, len(DATA))
+
+
+@pytest.mark.parametrize(
+    "content_range", [None, "bytes 11-20/1024", "bytes 10-18/1024", "bytes 10-19/*", "10-19/1024"]
+)
+def test_another_range_is_not_read(index: FakeIndex, upstream: Upstream, content_range: str | None):
+    index.answers["/file"] = ranged("206 Partial Content", content_range)
+    with pytest.raises(UpstreamGarbled, match="another range"):
+        upstream.files.read_range(f"{index.url}/file", 10, 20)
+
+
+def test_a_range_beyond_the_end_is_read_up_to_the_end(index: FakeIndex, upstream: Upstream):
+    index.answers["/file"] = Breaking(DATA, lengths=())
+    read = upstream.files.read_range(f"{index.url}/file", 1000, 5000)
+    assert read == Piece(1000, DATA[1000:], len(DATA))
+
+
+def test_a_piece_has_only_its_own_bytes():
+    piece = Piece(10, b"abcdef", 100)
+    assert piece.bytes_of(11, 14) == b"bcd"
+    assert piece.bytes_of(10, 16) == b"abcdef"
+    assert [piece.bytes_of(*ends) for ends in ((9, 12), (12, 17), (20, 20))] == [None] * 3
 
 
 def test_a_range_is_read_with_its_offset(index: FakeIndex, upstream: Upstream):
     index.answers["/file"] = Breaking(DATA, lengths=())
     url = f"{index.url}/file"
-    assert upstream.files.read_range(url, 10, 20, len(DATA)) == (10, DATA[10:20])
+    assert upstream.files.read_range(url, 10, 20) == Piece(10, DATA[10:20], len(DATA))
 
 
 def test_a_small_file_is_read_whole_where_upstream_sends_no_ranges(
     index: FakeIndex, upstream: Upstream
 ):
     index.answers["/file"] = Breaking(DATA, lengths=(), ranges=False)
-    assert upstream.files.read_range(f"{index.url}/file", 10, 20, len(DATA)) == (0, DATA)
+    assert upstream.files.read_range(f"{index.url}/file", 10, 20) == Piece(0, DATA, len(DATA))
 
 
 def test_a_large_file_is_not_read_whole(index: FakeIndex, upstream: Upstream):
-    index.answers["/file"] = Breaking(DATA, lengths=(), ranges=False)
+    index.answers["/file"] = Breaking(bytes(9 * 1024 * 1024), lengths=(), ranges=False)
     with pytest.raises(UpstreamWithoutRanges):
-        upstream.files.read_range(f"{index.url}/file", 10, 20, 9 * 1024 * 1024)
+        upstream.files.read_range(f"{index.url}/file", 10, 20)
 
 
 @pytest.mark.parametrize("status", ["416 Range Not Satisfiable", "501 Not Implemented"])
@@ -227,7 +252,7 @@ def test_reading_a_range_is_refused_where_opening_it_raises_that_there_are_none(
 ):
     index.answers["/file"] = ranged(status, None)
     with pytest.raises(UpstreamRefused):
-        upstream.files.read_range(f"{index.url}/file", 10, 20, len(DATA))
+        upstream.files.read_range(f"{index.url}/file", 10, 20)
 
 
 def test_a_range_of_another_length_than_its_content_range_is_garbled(
@@ -235,7 +260,7 @@ def test_a_range_of_another_length_than_its_content_range_is_garbled(
 ):
     index.answers["/file"] = ranged("206 Partial Content", "bytes 10-19/1024", DATA[10:15])
     with pytest.raises(UpstreamGarbled, match="sent 5 bytes, not 10"):
-        upstream.files.read_range(f"{index.url}/file", 10, 20, len(DATA))
+        upstream.files.read_range(f"{index.url}/file", 10, 20)
 
 
 def test_reading_a_range_is_bounded(index: FakeIndex):
@@ -244,7 +269,7 @@ def test_reading_a_range_is_bounded(index: FakeIndex):
         following(index.url, max_page_bytes=100) as upstream,
         pytest.raises(UpstreamGarbled, match="over 100 bytes"),
     ):
-        upstream.files.read_range(f"{index.url}/file", 10, 20, len(DATA))
+        upstream.files.read_range(f"{index.url}/file", 10, 20)
 
 
 # Sizes
