@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from pytail.cache.cache import policy_of
+from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.files import Files
 from pytail.cache.filters import PromisedCoreMetadata, StoredFilesOnly
 from pytail.cache.freshness import PAGE_WAIT
@@ -108,7 +109,8 @@ class Downloads:
         self.upstream = upstream_at(index.url)
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
         quota = Quota(directory, self.store, self.catalog, limit=0, min_free=0)
-        self.files = Files(self.catalog, self.store, self.upstream.files, None, quota)
+        metadata = CoreMetadata(self.catalog, self.store, self.upstream.files)
+        self.files = Files(self.catalog, self.store, self.upstream.files, metadata, quota)
 
     def file(self, data=DATA, path=PATH, *, base=None, size=True, sha256=True):
         """Return the file with `data` as a page lists it, without size or digest if False."""
