@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from pytail.cache.cache import policy_of
+from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.files import Files
 from pytail.cache.filters import PromisedCoreMetadata, StoredFilesOnly
@@ -127,7 +128,7 @@ class Downloads:
             self.catalog,
             self.store,
             self.upstream.files,
-            None,
+            CoreMetadata(self.catalog, self.store, self.upstream.files),
             quota,
             freshness=freshness,
             **more,
