@@ -135,7 +135,8 @@ class Host:
             return _send(connection, "200 OK", _LOGIN, method, "Content-Type: text/html")
         etag = re.search(r"^if-none-match: (.*)\r$", head, re.IGNORECASE | re.MULTILINE)
         if etag and etag[1] == body.etag:
-            return _send(connection, "304 Not Modified", b"", "HEAD", f"ETag: {body.etag}")
+            _send_head(connection, "304 Not Modified", [f"ETag: {body.etag}"])
+            return True
         return self._send_body(connection, method, body, mood, asked)
 
     def _send_body(
