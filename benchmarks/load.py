@@ -222,11 +222,11 @@ def fetched(server: Server, due: Mapping[str, str], connections: int) -> float:
 
     async def fetch_some() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**20)
-        while left:
-            path = left.pop()
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
-            bodies[path] = await _read_body(reader, f"{server.name}: {path}")
-        writer.close()
+        with contextlib.closing(writer):
+            while left:
+                path, host = left.pop(), f"127.0.0.1:{server.port}"
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                bodies[path] = await _read_body(reader, f"{server.name}: {path}")
 
     async def fetch_all() -> float:
         before = time.perf_counter()

@@ -50,7 +50,11 @@ PROJECTS, VERSIONS, HOSTS, CLIENTS = 12, 5, 6, 10
 LIMIT, LARGEST = 8 * 2**20, 2 * 2**20
 #: Few slots, so that a slot that is lost shows soon.
 SLOTS = 8
-OPTIONS = [f"--cache-max-size={LIMIT}", f"--max-file-fetches={SLOTS}", f"--max-page-fetches={SLOTS}"]
+OPTIONS = [
+    f"--cache-max-size={LIMIT}",
+    f"--max-file-fetches={SLOTS}",
+    f"--max-page-fetches={SLOTS}",
+]
 OPTIONS += ["--project-cache-ttl-secs=2", "--request-timeout-secs=2", "--missing-ttl-secs=1"]
 #: Seconds until a client has a response, at most: pytail's own bound of 9 s, and a busy machine.
 PATIENCE = 14
@@ -182,7 +186,10 @@ class Soak:
         """Read from all pages where pytail serves their files."""
         for project in {each.dist.project for each in self.index.listed}:
             page = f"/simple/{project}/"
-            files = {file["filename"]: file["url"] for file in self.survivor.client.json(project)["files"]}
+            files = {
+                file["filename"]: file["url"]
+                for file in self.survivor.client.json(project)["files"]
+            }
             for each in self.index.listed:
                 if each.dist.project == project:
                     each.path = urlsplit(urljoin(page, files[each.dist.filename])).path
@@ -268,7 +275,9 @@ class Soak:
         gevent.sleep(chance.uniform(0.5, 4))
         partials, stored = files_in(self._cache / "+partial"), files_in(self._cache / "+files")
         kind = chance.choice(["a partial file", "all partial files", "a stored file"])
-        chosen = partials if kind == "all partial files" else chance.sample(partials, len(partials))[:1]
+        chosen = (
+            partials if kind == "all partial files" else chance.sample(partials, len(partials))[:1]
+        )
         if kind == "a stored file":
             chosen = chance.sample(stored, len(stored))[:1]
         for path in chosen:
@@ -288,7 +297,9 @@ class Soak:
         node = chance.choice(self.nodes)
         # A few files are asked for often.
         listed = self.index.listed[int(len(self.index.listed) * chance.random() ** 2)]
-        ask = chance.choice([self._whole, self._range, self._old, self._head, self._page, self._metadata])
+        ask = chance.choice(
+            [self._whole, self._range, self._old, self._head, self._page, self._metadata]
+        )
         before, started = (node.disturbed, node.is_disturbed), time.monotonic()
         self.seen["requests"] += 1
         try:
@@ -367,7 +378,12 @@ class Soak:
     def _head(self, client: Client, listed: Listed, chance: random.Random) -> None:
         answer = self._timed(client, "HEAD", listed.path, {})
         length = answer and answer.headers["Content-Length"]
-        if length and listed.is_size_true and listed.entry.get("size") and int(length) != len(listed.dist.data):
+        if (
+            length
+            and listed.is_size_true
+            and listed.entry.get("size")
+            and int(length) != len(listed.dist.data)
+        ):
             self._fault(f"HEAD {listed.path}: {length} bytes, not {len(listed.dist.data)}")
 
     def _page(self, client: Client, listed: Listed, chance: random.Random) -> None:
@@ -455,7 +471,9 @@ def descriptors(pid: int, directory: Path) -> list[str]:
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             found.append(str(descriptor.readlink()))
-    return [path for path in found if path.startswith((f"{directory}/+files", f"{directory}/+partial"))]
+    return [
+        path for path in found if path.startswith((f"{directory}/+files", f"{directory}/+partial"))
+    ]
 
 
 def fetches(node: Node) -> dict[str, int]:
@@ -497,7 +515,10 @@ def prefix() -> list[str]:
     """The words before a command that take root's privileges, which hide faults of files."""
     if os.geteuid() != 0:
         return []
-    if shutil.which("setpriv") is None or subprocess.run([*UNPRIVILEGED, "true"], check=False).returncode:
+    if (
+        shutil.which("setpriv") is None
+        or subprocess.run([*UNPRIVILEGED, "true"], check=False).returncode
+    ):
         pytest.skip("root's capabilities hide faults of files, and setpriv cannot drop them here")
     return UNPRIVILEGED
 

@@ -162,36 +162,37 @@ class Host:
             data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         elif mood is Mood.LONGER:
             data += b"\0"
-        place = self._chance.randrange(len(data))
         if method == "HEAD":
             return _send(connection, status, data, method, *fields)
+        return self._send_in_mood(connection, status, fields, data, mood)
+
+    def _send_in_mood(
+        self, connection: socket.socket, status: str, fields: list[str], data: bytes, mood: Mood
+    ) -> bool:
+        """Send a response with a body; return whether the connection stays open."""
+        chunk, pause, end = len(data), 0.0, len(data)
         is_chunked = self._chance.random() < 0.5
-        if mood in (Mood.RESETTING, Mood.CUTTING):
-            fields.append("Transfer-Encoding: chunked" if is_chunked else _length(data))
-            _send_head(connection, status, fields)
-            size = f"{len(data):x}\r\n".encode() if is_chunked else b""
-            connection.sendall(size + data[:place])
-            if mood is Mood.RESETTING:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            return False
-        if mood is Mood.CUT_WITHOUT_LENGTH or (mood is Mood.WITHOUT_LENGTH and not is_chunked):
-            _send_head(connection, status, [*fields, "Connection: close"])
-            connection.sendall(data[:place] if mood is Mood.CUT_WITHOUT_LENGTH else data)
-            return False
-        if mood is Mood.WITHOUT_LENGTH:
-            _send_head(connection, status, [*fields, "Transfer-Encoding: chunked"])
-            for start in range(0, len(data), _CHUNK):
-                chunk = data[start : start + _CHUNK]
-                connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
-            connection.sendall(b"0\r\n\r\n")
-            return True
         if mood is Mood.SLOW:
-            _send_head(connection, status, [*fields, _length(data)])
-            for start in range(0, len(data), _CHUNK):
-                connection.sendall(data[start : start + _CHUNK])
-                gevent.sleep(self._chance.uniform(0, 0.05))
-            return True
-        return _send(connection, status, data, method, *fields)
+            chunk, pause = _CHUNK, 0.05
+        elif mood in (Mood.RESETTING, Mood.CUTTING, Mood.CUT_WITHOUT_LENGTH):
+            end = self._chance.randrange(len(data))
+        is_unbounded = mood is Mood.CUT_WITHOUT_LENGTH or (
+            mood is Mood.WITHOUT_LENGTH and not is_chunked
+        )
+        is_chunked &= mood in (Mood.RESETTING, Mood.CUTTING, Mood.WITHOUT_LENGTH)
+        length = "Transfer-Encoding: chunked" if is_chunked else _length(data)
+        _send_head(connection, status, [*fields, "Connection: close" if is_unbounded else length])
+        for start in range(0, end, chunk):
+            part = data[start : min(end, start + chunk)]
+            head, tail = (f"{len(part):x}\r\n".encode(), b"\r\n") if is_chunked else (b"", b"")
+            connection.sendall(head + part + tail)
+            if pause:
+                gevent.sleep(self._chance.uniform(0, pause))
+        if is_chunked and end == len(data):
+            connection.sendall(b"0\r\n\r\n")
+        if mood is Mood.RESETTING:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        return end == len(data) and not is_unbounded
 
 
 def _read_head(connection: socket.socket) -> str:
@@ -206,9 +207,7 @@ def _read_head(connection: socket.socket) -> str:
     return head.decode("latin-1")
 
 
-def _send(
-    connection: socket.socket, status: str, body: bytes, method: str, *fields: str
-) -> bool:
+def _send(connection: socket.socket, status: str, body: bytes, method: str, *fields: str) -> bool:
     """Send a whole response; return whether the connection stays open."""
     _send_head(connection, status, [*fields, _length(body)])
     if method != "HEAD":
