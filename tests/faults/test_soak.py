@@ -72,9 +72,14 @@ class Listed:
 
     dist: Dist
     entry: dict[str, Any]
-    #: Whether the page gives the right size.
-    is_size_true: bool
+    #: What is wrong or missing on the page: "", "no size", "wrong size", "no sha256" or "no digest".
+    kind: str
     path: str = ""
+
+    @property
+    def is_size_known(self) -> bool:
+        """Whether pytail can know the size before it has the bytes."""
+        return self.kind not in ("no size", "wrong size")
 
 
 class Index:
@@ -104,20 +109,20 @@ class Index:
         dist = wheel(project, version, payload=chance.randbytes(size))
         host, path = chance.choice(self.files), f"/packages/{dist.sha256[:8]}/{dist.filename}"
         entry = dist.entry() | {"url": host.url + path}
-        kind, spared, is_size_true = chance.random(), frozenset[Mood](), True
-        if kind < 0.1:
+        kinds = ["no size", "wrong size", "no sha256", "no digest", *[""] * 6]
+        kind, spared = chance.choice(kinds), frozenset[Mood]()
+        if kind == "no size":
             del entry["size"]
-        elif kind < 0.2:
+        elif kind == "wrong size":
             entry["size"] += chance.choice([-1, 1, -entry["size"]])
-            is_size_true = False
-        elif kind < 0.3:
+        elif kind == "no sha256":
             name = chance.choice(["md5", "sha512"])
             entry["hashes"] = {name: hashlib.new(name, dist.data).hexdigest()}
-        elif kind < 0.4:
+        elif kind == "no digest":
             entry["hashes"], spared = {}, frozenset(DECEIVING)
         host.bodies[path] = Body(dist.data, spared=spared)
         host.bodies[f"{path}.metadata"] = Body(dist.metadata or b"")
-        return Listed(dist, entry, is_size_true)
+        return Listed(dist, entry, kind)
 
 
 class Node:
@@ -311,7 +316,7 @@ class Soak:
         before, started = (node.disturbed, node.is_disturbed), time.monotonic()
         self.seen["requests"] += 1
         try:
-            ask(node.client, listed, chance)
+            ask(node, listed, chance)
         except (OSError, HTTPException) as error:
             self.seen["interrupted"] += 1
             is_calm = before == (node.disturbed, False)
@@ -320,18 +325,18 @@ class Soak:
                 self._fault(f"{node.name} {ask.__name__} {listed.path}: {error!r} in {took:.1f} s")
 
     def _timed(
-        self, client: Client, method: str, path: str, headers: dict[str, str]
+        self, node: Node, method: str, path: str, headers: dict[str, str], kind: str
     ) -> Answer | None:
         """Return the complete response of status 200 or 206, None for any other.
 
         Raises OSError or HTTPException where the response breaks off.
         """
         started = time.monotonic()
-        with contextlib.closing(client.open(method, path, headers)) as connection:
+        with contextlib.closing(node.client.open(method, path, headers)) as connection:
             response = connection.getresponse()
             took = time.monotonic() - started
             data = response.read()
-        if client is self.survivor.client:
+        if node is self.survivor:
             self.slowest = max(self.slowest, took)
             if took > PATIENCE:
                 self._fault(f"{method} {path} {headers}: first byte after {took:.1f} s")
@@ -339,28 +344,30 @@ class Soak:
         if response.status in (200, 206):
             return Answer(response.status, response.headers, data)
         if response.status not in (502, 503):
-            self._fault(f"{method} {path} {headers}: status {response.status}: {data[:300]!r}")
+            self._fault(
+                f"{method} {path} {headers} ({kind}): status {response.status}: {data[:300]!r}"
+            )
         return None
 
-    def _whole(self, client: Client, listed: Listed, chance: random.Random) -> None:
-        answer = self._timed(client, "GET", listed.path, {})
+    def _whole(self, node: Node, listed: Listed, chance: random.Random) -> None:
+        answer = self._timed(node, "GET", listed.path, {}, listed.kind)
         if answer is not None:
-            self._compare(answer.data, listed.dist.data, f"GET {listed.path}")
+            self._compare(answer.data, listed.dist.data, f"GET {listed.path} ({listed.kind})")
 
-    def _range(self, client: Client, listed: Listed, chance: random.Random) -> None:
+    def _range(self, node: Node, listed: Listed, chance: random.Random) -> None:
         data = listed.dist.data
         start = chance.randrange(len(data))
         stop = chance.randrange(start, len(data)) + 1
         asked = chance.choice([f"{start}-{stop - 1}", f"{start}-", f"-{len(data) - start}"])
-        answer = self._timed(client, "GET", listed.path, {"Range": f"bytes={asked}"})
+        answer = self._timed(node, "GET", listed.path, {"Range": f"bytes={asked}"}, listed.kind)
         if answer is None:
             return
-        what = f"GET {listed.path} bytes={asked} {answer.headers['Content-Range']}"
+        what = f"GET {listed.path} ({listed.kind}) bytes={asked} {answer.headers['Content-Range']}"
         if answer.status == 200:
             self._compare(answer.data, data, what)
             return
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers["Content-Range"])
-        if found is None or (listed.is_size_true and found[3] not in ("*", str(len(data)))):
+        if found is None or (listed.is_size_known and found[3] not in ("*", str(len(data)))):
             self._fault(f"{what}: not a range of {len(data)} bytes")
             return
         right = data[int(found[1]) : int(found[2]) + 1]
@@ -370,37 +377,36 @@ class Soak:
         else:
             self._compare(answer.data, right, what)
 
-    def _old(self, client: Client, listed: Listed, chance: random.Random) -> None:
+    def _old(self, node: Node, listed: Listed, chance: random.Random) -> None:
         """Send a request of HTTP/1.0: the end of the connection may be the end of the body."""
-        host, _, port = client.url.removeprefix("http://").partition(":")
-        received = b""
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        before, received = node.disturbed, b""
+        address = urlsplit(node.client.url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
             connection.sendall(f"GET {listed.path} HTTP/1.0\r\n\r\n".encode())
             while chunk := connection.recv(65536):
                 received += chunk
+        self.seen["HTTP/1.0"] += 1
         head, _, data = received.partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1:2]
-        self.seen["HTTP/1.0"] += 1
+        what = f"HTTP/1.0 GET {listed.path} ({listed.kind})"
         length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
-        if status == [b"200"] and (length is None or int(length[1]) == len(data)):
-            self._compare(data, listed.dist.data, f"HTTP/1.0 GET {listed.path}")
-        elif status and status[0] not in (b"200", b"502", b"503"):
-            self._fault(f"HTTP/1.0 GET {listed.path}: {head!r}")
+        if status and status[0] not in (b"200", b"502", b"503"):
+            self._fault(f"{what}: {head!r}")
+        elif length is None and before != node.disturbed:
+            # The kernel ends the connections of a killed process by FIN, as for a complete body.
+            self.seen["interrupted"] += 1
+        elif status == [b"200"] and (length is None or int(length[1]) == len(data)):
+            self._compare(data, listed.dist.data, what)
 
-    def _head(self, client: Client, listed: Listed, chance: random.Random) -> None:
-        answer = self._timed(client, "HEAD", listed.path, {})
+    def _head(self, node: Node, listed: Listed, chance: random.Random) -> None:
+        answer = self._timed(node, "HEAD", listed.path, {}, listed.kind)
         length = answer and answer.headers["Content-Length"]
-        if (
-            length
-            and listed.is_size_true
-            and listed.entry.get("size")
-            and int(length) != len(listed.dist.data)
-        ):
+        if length and listed.is_size_known and int(length) != len(listed.dist.data):
             self._fault(f"HEAD {listed.path}: {length} bytes, not {len(listed.dist.data)}")
 
-    def _page(self, client: Client, listed: Listed, chance: random.Random) -> None:
+    def _page(self, node: Node, listed: Listed, chance: random.Random) -> None:
         project = listed.dist.project
-        answer = self._timed(client, "GET", f"/simple/{project}/", {"Accept": JSON})
+        answer = self._timed(node, "GET", f"/simple/{project}/", {"Accept": JSON}, "page")
         if answer is None:
             return
         self.seen["complete pages"] += 1
@@ -409,8 +415,8 @@ class Soak:
         if found != {entry["filename"]: entry["hashes"].items() for entry in entries}:
             self._fault(f"{project}: another page: {answer.data!r}")
 
-    def _metadata(self, client: Client, listed: Listed, chance: random.Random) -> None:
-        answer = self._timed(client, "GET", f"{listed.path}.metadata", {})
+    def _metadata(self, node: Node, listed: Listed, chance: random.Random) -> None:
+        answer = self._timed(node, "GET", f"{listed.path}.metadata", {}, listed.kind)
         if answer is not None:
             self._compare(answer.data, listed.dist.metadata, f"GET {listed.path}.metadata")
 
