@@ -6,6 +6,7 @@ errors or with too few bytes raises WrongResponse, so that a fast mistake never 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import hashlib
@@ -141,6 +142,16 @@ def file_paths(server: Server, project: str) -> dict[str, str]:
     return {file["hashes"]["sha256"]: urlsplit(urljoin(path, file["url"])).path for file in files}
 
 
+def paths_of(server: Server, digests: Mapping[str, str]) -> dict[str, str]:
+    """Return the sha256 by path of the file of each project, `digests` by project."""
+
+    def path(project: str) -> str:
+        return file_paths(server, project)[digests[project]]
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(pool.map(path, digests), digests.values(), strict=True))
+
+
 def file_request(
     server: Server, project: str, digest: str, span: tuple[int, int] | None = None
 ) -> Request:
@@ -199,6 +210,33 @@ def drained(server: Server, due: Mapping[str, int], clients: int = 1) -> float:
         seconds = time.perf_counter() - before
     if lengths != [due[path] for path in paths]:
         raise WrongResponse(f"{server.name}: {lengths} bytes, not {list(due.values())}")
+    return seconds
+
+
+def fetched(server: Server, due: Mapping[str, str], connections: int) -> float:
+    """Return the seconds in which `connections`, each kept alive, get all of `due`: sha256 by path.
+
+    Each body is hashed after the measurement. Raises WrongResponse where one has another digest.
+    """
+    left, bodies = [*due], dict[str, bytes]()
+
+    async def fetch_some() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**20)
+        with contextlib.closing(writer):
+            while left:
+                path, host = left.pop(), f"127.0.0.1:{server.port}"
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                bodies[path] = await _read_body(reader, f"{server.name}: {path}")
+
+    async def fetch_all() -> float:
+        before = time.perf_counter()
+        await asyncio.gather(*(fetch_some() for _ in range(connections)))
+        return time.perf_counter() - before
+
+    seconds = asyncio.run(fetch_all())
+    for path, digest in due.items():
+        if hashlib.sha256(bodies[path]).hexdigest() != digest:
+            raise WrongResponse(f"{server.name}: {path} has another digest")
     return seconds
 
 
@@ -296,6 +334,24 @@ def _expect(server: Server, path: str, response: Response, status: int) -> Respo
         start = response.body[:300]
         raise WrongResponse(f"{server.name}: {path} is {response.status}, not {status}: {start!r}")
     return response
+
+
+async def _read_body(reader: asyncio.StreamReader, what: str) -> bytes:
+    """Return the body of one response. Raises WrongResponse where its status is not 200."""
+    try:
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        fields = dict(line.lower().split(": ", 1) for line in lines if line)
+        if status.split()[1] != "200":
+            raise WrongResponse(f"{what} is {status}")
+        if fields.get("transfer-encoding") != "chunked":
+            return await reader.readexactly(int(fields["content-length"]))
+        body = b""
+        while length := int(await reader.readuntil(b"\r\n"), 16):
+            body += (await reader.readexactly(length + 2))[:-2]
+        await reader.readuntil(b"\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        raise WrongResponse(f"{what} broke off: {error!r}") from error
+    return body
 
 
 def _lua(headers: Mapping[str, str]) -> str:

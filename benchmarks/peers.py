@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -32,7 +33,21 @@ http {{
   types {{ application/vnd.pypi.simple.v1+json json; }} default_type application/octet-stream;
   client_body_temp_path {run}/t; proxy_temp_path {run}/t; fastcgi_temp_path {run}/t;
   uwsgi_temp_path {run}/t; scgi_temp_path {run}/t;
-  server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; index index.json; }}
+  {server}
+}}
+"""
+_STATIC = "server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; index index.json; }}"
+
+
+#: A location that stores what it fetches, without verifying it and without a sync to the disk.
+_PROXY = """
+proxy_cache_path {run}/cache levels=1:2 keys_zone=files:16m max_size=10g;
+upstream index {{ server {upstream}; keepalive 64; }}
+server {{
+  listen 127.0.0.1:{port} backlog=1024;
+  proxy_http_version 1.1; proxy_set_header Connection "";
+  proxy_cache files; proxy_cache_valid 200 1d; proxy_cache_lock on;
+  location / {{ proxy_pass http://index; }}
 }}
 """
 
@@ -93,13 +108,19 @@ class Peers:
     def nginx(self) -> Iterator[Server]:
         """Start the upstream index, which is also a peer to measure against."""
         port, run = free_port(), self._run("nginx")
-        conf = run / "nginx.conf"
-        # By default, root's nginx reads files as the user nobody, who may lack the rights.
-        user = "user root;" if os.geteuid() == 0 else ""
-        conf.write_text(_NGINX.format(user=user, run=run, port=port, root=self.site))
-        serving = self._serving("nginx", ["nginx", "-c", conf], run, port, "/simple/")
+        static = _STATIC.format(port=port, root=self.site)
+        serving = self._nginx("nginx", run, port, static)
         with serving as server, self._behind_latency(server) as upstream:
             self._upstream = upstream.url
+            yield server
+
+    @contextlib.contextmanager
+    def nginx_proxy(self) -> Iterator[Server]:
+        """Start an nginx that fetches files from upstream and stores them (`proxy_cache`)."""
+        port, run = free_port(), self._run("nginx-proxy")
+        upstream = self._upstream.removeprefix("http://")
+        proxy = _PROXY.format(run=run, port=port, upstream=upstream)
+        with self._nginx("nginx proxy", run, port, proxy) as server:
             yield server
 
     @contextlib.contextmanager
@@ -171,6 +192,15 @@ class Peers:
         with self._serving("devpi", command, run, port, index) as server:
             _make_mirror(server, f"{self._upstream}/simple/")
             yield server
+
+    def _nginx(
+        self, name: str, run: Path, port: int, server: str
+    ) -> AbstractContextManager[Server]:
+        conf = run / "nginx.conf"
+        # By default, root's nginx reads files as the user nobody, who may lack the rights.
+        user = "user root;" if os.geteuid() == 0 else ""
+        conf.write_text(_NGINX.format(user=user, run=run, server=server))
+        return self._serving(name, ["nginx", "-c", conf], run, port, "/simple/")
 
     @contextlib.contextmanager
     def _behind_latency(self, server: Server) -> Iterator[Server]:

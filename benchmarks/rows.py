@@ -18,7 +18,7 @@ from benchmarks import load
 from benchmarks.installs import Client
 from benchmarks.load import GZIP, PLAIN, Request
 from benchmarks.peers import Peers, Server
-from benchmarks.results import OURS, Bound, Row, Samples, interleaved
+from benchmarks.results import OURS, Bound, Row, Samples, interleaved, log_spaced
 from benchmarks.upstream import KIB, MIB, Site
 
 Start = Callable[[], AbstractContextManager[Server]]
@@ -138,6 +138,39 @@ def cold_file(bench: Bench, clients: int) -> Row:
     return Row(f"cold-file-{clients}", work, "MB/s", samples, [_rate(0.8, "rust")])
 
 
+def cold_small_files(bench: Bench) -> Row:
+    """Small files a second, 64 at a time, from an empty store: an installation of many small wheels.
+
+    Each file has its own project, of which the server knows the page. The limit is an nginx that
+    proxies the same upstream and stores the files.
+    """
+    sizes = log_spaced(KIB, 50 * KIB, 256 if bench.quick else 1024)
+    digests: dict[str, str] = {}
+    for place, size in enumerate(sizes):
+        name = f"small-{place}"
+        [digests[name]] = bench.site.ballast(name, size).values()
+    work = "cold files of 1 to 50 KB, 64 at a time"
+    row = Row("cold-small-files", work, "files/s", bounds=[_rate(0.5, "rust")])
+
+    def measure(name: str, start: Start) -> float:
+        with start() as server:
+            # The server has served the pages, but not the files.
+            due = load.paths_of(server, digests)
+            server.settle()
+            before = server.busy()
+            seconds = load.fetched(server, due, 64)
+            server.settle()
+            cost = (server.busy() - before) * 1e6 / len(due)
+            row.costs.setdefault(name, []).append(cost)
+            return len(due) / seconds
+
+    starts: dict[str, Start] = {OURS: bench.ours, "rust": bench.rust}
+    starts["nginx proxy"] = bench.peers.nginx_proxy
+    contestants = {name: partial(measure, name, start) for name, start in starts.items()}
+    row.samples = interleaved(bench.rounds, contestants)
+    return row
+
+
 def cold_page(bench: Bench) -> Row:
     """Milliseconds of a miss for a large page, another one in each round."""
     rounds = 2 * bench.rounds + 1
@@ -227,6 +260,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "cold-file-1": partial(cold_file, clients=1),
     "cold-file-8": partial(cold_file, clients=8),
     "cold-file-32": partial(cold_file, clients=32),
+    "cold-small-files": cold_small_files,
     "cold-page": cold_page,
     "uv-warm": uv_warm,
     "uv-cold": uv_cold,

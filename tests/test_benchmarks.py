@@ -13,7 +13,7 @@ from benchmarks.charts import Plot, svg
 from benchmarks.peers import Server
 from benchmarks.results import Bound, Row, interleaved, judged, log_spaced, percentile
 from benchmarks.upstream import MIX, Site
-from tests.support.fakeindex import JSON, FakeIndex, sdist
+from tests.support.fakeindex import JSON, FakeIndex, sdist, wheel
 from tests.support.running import serving
 
 GZIP = {"Accept": JSON, "Accept_Encoding": "gzip"}
@@ -91,6 +91,20 @@ def test_a_file_and_its_range_are_verified(tmp_path):
         server = Server("pytail", int(client.url.rpartition(":")[2]), "/simple/", 0, 0.0)
         assert load.file_request(server, "some", dist.sha256).length == len(dist.data)
         assert load.file_request(server, "some", dist.sha256, (5, 9)).length == 4
+
+
+def test_small_files_are_fetched_once_each_and_verified(tmp_path):
+    with FakeIndex() as upstream, serving(tmp_path, upstream.url) as client:
+        dists = [wheel(f"small-{number}") for number in range(5)]
+        upstream.add(*dists)
+        server = Server("pytail", int(client.url.rpartition(":")[2]), "/simple/", 0, 0.0)
+        due = load.paths_of(server, {dist.project: dist.sha256 for dist in dists})
+        assert load.fetched(server, due, 3) > 0
+        assert [upstream.count(dist.path) for dist in dists] == [1] * 5
+        with pytest.raises(load.WrongResponse, match="another digest"):
+            load.fetched(server, dict.fromkeys(due, "0" * 64), 3)
+        with pytest.raises(load.WrongResponse, match="404"):
+            load.fetched(server, {"/nothing": "0" * 64}, 3)
 
 
 def test_the_report_says_whether_each_bound_holds():
