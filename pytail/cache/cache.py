@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -27,6 +28,8 @@ from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.pages import PageClient
 from pytail.upstream.transport import Transport
+
+log = logging.getLogger("pytail.cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,23 @@ def quota_of(settings: Settings, store: Store, catalog: Catalog) -> Quota:
 
 
 def open_storage(settings: Settings) -> tuple[Store, Catalog]:
-    """Open the cache directory, which is created where it is missing. Raises SettingError."""
+    """Open the cache directory, which is created where it is missing.
+
+    A directory that cannot be written is used as it is. Raises SettingError where the directory
+    cannot be created or read.
+    """
     directory = settings.cache_dir
     try:
-        return Store(directory), Catalog(directory / "index.sqlite3")
+        directory.mkdir(parents=True, exist_ok=True)
+        os.scandir(directory).close()
+        store, catalog = Store(directory), Catalog(directory / "index.sqlite3")
     except (OSError, peewee.PeeweeException, sqlite3.Error) as error:
         remedy = Remedy.DIRECTORY_NOT_WRITABLE.format(reason=error)
         raise SettingError("cache directory", directory, remedy) from error
+    if catalog.write_error is not None:
+        log.warning(
+            "cannot write the cache directory %s, serving what it has and remembering no pages: %s",
+            directory,
+            catalog.write_error,
+        )
+    return store, catalog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import click
@@ -23,8 +24,9 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
     this command.
     """
     settings = configuration.settings
-    partials = settings.cache_dir / "+partial"
-    before = set(partials.iterdir()) if partials.is_dir() else set()
+    partials, before = settings.cache_dir / "+partial", set()
+    with contextlib.suppress(OSError):
+        before = set(partials.iterdir())
     with open_cache_dir(configuration) as cache_dir:
         # Opening the store removes partial files that are older than a day.
         removed = sum(not path.exists() for path in before)

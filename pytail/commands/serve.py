@@ -20,13 +20,15 @@ import gevent
 from gevent.event import Event
 
 from pytail.commands.options import EPILOG, configured
+from pytail.commands.owner import act_as_owner
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings
 from pytail.config.values import Bind
+from pytail.errors import SettingError
 from pytail.server.listener import listening
 from pytail.server.server import Server
 from pytail.urls import masked
-from pytail.web.app import create_app
+from pytail.web.app import Application, create_app
 
 log = logging.getLogger("pytail.commands")
 
@@ -45,7 +47,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     with (
         listening(settings.bind) as listener,
-        contextlib.closing(create_app(settings)) as application,
+        contextlib.closing(_application(settings)) as application,
     ):
         server = Server(listener, application, settings.max_connections)
         server.start()
@@ -58,6 +60,17 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
             _notify("STOPPING=1")
             log.info("stopping, connections to end: %d", len(server.connections))
             server.stop(settings.grace_secs)
+
+
+def _application(settings: Settings) -> Application:
+    """Return the application; where root starts pytail, act as the owner of the cache directory.
+
+    After binding, because only root may use ports below 1024.
+    """
+    with contextlib.suppress(SettingError):
+        # The application warns where root stays root.
+        act_as_owner(settings.cache_dir, is_required=False)
+    return create_app(settings)
 
 
 def _freeze_heap() -> None:

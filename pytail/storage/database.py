@@ -44,12 +44,23 @@ class Database:
     """The SQLite file of the catalog, with all access to it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file at `path`. Raises as `schema.prepare`."""
+        """Open or create the file at `path`, and only read it where it cannot be written.
+
+        Raises as `schema.prepare`.
+        """
         self._path = path
-        schema.prepare(path)
-        self._inline = schema.connect(path, _INLINE_BUSY_TIMEOUT)
-        self._read_thread, self._reader = ThreadPool(1), schema.connect(path, schema.BUSY_TIMEOUT)
-        self._write_thread, self._writer = ThreadPool(1), schema.connect(path, schema.BUSY_TIMEOUT)
+        #: Why this process may not write the file; None where it may.
+        self.write_error: str | None = None
+        connect = schema.connect
+        try:
+            schema.prepare(path)
+        except (OSError, peewee.OperationalError, sqlite3.OperationalError) as error:
+            if not schema.is_write_refused(error):
+                raise
+            self.write_error, connect = str(error), schema.connect_read_only
+        self._inline = connect(path, _INLINE_BUSY_TIMEOUT)
+        self._read_thread, self._reader = ThreadPool(1), connect(path, schema.BUSY_TIMEOUT)
+        self._write_thread, self._writer = ThreadPool(1), connect(path, schema.BUSY_TIMEOUT)
         #: Seconds that the next write waits for a lock.
         self._busy_timeout = schema.BUSY_TIMEOUT
         #: Result by query and parameters, since the last write to the file.
@@ -101,6 +112,8 @@ class Database:
 
     def write(self, change: Query[Result]) -> Result | None:
         """Run `change` as one transaction in the thread for writes; return its result, None on failure."""
+        if self.write_error is not None:
+            return None
 
         def transaction() -> Result:
             # The busy timeout outlasts the write of another process. A process that holds the lock
@@ -130,6 +143,8 @@ class Database:
 
         Stops early when `delete_some` frees nothing or an error occurs.
         """
+        if self.write_error is not None:
+            return
 
         def used() -> int:
             numbers = ("page_count", "freelist_count", "page_size")

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytail.errors import NOT_WRITABLE
 from pytail.model import File, is_directory
 from pytail.simple.names import is_filename
 from pytail.storage.digests import hash_file
@@ -47,15 +48,23 @@ class Store:
     """The stored files below ``<cache-dir>/+files`` and the partial ones in ``<cache-dir>/+partial``."""
 
     def __init__(self, cache_dir: Path) -> None:
-        """Create the directories and remove old partial files. Raises OSError."""
+        """Create the directories and remove old partial files.
+
+        Does neither where `cache_dir` cannot be written. Raises OSError.
+        """
         self._files = cache_dir / "+files" / "root" / "pypi" / "+f"
         self._partials = cache_dir / "+partial"
         self._last_uses: dict[Path, float] = {}
         #: Verified files whose mode pytail may not change, see `_identity`.
         self._verified: set[tuple[int, ...]] = set()
         for directory in (self._files, self._partials):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._remove_old_partials()
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                if error.errno not in NOT_WRITABLE:
+                    raise
+        with contextlib.suppress(OSError):
+            self._remove_old_partials()
 
     def open(self, file: File) -> io.FileIO | None:
         """Open `file` for reading, and count that as a use; None when the file is not stored.
