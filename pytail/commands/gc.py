@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 
 import click
 
@@ -24,7 +25,8 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
     this command.
     """
     settings = configuration.settings
-    partials, before = settings.cache_dir / "+partial", set()
+    partials = settings.cache_dir / "+partial"
+    before: set[Path] = set()
     with contextlib.suppress(OSError):
         before = set(partials.iterdir())
     with open_cache_dir(configuration) as cache_dir:

@@ -14,7 +14,7 @@ from tests.support.running import embedded, free_port, program
 from tests.support.sending import Sending, is_fetched, new_file, seeded
 from tests.support.watching import partial_sizes, stored_keys, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rights")]
 
 SIZE = 400_000
 

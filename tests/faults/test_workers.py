@@ -22,6 +22,7 @@ SENT = 1_000_000
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("rights"),
     pytest.mark.parametrize("worker", ["gevent", "pytail.gunicorn.Worker"]),
 ]
 
