@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import PYTAIL, Commands
+from tests.commands.conftest import Commands
 from tests.support.fakeindex import Dist, FakeIndex, wheel
-from tests.support.rights import WITHOUT_CAPABILITIES, has_capabilities
-from tests.support.running import clean_environ, embedded, serving
+from tests.support.rights import has_capabilities, plain_owner
+from tests.support.running import embedded, serving
 
 #: The owner of the cache directory, without an account.
 OWNER = 12345
@@ -68,9 +68,9 @@ def commands(shared: Path, index: FakeIndex) -> Commands:
 @pytest.fixture(scope="session")
 def can_read_pytail() -> bool:
     """Whether `OWNER` can read the Python that runs the tests, and pytail."""
-    command = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups"]
-    command += [sys.executable, "-c", "import pytail.commands.main"]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    command = [sys.executable, "-c", "import pytail.commands.main"]
+    user = {"user": OWNER, "group": OWNER, "extra_groups": []}
+    return subprocess.run(command, check=False, capture_output=True, **user).returncode == 0
 
 
 def owners(directory: Path) -> set[int]:
@@ -160,12 +160,5 @@ def test_a_server_of_root_acts_as_the_owner_or_warns(
 def without_capabilities(
     commands: Commands, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*WITHOUT_CAPABILITIES, *PYTAIL, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=clean_environ(**commands.environ),
-        timeout=60,
-        check=False,
-    )
+    with plain_owner():
+        return commands.run(*arguments)

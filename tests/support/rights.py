@@ -18,11 +18,6 @@ _VERSION_3, _CAP_SETPCAP = 0x20080522, 8
 #: <linux/prctl.h> and <linux/securebits.h>
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS, _SECBIT_NOROOT = 27, 28, 1
 
-#: Before a command: it runs without capabilities (setpriv(1)).
-WITHOUT_CAPABILITIES = (
-    "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all",
-)  # fmt: skip
-
 
 class _Header(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
