@@ -5,6 +5,7 @@ A server that runs as that owner cannot use files that root leaves there.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -68,10 +69,8 @@ def act_as_owner(directory: Path, *, is_required: bool = True) -> None:
 def _existing(directory: Path) -> tuple[Path, os.stat_result]:
     """Return `directory`, or its nearest parent that exists, and its status."""
     for path in (directory.absolute(), *directory.absolute().parents):
-        try:
+        with contextlib.suppress(OSError):
             return path, path.stat()
-        except OSError:
-            continue
     raise SettingError("cache directory", directory, Remedy.DIRECTORY_UNKNOWN)
 
 

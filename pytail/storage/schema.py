@@ -278,7 +278,11 @@ def _require_writable(database: peewee.SqliteDatabase) -> None:
     database.execute_sql("PRAGMA busy_timeout = 0")
     try:
         database.execute_sql("BEGIN IMMEDIATE")
-        database.execute_sql("ROLLBACK")
+        try:
+            # BEGIN alone succeeds where SQLite can only read the file.
+            database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        finally:
+            database.execute_sql("ROLLBACK")
     except peewee.OperationalError as error:
         # Another process may hold the lock.
         if is_write_refused(error):

@@ -57,12 +57,12 @@ class Store:
         self._last_uses: dict[Path, float] = {}
         #: Verified files whose mode pytail may not change, see `_identity`.
         self._verified: set[tuple[int, ...]] = set()
-        for directory in (self._files, self._partials):
-            try:
+        try:
+            for directory in (self._files, self._partials):
                 directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                if error.errno not in NOT_WRITABLE:
-                    raise
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
         with contextlib.suppress(OSError):
             self._remove_old_partials()
 

@@ -111,7 +111,11 @@ def check(pytail: Client, known: Dist, new: Dist) -> None:
 
 
 def test_what_is_stored_is_served_and_the_rest_passes_through(
-    index: FakeIndex, cache: Path, known: Dist, read_only: ReadOnly, caplog: pytest.LogCaptureFixture
+    index: FakeIndex,
+    cache: Path,
+    known: Dist,
+    read_only: ReadOnly,
+    caplog: pytest.LogCaptureFixture,
 ):
     before = tree(cache)
     with read_only(cache), serving(cache, index.url) as pytail:

@@ -37,10 +37,6 @@ def has_capabilities() -> bool:
     return bool(os.geteuid() == 0 and _get()[0].effective >> _CAP_SETPCAP & 1)
 
 
-#: The rights that tests of file faults run with: all of root's, and those of a plain owner.
-RIGHTS = ("root", "owner") if has_capabilities() else ("owner",)
-
-
 @contextlib.contextmanager
 def plain_owner() -> Iterator[None]:
     """Run the block, its threads and the programs that it starts without capabilities."""
@@ -87,3 +83,7 @@ def _checked(result: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
+
+
+#: The rights that tests of file faults run with: all of root's, and those of a plain owner.
+RIGHTS = ("root", "owner") if has_capabilities() else ("owner",)
