@@ -34,10 +34,12 @@ READING = (("status",), ("list",), ("list", "known"))
 
 
 @pytest.fixture
-def shared() -> Iterator[Path]:
+def shared(authority: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that every user may enter."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
+        shutil.copy(authority, directory)
+        monkeypatch.setenv("SSL_CERT_FILE", f"{directory}/{authority.name}")
         yield Path(directory)
 
 

@@ -62,12 +62,6 @@ def nothing_left(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
         with contextlib.suppress(gevent.Timeout):
             until(lambda: not held.now() - before)
         left = held.now() - before
-        if os.environ.get("DBG"):
-            import sys; sys.path.insert(0, "/tmp"); import perm_sock
-            for name in left:
-                if name.startswith("socket"):
-                    print("DBG", name, perm_sock.describe(name))
-            import gc; gc.collect(); print("DBG after gc", held.now() - before)
     finally:
         held.stop()
     assert not left, f"left behind: {dict(left)}"
