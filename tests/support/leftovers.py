@@ -52,15 +52,15 @@ class Held:
 
 
 @contextlib.contextmanager
-def nothing_left(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Assert that soon after the block this process holds no more than before it."""
+def nothing_left(directory: Path, patch: pytest.MonkeyPatch, seconds: float = 5) -> Iterator[None]:
+    """Assert that within `seconds` after the block this process holds no more than before it."""
     held = Held(directory)
     before = held.now()
     held.start(patch)
     try:
         yield
         with contextlib.suppress(gevent.Timeout):
-            until(lambda: not held.now() - before)
+            until(lambda: not held.now() - before, seconds)
         left = held.now() - before
     finally:
         held.stop()
