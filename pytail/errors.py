@@ -34,6 +34,9 @@ from __future__ import annotations
 import enum
 import errno
 
+#: Errors of the system that forbid to write: by owner or mode, or on a read-only file system.
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class Remedy(str, enum.Enum):
     """The message of each SettingError that is not about one bad value; `format` fills it in."""
@@ -54,6 +57,10 @@ class Remedy(str, enum.Enum):
     )
     DIRECTORY_UNKNOWN = (
         "is no cache directory of pytail; give the server's by --cache-dir or --config"
+    )
+    OWNER_NOT_USABLE = (
+        "belongs to the user {owner}, and root cannot act as that user ({reason});"
+        " run pytail as {owner}"
     )
     CATALOG_NEWER = (
         "a newer pytail wrote its catalog (schema {version});"

@@ -21,7 +21,9 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import trustme  # noqa: E402
 
+from tests.support import leftovers  # noqa: E402
 from tests.support.fakeindex import FakeIndex  # noqa: E402
+from tests.support.rights import RIGHTS, plain_owner  # noqa: E402
 from tests.support.running import Client, Clock, serving  # noqa: E402
 
 
@@ -42,6 +44,30 @@ def _no_public_authorities(
     if request.node.get_closest_marker("clients") is None:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """Assert in the end that this process has no more descriptors, locks, slots and greenlets."""
+    with pytest.MonkeyPatch.context() as patch, leftovers.nothing_left(tmp_path, patch):
+        yield
+
+
+@pytest.fixture
+def owner(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test, and the programs that it starts, as a plain owner of its files."""
+    if "small_disk" in request.fixturenames:
+        # Mounting takes a capability.
+        request.getfixturevalue("small_disk")
+    with plain_owner():
+        yield
+
+
+@pytest.fixture(params=RIGHTS)
+def rights(request: pytest.FixtureRequest) -> None:
+    """Run the test with root's capabilities and as a plain owner; as it is where it has none."""
+    if request.param == "owner":
+        request.getfixturevalue("owner")
 
 
 @pytest.fixture

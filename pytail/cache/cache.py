@@ -155,10 +155,23 @@ def quota_of(
 
 
 def open_storage(settings: Settings) -> tuple[Store, Catalog]:
-    """Open the cache directory, which is created where it is missing. Raises SettingError."""
+    """Open the cache directory, which is created where it is missing.
+
+    A directory that cannot be written is used as it is. Raises SettingError where the directory
+    cannot be created or read.
+    """
     directory = settings.cache_dir
     try:
-        return Store(directory), Catalog(directory / "index.sqlite3")
+        directory.mkdir(parents=True, exist_ok=True)
+        os.scandir(directory).close()
+        store, catalog = Store(directory), Catalog(directory / "index.sqlite3")
     except (OSError, peewee.PeeweeException, sqlite3.Error) as error:
         remedy = Remedy.DIRECTORY_NOT_WRITABLE.format(reason=error)
         raise SettingError("cache directory", directory, remedy) from error
+    if catalog.write_error is not None:
+        log.warning(
+            "cannot write the cache directory %s, serving what it has and remembering no pages: %s",
+            directory,
+            catalog.write_error,
+        )
+    return store, catalog

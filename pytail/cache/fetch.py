@@ -297,7 +297,7 @@ class Feeder:
     def _fail(self, error: BaseException) -> None:
         download = self._download
         if isinstance(error, DownloadAbandoned):
-            log.debug("%s: %s", self._file.key, error)
+            log.debug("download of %s starts again: %s", self._file.key, error)
         elif isinstance(error, NotStored):
             self._quota.report(error, download.size or self._file.size)
         elif download.state > DownloadState.STARTING or not isinstance(error, PytailError):

@@ -209,7 +209,7 @@ class Files:
                 return (self._upstream.size(file.url) if file.url else None) or None
         except UpstreamError as error:
             # Many file hosts refuse HEAD and answer GET.
-            log.debug("%s: no size: %s", file.key, error)
+            log.debug("upstream gives no size of %s: %s", file.key, error)
             return None
 
     def _sidecar_size(self, file: File) -> int | None:

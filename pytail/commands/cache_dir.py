@@ -16,7 +16,9 @@ from pathlib import Path
 
 from pytail.cache.cache import open_storage
 from pytail.commands.output import format_count, format_size, limit_log
+from pytail.commands.owner import act_as_owner
 from pytail.config.load import Configuration
+from pytail.config.settings import Settings
 from pytail.errors import Remedy, SettingError
 from pytail.model import METADATA_SUFFIX, SIGNATURE_SUFFIX, directory_in, is_directory
 from pytail.simple import names
@@ -102,21 +104,39 @@ class CacheDirectory:
 
 
 @contextlib.contextmanager
-def open_cache_dir(configuration: Configuration) -> Iterator[CacheDirectory]:
-    """Open the cache directory of `configuration` until the block ends.
+def open_cache_dir(
+    configuration: Configuration, *, only_reads: bool = False
+) -> Iterator[CacheDirectory]:
+    """Open the cache directory of `configuration` until the block ends, as its owner.
 
-    Raises SettingError where no server has used that directory, or where it cannot be opened.
+    `only_reads` says that the command changes nothing. Raises SettingError where no server has used
+    that directory, or where it cannot be opened.
     """
     settings = configuration.settings
+    act_as_owner(settings.cache_dir, is_required=not only_reads)
     # The store makes this directory where it is missing. Opening a directory that was named by
     # mistake would leave files there.
-    if not (settings.cache_dir / "+files").is_dir():
+    try:
+        is_known = (settings.cache_dir / "+files").is_dir()
+    except OSError as error:
+        remedy = Remedy.DIRECTORY_NOT_WRITABLE.format(reason=error)
+        raise SettingError("cache directory", settings.cache_dir, remedy) from error
+    if not is_known:
         raise SettingError("cache directory", settings.cache_dir, Remedy.DIRECTORY_UNKNOWN)
     limit_log(configuration, logging.ERROR)
     store, catalog = open_storage(settings)
     with contextlib.closing(catalog):
+        if not only_reads:
+            require_writable(settings, catalog)
         upstream = without_credentials(settings.upstream_base_url)
         yield CacheDirectory(settings.cache_dir, store, catalog, upstream)
+
+
+def require_writable(settings: Settings, catalog: Catalog) -> None:
+    """Raise SettingError where `catalog` cannot be written."""
+    if catalog.write_error is not None:
+        remedy = Remedy.DIRECTORY_NOT_WRITABLE.format(reason=catalog.write_error)
+        raise SettingError("cache directory", settings.cache_dir, remedy)
 
 
 def current_size(on_disk: DiskFile) -> int | None:

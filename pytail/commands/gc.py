@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from pathlib import Path
 
 import click
 
@@ -24,7 +26,9 @@ def gc(configuration: Configuration, *, as_json: bool) -> None:
     """
     settings = configuration.settings
     partials = settings.cache_dir / "+partial"
-    before = set(partials.iterdir()) if partials.is_dir() else set()
+    before: set[Path] = set()
+    with contextlib.suppress(OSError):
+        before = set(partials.iterdir())
     with open_cache_dir(configuration) as cache_dir:
         # Opening the store removes partial files that are older than a day.
         removed = sum(not path.exists() for path in before)

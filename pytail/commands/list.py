@@ -24,7 +24,7 @@ def list_(configuration: Configuration, *, project: str | None, as_json: bool) -
     The exit code is 1 where nothing is known of PROJECT.
     """
     name = None if project is None else project_name(project)
-    with open_cache_dir(configuration) as cache_dir:
+    with open_cache_dir(configuration, only_reads=True) as cache_dir:
         rows = _project_rows(cache_dir) if name is None else _file_rows(cache_dir, name)
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -21,6 +21,7 @@ import gevent
 from gevent.event import Event
 
 from pytail.commands.options import EPILOG, configured
+from pytail.commands.owner import act_as_owner
 from pytail.config.load import Configuration
 from pytail.config.settings import Settings, flag
 from pytail.config.values import Bind
@@ -29,7 +30,7 @@ from pytail.server.listener import listening
 from pytail.server.server import Server
 from pytail.telemetry import logs
 from pytail.urls import masked
-from pytail.web.app import create_app
+from pytail.web.app import Application, create_app
 
 log = logging.getLogger("pytail.commands")
 
@@ -53,7 +54,7 @@ def run(configuration: Configuration, announce: Callable[[str], None]) -> None:
     with (
         _reloading(configuration),
         listening(settings.bind) as listener,
-        contextlib.closing(create_app(settings)) as application,
+        contextlib.closing(_application(settings)) as application,
     ):
         server = Server(listener, application, settings.max_connections)
         server.start()
@@ -98,6 +99,17 @@ def _reloading(configuration: Configuration) -> Iterator[None]:
         watcher.cancel()
         # A signal now must not make the exit code that of a killed process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _application(settings: Settings) -> Application:
+    """Return the application; where root starts pytail, act as the owner of the cache directory.
+
+    After binding, because only root may use ports below 1024.
+    """
+    with contextlib.suppress(SettingError):
+        # The application warns where root stays root.
+        act_as_owner(settings.cache_dir, is_required=False)
+    return create_app(settings)
 
 
 def _freeze_heap() -> None:

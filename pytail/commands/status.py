@@ -39,7 +39,7 @@ def status(configuration: Configuration, *, as_json: bool) -> None:
 
 def _directory_status(configuration: Configuration) -> dict[str, Any]:
     settings = configuration.settings
-    with open_cache_dir(configuration) as cache_dir:
+    with open_cache_dir(configuration, only_reads=True) as cache_dir:
         stored = [file.on_disk.size for file in cache_dir.files()]
         partial = [on_disk.size for on_disk in cache_dir.other_files()]
         disk = os.statvfs(settings.cache_dir)

@@ -20,8 +20,10 @@ import click
 import gevent
 
 from pytail.cache.cache import Cache
+from pytail.commands.cache_dir import require_writable
 from pytail.commands.options import EPILOG, configured
 from pytail.commands.output import format_count, format_size, limit_log, progress_bar
+from pytail.commands.owner import act_as_owner
 from pytail.config.load import Configuration
 from pytail.config.settings import PUBLIC_INDEX, Settings
 from pytail.errors import Remedy, SettingError
@@ -123,8 +125,11 @@ def warm(  # noqa: PLR0913
     targets = [] if all_files else _targets(pythons, platforms)
     wanted = _wanted(settings, names, files, indexes)
     wanted.limit_to(targets)
+    # After reading the FILEs: root may name files that only root may read.
+    act_as_owner(settings.cache_dir)
     limit_log(configuration, logging.CRITICAL)
     with contextlib.closing(Cache.of(settings, wait=_PATIENCE)) as cache, _interruptible():
+        require_writable(settings, cache.catalog)
         warmer = Warmer(cache.index, cache.files, cache.store, cache.quota, jobs)
         result = _warm(warmer, wanted, targets, settings)
         cache.store.write_last_uses()

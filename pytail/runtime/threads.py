@@ -32,7 +32,12 @@ def off_loop(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resu
         # Since Python 3.12 no thread starts while the interpreter shuts down.
         raise gevent.GreenletExit from None
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            # Else error and frame refer to each other, and their descriptors stay open until the
+            # garbage collector runs.
+            del error
     return result  # type: ignore[no-any-return]
 
 

@@ -109,12 +109,17 @@ class Catalog:
     """The projects, files, verified sizes, checks and ready pages in ``<cache-dir>/index.sqlite3``."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file at `path`.
+        """Open or create the file at `path`, and only read it where it cannot be written.
 
         Raises SettingError where a newer pytail wrote the file. Raises OSError or a PeeweeException
         where the file or its directory cannot be used.
         """
         self._database = Database(path)
+
+    @property
+    def write_error(self) -> str | None:
+        """Why this process may not write the catalog, so that changes have no effect; else None."""
+        return self._database.write_error
 
     def entry(self, name: str) -> Entry | None:
         """Return the entry of the project `name` (normalized), None when there is none."""

@@ -69,9 +69,19 @@ class Database:
     """The SQLite file of the catalog, with all access to it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file at `path`. Raises as `schema.prepare`."""
+        """Open or create the file at `path`, and only read it where it cannot be written.
+
+        Raises as `schema.prepare`.
+        """
         self._path = path
-        schema.prepare(path)
+        #: Why this process may not write the file; None where it may.
+        self.write_error: str | None = None
+        try:
+            schema.prepare(path)
+        except (OSError, peewee.OperationalError, sqlite3.OperationalError) as error:
+            if not schema.is_write_refused(error):
+                raise
+            self.write_error = str(error)
         self._read_thread, self._write_thread = ThreadPool(1), ThreadPool(1)
         self._connect()
         #: Seconds that the next write waits for a lock.
@@ -130,6 +140,8 @@ class Database:
 
     def write(self, change: Query[Result]) -> Result | None:
         """Run `change` as one transaction in the thread for writes; return its result, None on failure."""
+        if self.write_error is not None:
+            return None
 
         def transaction() -> Result:
             # The busy timeout outlasts the write of another process. A process that holds the lock
@@ -159,6 +171,8 @@ class Database:
 
         Stops early when `delete_some` frees nothing or an error occurs.
         """
+        if self.write_error is not None:
+            return
 
         def used() -> int:
             numbers = ("page_count", "freelist_count", "page_size")
@@ -194,9 +208,10 @@ class Database:
         # Each connection opens the file at its first query. Where another file has the name by then,
         # the next look at the file finds that out.
         self._identity = schema.identity(self._path)
-        self._inline = schema.connect(self._path, _INLINE_BUSY_TIMEOUT)
-        self._reader = schema.connect(self._path, schema.BUSY_TIMEOUT)
-        self._writer = schema.connect(self._path, schema.BUSY_TIMEOUT)
+        connect = schema.connect if self.write_error is None else schema.connect_read_only
+        self._inline = connect(self._path, _INLINE_BUSY_TIMEOUT)
+        self._reader = connect(self._path, schema.BUSY_TIMEOUT)
+        self._writer = connect(self._path, schema.BUSY_TIMEOUT)
 
     def _close_all(
         self,
@@ -216,7 +231,7 @@ class Database:
     def _look(self) -> None:
         """Open the file again where it was replaced, removed or emptied; looks once a second."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_look or self.write_error is not None:
             return
         self._next_look = now + _LOOK_INTERVAL
         try:
@@ -235,7 +250,7 @@ class Database:
         A file with a `fault` is set aside.
         """
         now = time.monotonic()
-        if now < self._next_reopening:
+        if now < self._next_reopening or self.write_error is not None:
             return
         self._next_reopening = math.inf
         self._reopening = gevent.spawn(self._run_reopening, fault)

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import orjson
 import peewee
 
-from pytail.errors import Remedy, SettingError
+from pytail.errors import NOT_WRITABLE, Remedy, SettingError
 from pytail.model import File
 from pytail.runtime import locks
 from pytail.simple import names
@@ -221,6 +221,14 @@ def identity(path: Path) -> Identity | None:
     return status.st_dev, status.st_ino
 
 
+def is_write_refused(error: Exception) -> bool:
+    """Return whether `error` says that this process may not write the catalog or its directory."""
+    if isinstance(error, OSError):
+        return error.errno in NOT_WRITABLE
+    messages = ("readonly database", "unable to open database file")
+    return any(message in str(error) for message in messages)
+
+
 def put_files(database: peewee.SqliteDatabase, project: str, files: Sequence[File]) -> None:
     """Insert the `files` of the page of `project`, which must not have any yet."""
     numbered = enumerate(packing.packs(files))
@@ -258,6 +266,41 @@ def connect(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
     )
 
 
+def connect_read_only(path: Path, busy_timeout: float) -> peewee.SqliteDatabase:
+    """Return a connection to a catalog that this process may not write.
+
+    Where the file at `path` cannot be read or has another schema, the catalog is empty.
+    """
+    # Where the directory cannot be written, SQLite reads a catalog only next to the -wal and -shm of
+    # a process that uses it, or as immutable (https://www.sqlite.org/wal.html#readonly).
+    url = path.absolute().as_uri()
+    for candidate in (f"{url}?mode=ro", f"{url}?immutable=1"):
+        if _is_current(candidate):
+            return peewee.SqliteDatabase(
+                candidate,
+                uri=True,
+                timeout=busy_timeout,
+                thread_safe=False,
+                check_same_thread=False,
+            )
+    empty = peewee.SqliteDatabase(":memory:", thread_safe=False, check_same_thread=False)
+    for model in TABLES:
+        peewee.SchemaManager(model, empty).create_all()
+    return empty
+
+
+def _is_current(url: str) -> bool:
+    """Return whether the file at the SQLite `url` can be read and is a catalog of this schema."""
+    try:
+        with contextlib.closing(sqlite3.connect(url, timeout=BUSY_TIMEOUT, uri=True)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute("SELECT 1 FROM project LIMIT 1").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(application == APPLICATION_ID and version == SCHEMA_VERSION)
+
+
 def _create(path: Path) -> None:
     """Create or migrate the file at `path`, where that is necessary."""
     if _is_empty(path):
@@ -267,6 +310,7 @@ def _create(path: Path) -> None:
     with contextlib.closing(database):
         # Without a write when nothing is missing, because another process may hold the lock.
         if database.get_tables() and not _is_older(database):
+            _require_writable(database)
             return
         _create_tables(database)
         if _is_older(database):
@@ -308,6 +352,22 @@ def _remove(path: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     return not path.exists() or path.stat().st_size == 0
+
+
+def _require_writable(database: peewee.SqliteDatabase) -> None:
+    """Raise peewee.OperationalError where this process may not write the file; wait for no lock."""
+    database.execute_sql("PRAGMA busy_timeout = 0")
+    try:
+        database.execute_sql("BEGIN IMMEDIATE")
+        try:
+            # BEGIN alone succeeds where SQLite can only read the file.
+            database.execute_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        finally:
+            database.execute_sql("ROLLBACK")
+    except peewee.OperationalError as error:
+        # Another process may hold the lock.
+        if is_write_refused(error):
+            raise
 
 
 def _sign(database: peewee.SqliteDatabase) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from gevent import monkey
 
+from pytail.errors import NOT_WRITABLE
 from pytail.model import LARGEST_SIDECAR, File, is_directory
 from pytail.simple.names import is_filename
 from pytail.storage.digests import expected_digest, hash_file
@@ -66,7 +67,8 @@ class Store:
     def __init__(self, cache_dir: Path) -> None:
         """Create the directories and remove old partial files.
 
-        Raises OSError, also where a file cannot be moved from one directory to the other.
+        Does neither where `cache_dir` cannot be written. Raises OSError, also where a file cannot be
+        moved from one directory to the other.
         """
         self._files = cache_dir / "+files" / "root" / "pypi" / "+f"
         self._partials = cache_dir / "+partial"
@@ -75,10 +77,15 @@ class Store:
         self._verified: set[tuple[int, ...]] = set()
         #: The sha256 of core metadata, by the `_identity` of its file.
         self._digests: dict[tuple[str | int, ...], str] = {}
-        for directory in (self._files, self._partials):
-            directory.mkdir(parents=True, exist_ok=True)
+        try:
+            for directory in (self._files, self._partials):
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
         _refuse_two_file_systems(self._partials, self._files)
-        self._remove_old_partials()
+        with contextlib.suppress(OSError):
+            self._remove_old_partials()
 
     def open(self, file: File) -> io.FileIO | None:
         """Open `file` for reading, and count that as a use; None when the file is not stored.

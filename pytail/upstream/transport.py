@@ -104,8 +104,11 @@ class Transport:
 
     def close(self) -> None:
         """Close the idle connections."""
-        for pool in self._pools.values():
-            pool.clear()
+        for manager in self._pools.values():
+            for key in manager.pools.keys():  # noqa: SIM118, which iterates over the pools
+                # `clear` alone closes nothing while anything refers to a pool.
+                manager.pools[key].close()
+            manager.clear()
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import falcon
@@ -32,6 +35,8 @@ from pytail.web.pages import (
     RedirectResource,
 )
 from pytail.web.rendered import RenderedPages
+
+log = logging.getLogger("pytail.web")
 
 
 class Application(falcon.App):  # type: ignore[type-arg]
@@ -63,6 +68,7 @@ class Application(falcon.App):  # type: ignore[type-arg]
     def _open_cache(self, settings: Settings, clock: Callable[[], float]) -> Cache:
         cache = Cache.of(settings, clock)
         self._closing.callback(cache.close)
+        _warn_of_root(settings.cache_dir)
         return cache
 
     def _open_pages(self, settings: Settings, cache: Cache) -> RenderedPages:
@@ -95,6 +101,13 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
     Raises SettingError where the cache directory cannot be used.
     """
     return Application(settings, clock)
+
+
+def _warn_of_root(cache_dir: Path) -> None:
+    """Log that root writes into the directory of another user, who may not use what root writes."""
+    owner = cache_dir.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        log.warning("serving the cache directory %s of user %d as root", cache_dir, owner)
 
 
 def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str, object]:

@@ -81,6 +81,11 @@ class PageCache:
         return self.lookup.file(directory, filename)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left(nothing_left):
+    """Assert in the end that no descriptor, lock, slot or greenlet is left."""
+
+
 @pytest.fixture
 def make_cache(tmp_path, index, clock):
     """Return a function that makes a `PageCache` in the one cache directory."""

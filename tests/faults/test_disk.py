@@ -14,6 +14,8 @@ from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import free_port, program, serving
 from tests.support.watching import memory, partial_sizes, stored_names
 
+pytestmark = pytest.mark.usefixtures("rights")
+
 LARGE = os.urandom(30_000_000)
 
 

@@ -62,6 +62,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
+@pytest.mark.usefixtures("owner")
 def test_kills_at_random_moments_leave_nothing_wrong(index: FakeIndex, cache: Path, log: Path):
     chance, stored = seeded(), set()
     dists = [new_file(index, SIZE, str(number)) for number in range(60)]
@@ -83,6 +84,7 @@ def test_kills_at_random_moments_leave_nothing_wrong(index: FakeIndex, cache: Pa
     assert any(range_ for answer in answers.values() for range_ in answer.ranges)
 
 
+@pytest.mark.usefixtures("rights")
 @pytest.mark.parametrize("sent", [100_000, SIZE - 1])
 def test_the_partial_file_of_a_killed_process_is_resumed(
     index: FakeIndex, cache: Path, log: Path, sent: int
@@ -102,6 +104,7 @@ def test_the_partial_file_of_a_killed_process_is_resumed(
     assert partial_sizes(cache) == []
 
 
+@pytest.mark.usefixtures("rights")
 def test_the_complete_partial_file_of_a_killed_process_is_verified_and_stored(
     index: FakeIndex, cache: Path, log: Path
 ):
@@ -121,6 +124,7 @@ def test_the_complete_partial_file_of_a_killed_process_is_verified_and_stored(
     assert stored_keys(cache) == {dist.key}
 
 
+@pytest.mark.usefixtures("rights")
 @pytest.mark.parametrize(
     ("point", "is_stored"),
     [
@@ -149,6 +153,7 @@ def test_a_kill_while_a_file_is_stored_interrupts_only_the_response(
     assert partial_sizes(cache) == []
 
 
+@pytest.mark.usefixtures("rights")
 def test_a_partial_file_without_new_requests_stays_for_a_day(
     index: FakeIndex, cache: Path, log: Path
 ):

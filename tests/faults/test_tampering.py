@@ -13,6 +13,8 @@ from tests.support.running import Client
 from tests.support.sending import Sending, is_fetched, new_file
 from tests.support.watching import partial_sizes, stored_keys, until
 
+pytestmark = pytest.mark.usefixtures("rights")
+
 SENT = 100_000
 
 

@@ -110,6 +110,7 @@ def opened(
     return connections, responses
 
 
+@pytest.mark.usefixtures("rights")
 def test_clients_of_all_workers_share_one_upstream_request_and_get_bytes_at_once(
     four: Program, index: FakeIndex, cache: Path
 ):
@@ -128,6 +129,7 @@ def test_clients_of_all_workers_share_one_upstream_request_and_get_bytes_at_once
     assert stored_keys(cache) == {dist.key}
 
 
+@pytest.mark.usefixtures("rights")
 def test_another_worker_resumes_the_download_of_a_killed_one(
     four: Program, index: FakeIndex, cache: Path
 ):
@@ -149,6 +151,7 @@ def test_another_worker_resumes_the_download_of_a_killed_one(
     assert partial_sizes(cache) == []
 
 
+@pytest.mark.usefixtures("owner")
 def test_kills_of_workers_at_random_moments_leave_nothing_wrong(
     four: Program, index: FakeIndex, cache: Path
 ):
