@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import gevent
@@ -10,6 +11,7 @@ import pytest
 
 from tests.commands.conftest import Installation
 from tests.support.fakeindex import FakeIndex, Gated, wheel
+from tests.support.storage import another_process_evicting
 from tests.support.watching import until
 
 pytestmark = pytest.mark.process
@@ -71,3 +73,15 @@ def test_gc_prints_what_it_removed(installation: Installation):
     out = installation.run("gc")
     assert out.stdout == "0 old partial files and 0 orphans removed; 0 files evicted, 0 B\n"
     assert out.stderr == ""
+
+
+def test_a_stopped_process_that_evicts_does_not_hang_the_command(installation: Installation):
+    store_dir = installation.cache / "+files/root/pypi/+f/abc/0123456789abc"
+    store_dir.mkdir(parents=True)
+    for name in ("a-1.0.zip", "b-1.0.zip"):
+        (store_dir / name).write_bytes(bytes(1_000_000))
+    with another_process_evicting(installation.cache) as other:
+        os.kill(other.pid, signal.SIGSTOP)
+        ran = installation.run("gc", "--cache-max-size", "1MB")
+    assert ran.returncode == 2
+    assert "cannot evict files" in ran.stderr

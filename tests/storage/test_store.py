@@ -1,5 +1,6 @@
 """The store: complete and verified files, or none."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -70,16 +71,26 @@ def deleted(path):
     path.unlink()
 
 
+@contextlib.contextmanager
+def writable(path):
+    """Let the owner write a file during the block."""
+    path.chmod(0o644)
+    yield
+    path.chmod(0o444)
+
+
 def truncated(path):
-    os.truncate(path, len(DATA) - 1)
+    with writable(path):
+        os.truncate(path, len(DATA) - 1)
 
 
 def emptied(path):
-    os.truncate(path, 0)
+    with writable(path):
+        os.truncate(path, 0)
 
 
 def grown(path):
-    with path.open("ab") as out:
+    with writable(path), path.open("ab") as out:
         out.write(b"!")
 
 
