@@ -248,7 +248,7 @@ class Files:
 
         def source_at(position: int, etag: str | None) -> Source:
             source = self._source(file, position, etag)
-            if isinstance(source, ResumingSource):
+            if source.validators is not None:
                 self._freshness.note_download(file, source.validators)
             return source
 
