@@ -141,8 +141,11 @@ class Files:
         """
         for _ in range(_TRIES):
             try:
-                if not self._is_stored(file):
+                stored = self.open_stored(file)
+                if stored is None:
                     self._download(file).wait(advance)
+                else:
+                    stored.close()
             except DownloadAbandoned:
                 continue
             return
@@ -156,11 +159,12 @@ class Files:
         if not file.has_digest and file.key in self._downloads:
             # The stored file is outdated, or is just replaced.
             return None
-        return self._open_current(file)
+        return self._open_current(file, adopts=True)
 
-    def _open_current(self, file: File) -> io.FileIO | None:
+    def _open_current(self, file: File, *, adopts: bool = False) -> io.FileIO | None:
+        """Return as `open_stored`; with `adopts`, also a file that is stored under a former key."""
         stored = self._store.open(file)
-        if stored is None and former_keys.adopt(self._store, file):
+        if stored is None and adopts and former_keys.adopt(self._store, file):
             stored = self._store.open(file)
         if stored is not None and not self._store.is_verified(stored):
             stored.close()
@@ -173,6 +177,7 @@ class Files:
         return None
 
     def _is_stored(self, file: File) -> bool:
+        """Return whether another process has stored the file, as upstream has it."""
         stored = self._open_current(file)
         if stored is not None:
             stored.close()
