@@ -45,6 +45,8 @@ _AHEAD = 1
 _POLL = 0.01
 #: Seconds between two signs of life of a writer, and without one after which it is not waited for.
 _HEARTBEAT, _DEAD_AFTER = 1.0, 4.0
+#: Seconds for which the last bytes wait for the disk at most.
+_SYNC_WAIT = 0.1
 #: Seconds without a byte and without a reader after which a fetch ends and its slot is free.
 _ABANDON_AFTER = 10.0
 
@@ -112,7 +114,7 @@ class Feeder:
     def _is_worth_resuming(self, error: BaseException) -> bool:
         """Return whether a later download continues: upstream or this process failed, no byte is wrong."""
         is_right = isinstance(error, (UpstreamError, gevent.GreenletExit))
-        return is_right and self._verifier.has_digest and self._download.received > 0
+        return is_right and self._verifier.has_digest and self._verifier.size > 0
 
     # Another process writes.
 
@@ -122,6 +124,7 @@ class Feeder:
         Raises DownloadAbandoned where the writer gave up, NotStored where it stopped.
         """
         download, alive_at, written_at = self._download, time.monotonic(), partial.written_at
+        verified_at = 0.0
         while not partial.try_lock():
             match partial.state():
                 case PartialState.ABANDONED:
@@ -131,7 +134,9 @@ class Feeder:
                     download.finish(is_stored=True)
                     return True
                 case PartialState.VERIFIED if not download.is_verified:
-                    download.verified(partial.size)
+                    verified_at = verified_at or time.monotonic()
+                    if time.monotonic() - verified_at > _SYNC_WAIT:
+                        download.verified(partial.size)
                 case PartialState.DOWNLOADING if partial.size > download.received:
                     download.start(partial.whole_size, partial.size)
             if partial.written_at != written_at:
@@ -160,39 +165,36 @@ class Feeder:
             self._resume(partial)
         if not (self._verifier.size and self._verifier.matches):
             self._receive(partial)
-        download.verified(self._verifier.size)
-        partial.mark_verified()
 
     def _resume(self, partial: PartialFile) -> None:
-        """Hash the bytes that another process left; or restart the file.
-
-        Only a file with a digest is resumed. Raises DownloadAbandoned where readers have bytes that
-        the new file may not continue.
-        """
-        left = partial.size
+        """Hash the bytes that another process left; or restart the file, where it has no digest."""
+        left, size = partial.size, self._file.size
         if left and self._verifier.has_digest:
             off_loop(lambda: self._verifier.add_start(partial.descriptor, left))
-            log.info(
-                "resuming %s at %d, from the partial file of a process that ended",
-                self._file.key,
-                left,
-            )
-            self._download.received = left
-            return
-        if self._download.received:
-            raise DownloadAbandoned
-        if left:
+            # The size of the page is a hint, but more bytes than that are wrong more often than not.
+            is_useful = not size or left < size or self._verifier.matches
+            if is_useful:
+                log.info(
+                    "resuming %s at %d, from the partial file of a process that ended",
+                    self._file.key,
+                    left,
+                )
+                return
+        if left or self._download.received:
             self._restart(partial)
 
     def _restart(self, partial: PartialFile) -> None:
-        self._verifier = FileVerifier(self._file)
+        """Begin the partial file again. Raises DownloadAbandoned where readers have bytes of the old."""
+        if self._download.received:
+            raise DownloadAbandoned
+        self._verifier, self._structure = FileVerifier(self._file), Structure(self._file.filename)
         partial.restart()
         if not partial.is_writer:
             raise DownloadAbandoned
 
     def _receive(self, partial: PartialFile) -> None:
         download = self._download
-        with contextlib.closing(self._source_at(self._verifier.size, None)) as source:
+        with contextlib.closing(self._source(partial)) as source:
             self._compare_size(source.size)
             try:
                 self._quota.reserve(partial, source.size or self._verifier.size)
@@ -208,6 +210,16 @@ class Feeder:
                     self._require_bounds(source.size)
                     download.progress(self._verifier.size)
             self._verify(source)
+
+    def _source(self, partial: PartialFile) -> Source:
+        """Return the bytes of the file from upstream that the partial file does not have."""
+        source, left = self._source_at(self._verifier.size, None), self._verifier.size
+        if left and source.size is not None and left >= source.size:
+            # The partial file is too long, or it would match the digest: its bytes are wrong.
+            source.close()
+            self._restart(partial)
+            source = self._source_at(0, None)
+        return source
 
     def _compare_size(self, size: int | None) -> None:
         """Raise DigestMismatch where readers were told another size than that of the response."""
@@ -250,16 +262,20 @@ class Feeder:
             raise NotStored("upstream gives neither digest nor length")
 
     def _store_file(self, partial: PartialFile, started: float) -> None:
-        download, is_stored = self._download, True
-        try:
-            off_loop(partial.commit, self._syncs)
-        except OSError as error:
+        """Sync the verified file and move it into the store; release all bytes meanwhile."""
+        download = self._download
+        partial.mark_verified()
+        committing = self._syncs.spawn(_error_of, partial.commit)
+        # On a disk that is fast enough, the next request finds the file in the store.
+        committing.wait(_SYNC_WAIT)
+        download.verified(self._verifier.size)
+        error: OSError | None = committing.get()
+        if error is not None:
             # The bytes are right, and the readers have the partial file open.
-            is_stored = False
             self._quota.report(NotStored(str(error)), download.size)
             partial.discard()
-        download.finish(is_stored=is_stored)
-        what = "stored" if is_stored else "downloaded, not stored:"
+        download.finish(is_stored=error is None)
+        what = "stored" if error is None else "downloaded, not stored:"
         seconds = time.monotonic() - started
         log.info("%s %s, %d bytes in %.2f s", what, self._file.key, download.received, seconds)
 
@@ -289,6 +305,14 @@ class Feeder:
             reason = str(error) or repr(error)
             log.error("cannot download %s: %s", self._file.key, reason)
         download.fail(error)
+
+
+def _error_of(commit: Callable[[], None]) -> OSError | None:
+    try:
+        commit()
+    except OSError as error:
+        return error
+    return None
 
 
 def read_ahead(

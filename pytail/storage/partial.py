@@ -23,7 +23,6 @@ from pathlib import Path
 WRITE_BITS = 0o222
 #: The mode bit of a partial file whose bytes are complete and verified, but not yet synced.
 _VERIFIED_BIT = stat.S_IXUSR
-_MODE = 0o644
 
 #: The extended attribute (xattr(7)) with the length of the whole file. File systems may lack it.
 _SIZE_ATTRIBUTE = "user.pytail.size"
@@ -125,7 +124,7 @@ class PartialFile:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         elif os.fstat(self.descriptor).st_mode & _VERIFIED_BIT:
             # The last writer ended before its sync. A crash of the machine may have damaged bytes.
-            os.fchmod(self.descriptor, _MODE)
+            _change_mode(self.descriptor, remove=_VERIFIED_BIT)
         return self.is_writer
 
     def write(self, data: bytes) -> None:
@@ -149,7 +148,7 @@ class PartialFile:
     def mark_verified(self) -> None:
         """Tell followers that all bytes are there and verified."""
         with contextlib.suppress(OSError):
-            os.fchmod(self.descriptor, _MODE | _VERIFIED_BIT)
+            _change_mode(self.descriptor, add=_VERIFIED_BIT)
 
     def commit(self) -> None:
         """Sync the file, rename it to its final path, and protect it from writing.
@@ -173,7 +172,7 @@ class PartialFile:
         # Not before the rename: another process could not open a partial file without write bits,
         # and after a crash its own user could not resume it.
         with contextlib.suppress(OSError):
-            os.fchmod(self.descriptor, _MODE & ~WRITE_BITS)
+            _change_mode(self.descriptor, remove=WRITE_BITS | _VERIFIED_BIT)
         # `descriptor` is now one of a stored file, which readers lock like that.
         with contextlib.suppress(OSError):
             fcntl.flock(self.descriptor, fcntl.LOCK_SH)
@@ -208,7 +207,7 @@ class PartialFile:
             # An operator may have emptied the cache directory.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.descriptor = os.open(self.path, flags, _MODE)
+                self.descriptor = os.open(self.path, flags, 0o644)
             except FileNotFoundError:
                 continue
             try:
@@ -232,7 +231,12 @@ class PartialFile:
 
 def make_read_only(descriptor: int) -> None:
     """Remove `WRITE_BITS` from the mode of an open file. Raises OSError."""
-    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~WRITE_BITS)
+    _change_mode(descriptor, remove=WRITE_BITS)
+
+
+def _change_mode(descriptor: int, add: int = 0, remove: int = 0) -> None:
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    os.fchmod(descriptor, (mode | add) & ~remove)
 
 
 def _start_writeback(descriptor: int, length: int) -> None:

@@ -312,7 +312,7 @@ def test_a_reader_follows_another_process_and_survives_its_end(downloads):
         process.kill()
         assert read_all(opened) == DATA[5000 - WITHHELD :]
         assert read_all(late) == DATA[10:]
-    assert downloads.store.has(downloads.file())
+    until(lambda: downloads.store.has(downloads.file()))
     assert downloads.index.count(PATH) == 1
 
 
@@ -338,7 +338,7 @@ def test_a_complete_partial_file_is_stored_without_a_request(downloads):
     with another_process_writing(downloads.directory, downloads.file(), DATA) as process:
         process.kill()
     assert downloads.get(downloads.file()) == DATA
-    assert downloads.store.has(downloads.file())
+    until(lambda: downloads.store.has(downloads.file()))
     assert downloads.index.seen == []
 
 
@@ -384,7 +384,7 @@ def test_a_download_abandoned_before_the_first_byte_is_started_again(downloads):
     writer.discard()
     writer.close()
     assert opening.get() == DATA
-    assert downloads.store.has(downloads.file())
+    until(lambda: downloads.store.has(downloads.file()))
 
 
 def test_a_follower_learns_the_size_of_the_whole_file_from_the_writer(downloads):

@@ -130,9 +130,9 @@ def open_responses(stack: ExitStack, client: Client, path: str, count: int) -> l
 
 
 def new_file(index: FakeIndex, size: int, version: str = "1.0") -> Dist:
-    """Add an sdist of `size` random bytes to `index` and return it."""
+    """Add an sdist of `size` random bytes, with the start of a gzip file, to `index` and return it."""
     dist = sdist("demo", version)
-    dist.data = os.urandom(size)
+    dist.data = (b"\x1f\x8b\x08" + os.urandom(size))[:size]
     index.add(dist)
     return dist
 
