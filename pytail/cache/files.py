@@ -12,7 +12,7 @@ import io
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import gevent
@@ -178,6 +178,9 @@ class Files:
 
     def _is_stored(self, file: File) -> bool:
         """Return whether another process has stored the file, as upstream has it."""
+        if not file.has_digest:
+            # The size may be that of the version which upstream has replaced.
+            file = replace(file, size=None, verified_size=None)
         stored = self._open_current(file)
         if stored is not None:
             stored.close()
