@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytail.storage.catalog import Catalog
 from tests.support.fakeindex import FakeIndex, wheel
 from tests.support.running import Client
 from tests.support.watching import until
@@ -16,6 +17,8 @@ from tests.support.watching import until
 def overwrite(path: Path) -> None:
     with path.open("r+b") as out:
         out.write(os.urandom(path.stat().st_size))
+    # SQLite has the pages in memory. Another worker that starts finds the damage.
+    Catalog(path).close()
 
 
 def empty(path: Path) -> None:
