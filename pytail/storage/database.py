@@ -271,9 +271,8 @@ class Database:
         now = time.monotonic()
         is_known = now < self._silent_until.get(what, 0.0)
         self._silent_until[what] = now + _SPELL
-        level = logging.DEBUG if is_known else logging.ERROR
-        message = "cannot %s the catalog %s, continuing without: %s"
-        log.log(level, message, what, self._path, error)
+        if not is_known:
+            log.error("cannot %s the catalog %s, continuing without: %s", what, self._path, error)
 
     def _recover(self, message: str) -> None:
         """Open the file again after an error of SQLite with that `message`, where that can help."""

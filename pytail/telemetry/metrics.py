@@ -230,14 +230,13 @@ class Metrics:
                 families = self._reads.run(None, lambda: off_loop(shared.read))
             except OSError as error:
                 # The cache directory may have been emptied, or a stopped process holds the lock.
-                level = logging.DEBUG if self._is_alone else logging.WARNING
+                if not self._is_alone:
+                    log.warning(
+                        "cannot read the metrics of other workers,"
+                        " showing those of this worker alone: %s",
+                        error,
+                    )
                 self._is_alone = True
-                log.log(
-                    level,
-                    "cannot read the metrics of other workers,"
-                    " showing those of this worker alone: %s",
-                    error,
-                )
             else:
                 self._is_alone = False
                 return families

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from pytail.cache.cache import policy_of
+from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.file_freshness import FileFreshness
 from pytail.cache.files import Files
 from pytail.cache.filters import PromisedCoreMetadata, StoredFilesOnly
@@ -117,6 +118,7 @@ class Downloads:
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
         quota = Quota(directory, self.store, self.catalog, limit=0, min_free=0)
         self.quota = quota
+        self.metadata = CoreMetadata(self.catalog, self.store, self.upstream.files)
         self.files = self.make_files()
 
     def make_files(self, **more):
@@ -127,7 +129,7 @@ class Downloads:
             self.catalog,
             self.store,
             self.upstream.files,
-            None,
+            self.metadata,
             quota,
             freshness=freshness,
             **more,
