@@ -178,13 +178,16 @@ class Files:
 
     def _is_stored(self, file: File) -> bool:
         """Return whether another process has stored the file, as upstream has it."""
-        if not file.has_digest:
+        if file.has_digest:
+            stored = self._open_current(file)
+        else:
             # The size may be that of the version which upstream has replaced.
-            file = replace(file, size=None, verified_size=None)
-        stored = self._open_current(file)
-        if stored is not None:
-            stored.close()
-        return stored is not None
+            stored = self._store.open(replace(file, size=None, verified_size=None))
+        if stored is None:
+            return False
+        with stored:
+            stored_at = os.fstat(stored.fileno()).st_mtime
+        return file.has_digest or self._freshness.of(file, stored_at).fresh_for > 0
 
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes without downloading it; None where it is unknown.
