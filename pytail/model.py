@@ -310,6 +310,8 @@ class Source(Protocol):
     etag: str | None
     #: Whether the source itself tells a complete file from one whose end is missing.
     is_delimited: bool
+    #: What upstream says of the version of the file; None where the bytes do not come from there.
+    validators: Validators | None
 
     def read(self) -> bytes:
         """Return the bytes that have arrived, waiting for the first; empty at the end."""

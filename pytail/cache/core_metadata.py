@@ -31,7 +31,7 @@ from pytail.errors import (
     UpstreamWithoutRanges,
     WheelUnreadable,
 )
-from pytail.model import LARGEST_SIDECAR, File
+from pytail.model import LARGEST_SIDECAR, File, Validators
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
@@ -52,12 +52,13 @@ _SMALL = 64 * 1024
 class MetadataSource:
     """A `Source` of the bytes of a small file."""
 
-    def __init__(self, data: bytes, start: int = 0) -> None:
-        """The source begins at the offset `start` of `data`."""
+    def __init__(self, data: bytes, start: int = 0, validators: Validators | None = None) -> None:
+        """The source begins at the offset `start` of `data`; `validators` are those of upstream."""
         self.size: int | None = len(data)
         self.etag: str | None = None
         #: Whether the source itself tells a complete file from one whose end is missing.
         self.is_delimited = True
+        self.validators = validators
         self._data = data[start:]
 
     def read(self) -> bytes:
@@ -83,14 +84,15 @@ class CoreMetadata:
         DigestMismatch, DownloadInterrupted, WheelUnreadable or an UpstreamError.
         """
         try:
-            return MetadataSource(self._from_index(sidecar), start)
+            data, validators = self._from_index(sidecar)
+            return MetadataSource(data, start, validators)
         except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
             if sidecar.wheel is None:
                 raise
             return MetadataSource(self._instead(sidecar.wheel, error), start)
 
-    def _from_index(self, sidecar: File) -> bytes:
-        """Return the bytes that upstream has at the URL of `sidecar`, verified."""
+    def _from_index(self, sidecar: File) -> tuple[bytes, Validators | None]:
+        """Return the bytes that upstream has at the URL of `sidecar`, verified, and their validators."""
         if not sidecar.url:
             raise FileGone(sidecar.filename)
         try:
@@ -109,7 +111,7 @@ class CoreMetadata:
         data, verifier = b"".join(chunks), FileVerifier(sidecar)
         _hashed(lambda: verifier.add(data), len(data))
         verifier.verify(sidecar.size if sidecar.size is not None else source.size)
-        return data
+        return data, source.validators
 
     def _instead(self, wheel: File, error: PytailError) -> bytes:
         """Return the core metadata out of `wheel`, because of the `error` of upstream's own.

@@ -28,6 +28,8 @@ log = logging.getLogger("pytail.cache")
 Noted = TypeVar("Noted")
 #: Seconds after a failed check until upstream is asked again.
 _RETRY_INTERVAL = 10.0
+#: Seconds after which the process that stored a file has written its check to the catalog.
+_JUST_STORED = 2.0
 #: Files to remember in memory; the catalog has the checks of all.
 _MAX_REMEMBERED = 4000
 
@@ -82,6 +84,9 @@ class FileFreshness:
             return False
         if self.of(file, status.st_mtime).fresh_for > 0 or self._has_just_failed(file):
             return True
+        if 0 <= time.time() - status.st_mtime < _JUST_STORED and not self._is_known(file, status):
+            # Another process has just downloaded it.
+            return True
         ask = for_client(lambda: self._is_confirmed(file, status))
         try:
             with UpstreamWait():
@@ -130,9 +135,8 @@ class FileFreshness:
 
     def _is_confirmed(self, file: File, status: os.stat_result) -> bool:
         """Ask upstream whether it has the stored file of that `status`. Raises an UpstreamError."""
-        check = self.last_check(file.key)
+        check, is_known = self.last_check(file.key), self._is_known(file, status)
         known = Validators(size=status.st_size)
-        is_known = check is not None and check.stored_at == status.st_mtime
         if check is not None and is_known:
             known = replace(known, etag=check.etag, last_modified=check.last_modified)
         found = self._upstream.revalidate(file.url, known)
@@ -158,6 +162,10 @@ class FileFreshness:
         self._note(self._checks, file.key, check)
         self._failed_at.pop(file.key, None)
         self._catalog.remember_check(check)
+
+    def _is_known(self, file: File, status: os.stat_result) -> bool:
+        check = self.last_check(file.key)
+        return check is not None and check.stored_at == status.st_mtime
 
     def _has_just_failed(self, file: File) -> bool:
         failed_at = self._failed_at.get(file.key)

@@ -141,8 +141,11 @@ class Files:
         """
         for _ in range(_TRIES):
             try:
-                if not self._is_stored(file):
+                stored = self.open_stored(file)
+                if stored is None:
                     self._download(file).wait(advance)
+                else:
+                    stored.close()
             except DownloadAbandoned:
                 continue
             return
@@ -156,11 +159,12 @@ class Files:
         if not file.has_digest and file.key in self._downloads:
             # The stored file is outdated, or is just replaced.
             return None
-        return self._open_current(file)
+        return self._open_current(file, adopts=True)
 
-    def _open_current(self, file: File) -> io.FileIO | None:
+    def _open_current(self, file: File, *, adopts: bool = False) -> io.FileIO | None:
+        """Return as `open_stored`; with `adopts`, also a file that is stored under a former key."""
         stored = self._store.open(file)
-        if stored is None and former_keys.adopt(self._store, file):
+        if stored is None and adopts and former_keys.adopt(self._store, file):
             stored = self._store.open(file)
         if stored is not None and not self._is_verified(stored, file):
             stored.close()
@@ -182,10 +186,17 @@ class Files:
         )
 
     def _is_stored(self, file: File) -> bool:
-        stored = self._open_current(file)
-        if stored is not None:
-            stored.close()
-        return stored is not None
+        """Return whether another process has stored the file, as upstream has it."""
+        if file.has_digest:
+            stored = self._open_current(file)
+        else:
+            # The size may be that of the version which upstream has replaced.
+            stored = self._store.open(replace(file, size=None, verified_size=None))
+        if stored is None:
+            return False
+        with stored:
+            stored_at = os.fstat(stored.fileno()).st_mtime
+        return file.has_digest or self._freshness.of(file, stored_at).fresh_for > 0
 
     def size(self, file: File) -> int | None:
         """Return the size of `file` in bytes without downloading it; None where it is unknown.
@@ -265,7 +276,7 @@ class Files:
 
         def source_at(position: int, etag: str | None) -> Source:
             source = self._source(file, position, etag)
-            if isinstance(source, ResumingSource):
+            if source.validators is not None:
                 self._freshness.note_download(file, source.validators)
             return source
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import gevent
 
 from pytail.errors import UpstreamError, UpstreamRefused, UpstreamUnreachable
-from pytail.model import File
+from pytail.model import File, Validators
 from pytail.runtime.threads import give_way
 from pytail.upstream.files import FileClient, UpstreamFile
 
@@ -46,7 +46,7 @@ class ResumingSource:
         self._opened = request(start, etag)
         self.size, self.etag = self._opened.size, self._opened.etag
         #: What upstream says of the version of the file.
-        self.validators = self._opened.validators
+        self.validators: Validators | None = self._opened.validators
         self.is_delimited = self._opened.is_delimited
         # Offset of the next byte of the response; below `_position` where upstream started at 0.
         self._offset = self._opened.start

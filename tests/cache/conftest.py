@@ -123,6 +123,7 @@ class Downloads:
         self.catalog = Catalog(directory.with_name("index.sqlite3"))
         quota = Quota(directory, self.store, self.catalog, limit=0, min_free=0)
         self.quota = quota
+        self.metadata = CoreMetadata(self.catalog, self.store, self.upstream.files)
         self.files = self.make_files()
 
     def make_files(self, **more):
@@ -133,7 +134,7 @@ class Downloads:
             self.catalog,
             self.store,
             self.upstream.files,
-            CoreMetadata(self.catalog, self.store, self.upstream.files),
+            self.metadata,
             quota,
             freshness=freshness,
             **more,

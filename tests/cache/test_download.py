@@ -220,7 +220,7 @@ def test_wrong_core_metadata_is_an_error_for_all_before_the_first_byte(downloads
     file = downloads.file(b"Name: demo\n", path, size=False)
     openers = [gevent.spawn(downloads.files.open, file)]
     gated.open()
-    until(lambda: downloads.files.downloading)
+    until(lambda: downloads.index.count(path))
     openers += [gevent.spawn(downloads.files.open, file) for _ in range(3)]
     gevent.idle()
     gated.open()

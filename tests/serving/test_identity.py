@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from http.client import IncompleteRead
@@ -397,6 +398,8 @@ def test_a_stored_file_of_which_the_catalog_knows_nothing_is_compared_with_upstr
     with sqlite3.connect(cache / "index.sqlite3") as catalog:
         catalog.execute("DELETE FROM checked")
     catalog.close()
+    (found,) = stored_files(cache)
+    os.utime(found, (1_600_000_000, 1_600_000_000))
     dist = OLD if is_same else NEW
     upstream_has(index, dist.data)
     with serving(cache, index.url, clock) as pytail:
