@@ -1,9 +1,12 @@
 """Work in threads outside of the event loop."""
 
+import contextlib
+import gc
 import os
 import socket
 import subprocess
 import sys
+import weakref
 
 import gevent
 import pytest
@@ -11,6 +14,7 @@ from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from pytail.runtime.threads import give_way, off_loop, shorten_switch_interval, use_resolver_threads
+from tests.support.watching import until
 
 thread_id = get_original("_thread", "get_ident")
 
@@ -98,3 +102,21 @@ def test_work_during_the_interpreters_shutdown_is_dropped_without_an_error():
     command = [sys.executable, "-c", ENDING]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_error_of_a_thread_needs_no_collector():
+    class Failure(Exception):
+        def __init__(self):
+            failures.append(weakref.ref(self))
+
+    def fail():
+        raise Failure
+
+    failures = []
+    gc.disable()
+    try:
+        with contextlib.suppress(Failure):
+            off_loop(fail)
+        until(lambda: failures[0]() is None)
+    finally:
+        gc.enable()

@@ -43,7 +43,7 @@ class Held:
     def now(self) -> Counter[str]:
         """Return the number of each thing held, by a text that names it."""
         held = Counter(open_below(self._directory))
-        held.update(_sockets())
+        held.update(sockets())
         held.update(_locks())
         slots = sum(limiter.in_progress + limiter.waiting for limiter in self._limiters)
         held["slots"] = slots
@@ -67,7 +67,8 @@ def nothing_left(directory: Path, patch: pytest.MonkeyPatch, seconds: float = 5)
     assert not left, f"left behind: {dict(left)}"
 
 
-def _sockets() -> Iterator[str]:
+def sockets() -> Iterator[str]:
+    """Yield a name of each socket that this process has open."""
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             target = str(descriptor.readlink())

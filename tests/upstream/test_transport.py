@@ -28,8 +28,10 @@ from pytail.errors import SettingError, UpstreamGarbled, UpstreamUnreachable
 from pytail.upstream.transport import Transport
 from pytail.web.app import create_app
 from tests.support.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
+from tests.support.leftovers import sockets
 from tests.support.running import free_port
 from tests.support.upstreams import PAGE, fetched, following
+from tests.support.watching import until
 
 
 @pytest.fixture(scope="module")
@@ -457,3 +459,14 @@ def test_an_unusable_authority_leaves_no_cache_directory(tmp_path: Path):
     with pytest.raises(SettingError):
         create_app(settings)
     assert not (tmp_path / "cache").exists()
+
+
+def test_closing_closes_idle_connections_also_while_a_response_is_kept(index: FakeIndex):
+    before = set(sockets())
+    transport = Transport(index.url, 5, {})
+    response = transport.request("GET", f"{index.url}/simple/none/", {})
+    assert response.read()
+    assert set(sockets()) > before
+    transport.close()
+    until(lambda: set(sockets()) == before)
+    assert response.status == 404
