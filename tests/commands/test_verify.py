@@ -45,6 +45,16 @@ def test_a_truncated_file_is_removed(installation: Installation, stored: list[Di
     assert installation.json("verify", code=1)["removed"] == [stored[0].key]
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_wrong_size_on_the_page_is_no_damage(
+    installation: Installation, index: FakeIndex, stored: list[Dist], size: int
+):
+    odd = wheel("odd", size=size)
+    index.add(odd)
+    installation.store(odd)
+    assert installation.json("verify")["right"] == len(stored) + 1
+
+
 def test_without_a_page_the_digits_of_the_directory_are_compared(
     installation: Installation, stored: list[Dist]
 ):
