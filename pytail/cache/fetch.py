@@ -17,7 +17,7 @@ from gevent.queue import Empty, Queue
 from gevent.threadpool import ThreadPool
 
 from pytail.cache.download import Download, DownloadState
-from pytail.cache.passthrough import SourceAt
+from pytail.cache.passthrough import Opener
 from pytail.errors import (
     DigestMismatch,
     DownloadAbandoned,
@@ -59,7 +59,7 @@ class Feeder:
         download: Download,
         store: Store,
         quota: Quota,
-        source_at: SourceAt,
+        source_at: Opener,
         syncs: ThreadPool,
         is_stored: Callable[[File], bool],
     ) -> None:

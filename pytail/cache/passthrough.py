@@ -23,7 +23,7 @@ from pytail.urls import masked
 log = logging.getLogger("pytail.cache")
 
 #: Returns a source of a file from an offset on, or from an earlier one; of an ETag (None: any).
-SourceAt: TypeAlias = Callable[[int, str | None], Source]
+Opener: TypeAlias = Callable[[int, str | None], Source]
 
 #: Bytes at the end of a file that are sent only after the whole file was verified.
 WITHHELD = 1024
@@ -93,7 +93,7 @@ class PassThrough:
 
 def pass_through(
     file: File,
-    source_at: SourceAt,
+    source_at: Opener,
     start: int,
     *,
     verifier: FileVerifier | None = None,

@@ -13,6 +13,7 @@ SQLite finds damage is set aside by one process, and all continue with a new one
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -59,6 +60,8 @@ _TROUBLE = (
     LookupError,
     OverflowError,
 )
+#: Whether the system tells what the effective user may do (faccessat(2)).
+_EFFECTIVE = os.access in os.supports_effective_ids
 #: Messages of SQLite that tell of damage (https://www.sqlite.org/rescode.html).
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column")
 #: Messages of SQLite after which the same connection can succeed.
@@ -82,6 +85,9 @@ class Database:
             if not schema.is_write_refused(error):
                 raise
             self.write_error = str(error)
+        if self.write_error is None and not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
+            # A catalog that needs no change is not opened for writing at the start.
+            self.write_error = os.strerror(errno.EACCES)
         self._read_thread, self._write_thread = ThreadPool(1), ThreadPool(1)
         self._connect()
         #: Seconds that the next write waits for a lock.

@@ -140,9 +140,11 @@ class Quota:
             raise NotStored(str(error)) from error
 
     def require_fits(self, size: int) -> None:
-        """Raise TooLarge where a file of `size` bytes cannot be stored, also in an empty store."""
+        """Raise TooLarge or NotStored where no eviction can make room for a file of `size` bytes."""
         if self._limit and size > self._limit - self._usage.overhead:
             raise TooLarge(f"{size} bytes exceed what --cache-max-size leaves for files")
+        if not (self._limit or self._min_free) and (missing := self._shortfall(size)):
+            raise NotStored(f"the disk of {self._directory} lacks {missing} bytes of free space")
 
     def release(self, partial: PartialFile, *, is_stored: bool) -> None:
         """End the reservation of `partial`; `is_stored` says whether the file was committed."""
@@ -269,13 +271,15 @@ class Quota:
         """Return the bytes that are reserved and not counted in the usage."""
         return sum(max(0, size - self._usage.of(each)) for each, size in self._reserved.items())
 
-    def _shortfall(self) -> int:
-        """Return the bytes that the disk lacks for `min_free` and all reserved bytes."""
+    def _shortfall(self, size: int = 0) -> int:
+        """Return the bytes that the disk lacks for `size`, `min_free` and all reserved bytes."""
         disk = os.statvfs(self._directory)
         if disk.f_blocks == 0:
             # Some file systems do not report their size.
             return 0
-        unallocated = sum(max(0, size - each.allocated) for each, size in self._reserved.items())
+        unallocated = size + sum(
+            max(0, each - partial.allocated) for partial, each in self._reserved.items()
+        )
         return max(0, unallocated + self._min_free - disk.f_bavail * disk.f_frsize)
 
     def _evict(self, patience: float | None, *, spare_last: bool) -> None:

@@ -42,7 +42,7 @@ def test_a_file_is_moved_from_each_former_key(store, tmp_path, file, former):
     assert former_keys.adopt(store, file)
     assert read(store, file) == DATA
     with store.open(file) as opened:
-        assert store.is_verified(opened)
+        assert store.is_verified(opened, file)
     assert not store.has(under(former))
     assert former_keys.is_stored(store, file)
     assert not former_keys.adopt(store, file)

@@ -581,7 +581,7 @@ def test_the_catalog_takes_at_most_half_of_the_limit(cache: CacheDir):
         )
         files = tuple(
             File(filename=f"p-{each}.zip", url=f"http://x.example.org/{'a' * 500}", directory="x")
-            for each in range(100)
+            for each in range(75)
         )
         cache.catalog.remember(entry, ProjectPage(name=entry.name, files=files))
     assert cache.catalog.size() > 4 * MB
