@@ -137,8 +137,9 @@ class FileResource:
     ) -> tuple[OpenedFile, ByteRange | None]:
         """Open `file` at the requested range; None for the whole file. Raises RangeNotSatisfiable.
 
-        Only the response that carries the bytes says their number. Where a page or a HEAD request
-        gave another one, the range is computed again.
+        Where a stored file has another size than was known, the range is computed again. Where the
+        response of upstream has, either may be wrong: a login page has a size too. Then the whole
+        file is the answer, because its end is verified.
         """
         range_header, if_range = req.get_header("Range"), req.get_header("If-Range")
         size = None if range_header is None else self._size(file)
@@ -157,11 +158,16 @@ class FileResource:
                 # Upstream sends another range than asked for: its file has another size.
                 break
             is_right = size is None or opened.size == size
+            if opened.outcome is not Outcome.HIT and size is not None:
+                # Without a size on the page, nothing proves that a range lies beyond the end.
+                is_right = opened.size == (file.size or (None if refused else size))
             if is_right and refused is None and etag in (None, _etag_of_opened(file, opened)):
                 return opened, range_
             opened.stream.close()
             if is_right and refused is not None:
                 raise refused
+            if opened.outcome is not Outcome.HIT:
+                break
             size = opened.size
         return self._files.open(file), None
 

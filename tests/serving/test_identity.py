@@ -544,15 +544,44 @@ def check_range(answer: Answer, data: bytes, sent: str) -> None:
     assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(data)}"
 
 
-def test_a_range_beyond_the_end_is_416_by_the_size_that_upstream_sends(
-    pytail: Client, index: FakeIndex
+@pytest.mark.parametrize("size", [10_000, None], ids=["wrong", "unknown"])
+def test_a_range_beyond_the_end_is_416_once_the_size_is_certain(
+    pytail: Client, index: FakeIndex, size: int | None
 ):
-    dist = sdist("demo")
-    dist.extra["size"] = 10_000
+    dist = sdist("demo", size=None)
+    dist.extra |= {} if size is None else {"size": size}
     index.add(dist)
+    answer = pytail.get(dist.served, Range="bytes=9999-")
+    assert (answer.status, answer.data) == (200, dist.data)
+    stored(pytail, dist.served)
     answer = pytail.get(dist.served, Range="bytes=9999-")
     assert answer.status == 416
     assert answer.headers["Content-Range"] == f"bytes */{len(dist.data)}"
+
+
+@pytest.mark.parametrize("sent", ["bytes=0-3", "bytes=4-", "bytes=1500-1600", "bytes=99999-"])
+@pytest.mark.parametrize("listed_size", [True, False])
+@pytest.mark.parametrize("change", ["login page", "longer", "shorter"])
+def test_a_body_of_another_size_spoils_no_range(
+    pytail: Client, index: FakeIndex, sent: str, listed_size: bool, change: str
+):
+    dist = sdist("demo", **({} if listed_size else {"size": None}))
+    dist.data += os.urandom(3000)
+    dist.extra |= {"hashes": digest("sha256", dist.data)}
+    index.dists[:] = [dist]
+    bodies = {"login page": b"<html>login</html>", "longer": dist.data + b"!"}
+    index.answers[dist.path] = reply(bodies.get(change, dist.data[:-1]), BINARY)
+    # Without a size on the page, a range is checked by nothing: it is not the whole file.
+    may_be_partial = not listed_size and change != "login page"
+    for _ in range(3):
+        try:
+            answer = pytail.get(dist.served, Range=sent)
+        except IncompleteRead:
+            continue
+        assert answer.status == 502 or (answer.status == 206 and may_be_partial), answer
+    del index.answers[dist.path]
+    stored(pytail, dist.served)
+    assert pytail.get(dist.served).data == dist.data
 
 
 def test_head_and_range_of_unknown_length_are_the_whole_file(pytail: Client, index: FakeIndex):
