@@ -161,6 +161,11 @@ class Files:
             return None
         return self._open_current(file, adopts=True)
 
+    def distrust(self, opened: OpenedFile) -> None:
+        """Have a stored file that could not be read verified before its next use, or fetched again."""
+        if isinstance(opened.stream, io.FileIO):
+            self._store.distrust(opened.stream)
+
     def _open_current(self, file: File, *, adopts: bool = False) -> io.FileIO | None:
         """Return as `open_stored`; with `adopts`, also a file that is stored under a former key."""
         stored = self._store.open(file)

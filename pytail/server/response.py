@@ -201,7 +201,7 @@ class ResponseWriter:
                 break
 
     def _send_file(self, body: SendableBody, descriptor: int, offset: int, length: int) -> bool:
-        """Send `length` bytes of an open file. Return False where the file has become shorter."""
+        """Send `length` bytes of an open file. Return False where it gives no more of them."""
         end, since_switch = offset + length, 0
         while offset < end:
             sent = self._client.send_from_file(descriptor, offset, end - offset)

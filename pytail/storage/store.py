@@ -122,6 +122,13 @@ class Store:
             self._verified.add(_identity(os.fstat(opened.fileno())))
             make_read_only(opened.fileno())
 
+    def distrust(self, opened: io.FileIO) -> None:
+        """Have a stored file verified again before its next use, by all processes."""
+        with contextlib.suppress(OSError):
+            found = os.fstat(opened.fileno())
+            self._verified.discard(_identity(found))
+            os.fchmod(opened.fileno(), stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
+
     def discard(self, file: File, found: os.stat_result | None = None) -> None:
         """Remove a damaged file, unless a process reads it.
 

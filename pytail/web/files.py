@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import falcon
@@ -22,6 +22,7 @@ from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
     FileGone,
+    PytailError,
     UpstreamError,
     UpstreamGarbled,
     WheelUnreadable,
@@ -104,7 +105,8 @@ class FileResource:
             return
         is_timed = opened.outcome is not Outcome.HIT
         stream = TimedStream(opened.stream) if is_timed else opened.stream
-        _send_body(resp, FileBody(file.filename, stream, length), length)
+        body = FileBody(file.filename, stream, length, lambda: self._files.distrust(opened))
+        _send_body(resp, body, length)
         if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
             req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
 
@@ -239,9 +241,15 @@ class FileResource:
 class FileBody:
     """The bytes of an opened file as a WSGI body; `close` closes the file."""
 
-    def __init__(self, filename: str, stream: Readable, length: int | None) -> None:
-        """`length` is in bytes; None: up to the end of `stream`."""
+    def __init__(
+        self, filename: str, stream: Readable, length: int | None, at_fault: Callable[[], None]
+    ) -> None:
+        """`length` is in bytes; None: up to the end of `stream`.
+
+        `at_fault` is called where the disk cannot read the file.
+        """
         self._filename, self._stream, self._left = filename, stream, length
+        self._at_fault = at_fault
         self._length, self._ready = length, b""
 
     def start(self) -> None:
@@ -296,7 +304,13 @@ class FileBody:
     def _read(self) -> bytes:
         if self._left == 0:
             return b""
-        chunk = self._stream.read(_CHUNK if self._left is None else min(_CHUNK, self._left))
+        try:
+            chunk = self._stream.read(_CHUNK if self._left is None else min(_CHUNK, self._left))
+        except OSError as error:
+            if isinstance(error, PytailError):
+                raise
+            self._at_fault()
+            raise DownloadInterrupted(self._filename, str(error)) from error
         if self._left is not None:
             if not chunk:
                 # Content-Length is sent: only a closed connection tells the client of the error.

@@ -1,5 +1,7 @@
 """Files and ranges that are sent without being stored."""
 
+import errno
+import fcntl
 import os
 
 import gevent
@@ -76,6 +78,17 @@ def test_the_rest_of_an_abandoned_download_is_passed_through(downloads):
     writer.close()
     assert read_all(opened) == DATA[3000:]
     assert downloads.index.count(PATH) == 1
+
+
+def test_without_locks_files_pass_through(downloads, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    opened = downloads.files.open(downloads.file())
+    assert opened.outcome is Outcome.PASS
+    assert read_all(opened) == DATA
+    assert downloads.files.downloading == 0
 
 
 def test_a_full_disk_is_logged_once_until_files_are_stored_again(downloads, monkeypatch, caplog):

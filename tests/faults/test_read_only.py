@@ -16,7 +16,7 @@ from pytail.errors import SettingError
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.rights import has_capabilities, plain_owner
 from tests.support.running import Client, embedded, serving, under_gunicorn
-from tests.support.watching import stored_names
+from tests.support.watching import stored_names, until
 
 #: A user other than root.
 OTHER = 12345
@@ -195,3 +195,21 @@ def test_the_programs_serve_a_directory_that_cannot_be_written(
         with under_gunicorn(cache, index.url, log, "-k", "pytail.gunicorn.Worker") as running:
             check(running.client, known, index.dists[1])
         assert "Traceback" not in log.read_text()
+
+
+def test_a_directory_that_becomes_read_only_serves_what_it_has_and_stores_again_later(
+    index: FakeIndex,
+    cache: Path,
+    known: Dist,
+    read_only: ReadOnly,
+    caplog: pytest.LogCaptureFixture,
+):
+    new = index.dists[1]
+    with serving(cache, index.url) as pytail:
+        with read_only(cache):
+            check(pytail, known, new)
+        assert "cannot store files, serving them without caching" in caplog.text
+        assert pytail.get(new.served).data == new.data
+        until(lambda: new.filename in stored_names(cache))
+    # A record has its error, whose frames have a cursor of SQLite, which keeps the catalog open.
+    caplog.clear()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
+from collections.abc import Callable
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ import pytest
 from gevent import joinall, spawn
 
 from pytail.upstream import resume
+from pytail.web.files import FileBody
 from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
 from tests.support.running import Answer, Client, Clock, file_path, serving, stored_path
 from tests.support.sending import Sending
-from tests.support.watching import stored_files, stored_names, until_earlier_requests_wait
+from tests.support.watching import stored_files, stored_names, until, until_earlier_requests_wait
 
 DATA = os.urandom(300_000)
 MOMENTARY = {"x-request-id", "Date", "x-cache"}
@@ -268,6 +272,50 @@ def test_deleted_or_damaged_file_is_fetched_again(
         damage()
         assert pytail.get(demo.served).data == demo.data
         assert index.count(demo.path) == count
+
+
+@pytest.mark.parametrize("is_iterated", [False, True], ids=["copied", "iterated"])
+def test_a_file_that_the_disk_cannot_read_is_fetched_again(
+    pytail: Client,
+    index: FakeIndex,
+    demo: Dist,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_iterated: bool,
+):
+    pytail.get(demo.served)
+    bad, middle = stored_path(tmp_path / "cache", demo).stat().st_ino, len(demo.data) // 2
+
+    def check(descriptor: int, offset: int) -> None:
+        if os.fstat(descriptor).st_ino == bad and offset >= middle:
+            raise OSError(errno.EIO, "Input/output error")
+
+    class Failing(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            check(self.fileno(), self.tell())
+            return super().read(min(size, middle))
+
+    def failing(name: str) -> Callable[..., Any]:
+        whole = getattr(os, name)
+
+        def call(descriptor: int, wanted: Any, offset: int) -> Any:
+            check(descriptor, offset)
+            some = [wanted[0][:middle]] if name == "preadv" else min(wanted, middle)
+            return whole(descriptor, some, offset)
+
+        return call
+
+    monkeypatch.setattr("pytail.storage.store.io.FileIO", Failing)
+    for name in ("pread", "preadv"):
+        monkeypatch.setattr(os, name, failing(name))
+    if is_iterated:
+        monkeypatch.delattr(FileBody, "sendable")
+        monkeypatch.setattr(FileBody, "start", lambda body: None)
+    with pytest.raises(IncompleteRead):
+        pytail.get(demo.served)
+    assert pytail.get(demo.served).data == demo.data
+    until(lambda: pytail.get(demo.served).headers["X-Cache"] == "HIT")
+    assert index.count(demo.path) == 2
 
 
 def test_head_causes_no_download(pytail: Client, index: FakeIndex, demo: Dist):

@@ -25,7 +25,7 @@ def opened(tmp_path: Path) -> Iterator[io.FileIO]:
 
 def started(opened: io.FileIO, start: int, stop: int) -> FileBody:
     opened.seek(start)
-    body = FileBody("file", opened, stop - start)
+    body = FileBody("file", opened, stop - start, lambda: None)
     body.start()
     return body
 
