@@ -108,6 +108,7 @@ def test_a_stored_file_is_served_as_by_pytail(site: Site, demo: Dist):
 
 
 def test_if_modified_since_is_ignored(site: Site, demo: Dist, tmp_path: Path):
+    until(lambda: list(tmp_path.rglob(demo.filename)))
     (stored,) = tmp_path.rglob(demo.filename)
     modified = formatdate(stored.stat().st_mtime, usegmt=True)
     answer = site.get(demo.served, If_Modified_Since=modified)
