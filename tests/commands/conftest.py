@@ -26,6 +26,7 @@ import pytest
 from pytail.commands.main import main
 from tests.support.fakeindex import Dist, FakeIndex, wheel
 from tests.support.running import Client, clean_environ, serving
+from tests.support.watching import partial_sizes
 
 PYTAIL = [sys.executable, "-m", "pytail"]
 
@@ -157,7 +158,7 @@ class Commands:
 
     def partial_sizes(self) -> list[int]:
         """Return the bytes of each partial file."""
-        return [path.stat().st_size for path in self.cache.glob("+partial/*")]
+        return partial_sizes(self.cache)
 
 
 @dataclasses.dataclass

@@ -190,5 +190,5 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, index: FakeIndex, nginx
         serving(cache, index.url, accel_redirect="/+held/") as pytail,
         nginx(pytail.url.removeprefix("http://"), cache, request.param) as running,
     ):
-        running.behind = pytail
+        running.behind, running.cache_dir = pytail, pytail.cache_dir
         yield running

@@ -18,6 +18,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pytail.config.settings import Settings
 from pytail.server.server import Server
@@ -50,8 +51,9 @@ class Answer:
 class Client:
     """Sends requests to `url`, with paths and headers exactly as given."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, cache_dir: Path | None = None) -> None:
+        """`cache_dir` is that of the pytail at `url`."""
+        self.url, self.cache_dir = url, cache_dir
 
     def connection(self) -> HTTPConnection:
         """Return a new connection."""
@@ -83,7 +85,10 @@ class Client:
     ) -> Answer:
         with contextlib.closing(self.open(method, path, headers, body)) as connection:
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            answer = Answer(response.status, response.headers, response.read())
+        if method == "GET" and answer.status == 200:
+            self._wait_until_stored(path, answer)
+        return answer
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.request("GET", path, _named(headers))
@@ -93,6 +98,18 @@ class Client:
 
     def json(self, project: str) -> Any:
         return self.get(f"/simple/{project}/", Accept=JSON).json()
+
+    def _wait_until_stored(self, path: str, answer: Answer) -> None:
+        """Wait for the rename of a downloaded file, which follows the last byte of its response.
+
+        Some files are never stored, so this waits two seconds at most.
+        """
+        is_downloaded = "/+f/" in path and answer.headers["X-Cache"] in ("MISS", "COALESCED")
+        if self.cache_dir is not None and is_downloaded:
+            stored = self.cache_dir / "+files" / unquote(urlsplit(path).path[1:])
+            deadline = time.monotonic() + 2
+            while not stored.exists() and time.monotonic() < deadline:
+                time.sleep(0.001)
 
 
 def _named(headers: dict[str, str]) -> dict[str, str]:
@@ -121,7 +138,7 @@ def serving(
         with contextlib.closing(create_app(known, clock)) as application:
             server = Server(listener, application)
             server.start()
-            client = Client(f"http://127.0.0.1:{server.server_port}")
+            client = Client(f"http://127.0.0.1:{server.server_port}", cache_dir)
             try:
                 yield client
             finally:
@@ -203,6 +220,7 @@ def embedded(cache_dir: Path, upstream: str, log: Path, *options: str) -> Iterat
     command = [sys.executable, "-m", "pytail", "--bind", f"127.0.0.1:{port}"]
     command += ["--cache-dir", str(cache_dir), "--upstream-base-url", upstream, *options]
     with program(command, log, f"http://127.0.0.1:{port}") as running:
+        running.client.cache_dir = cache_dir
         yield running
 
 
@@ -216,4 +234,5 @@ def under_gunicorn(
     command += ["--no-control-socket", *options, "pytail.wsgi"]
     environ = {"PYTAIL_CACHE_DIR": str(cache_dir), "PYTAIL_UPSTREAM_BASE_URL": upstream, **environ}
     with program(command, log, f"http://127.0.0.1:{port}", **environ) as running:
+        running.client.cache_dir = cache_dir
         yield running

@@ -71,8 +71,12 @@ def stored_keys(cache: Path) -> set[str]:
 
 def partial_sizes(cache: Path) -> list[int]:
     """Return the bytes of each partial file; none before the directory exists."""
-    directory = cache / "+partial"
-    return [path.stat().st_size for path in directory.iterdir()] if directory.exists() else []
+    sizes = []
+    for path in cache.glob("+partial/*"):
+        # pytail may remove or rename it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sizes
 
 
 def memory(process: int, field: str = "VmRSS") -> int:
