@@ -243,26 +243,25 @@ class Database:
         try:
             status = os.stat(self._path)  # noqa: PTH116
         except OSError:
-            self._reopen(None)
+            self._reopen()
             return
         if (status.st_dev, status.st_ino) != self._identity:
-            self._reopen(None)
+            self._reopen()
         elif status.st_size == 0:
-            self._reopen("another program emptied it")
+            self._reopen((self._identity, "another program emptied it"))
 
-    def _reopen(self, fault: str | None) -> None:
+    def _reopen(self, damage: tuple[schema.Identity | None, str] | None = None) -> None:
         """Begin to open the file again, unless that is under way or was done just now.
 
-        A file with a `fault` is set aside.
+        `damage` is as for `schema.prepare`.
         """
         now = time.monotonic()
         if now < self._next_reopening or self.write_error is not None:
             return
         self._next_reopening = math.inf
-        self._reopening = gevent.spawn(self._run_reopening, fault)
+        self._reopening = gevent.spawn(self._run_reopening, damage)
 
-    def _run_reopening(self, fault: str | None) -> None:
-        damage = None if fault is None else (self._identity, fault)
+    def _run_reopening(self, damage: tuple[schema.Identity | None, str] | None) -> None:
         pause = _RETRY_INTERVAL
         try:
             # Not in the thread for writes, for which clients wait.
@@ -279,12 +278,14 @@ class Database:
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
         self._look()
+        # While the work runs, another file can take the place of the one that it reads.
+        identity = self._identity
         try:
             return work()
         except _TROUBLE as error:
             self._report(what, error)
             if isinstance(error, (peewee.DatabaseError, sqlite3.DatabaseError)):
-                self._recover(str(error))
+                self._recover(str(error), identity)
             return None
 
     def _report(self, what: str, error: Exception) -> None:
@@ -295,12 +296,12 @@ class Database:
         if not is_known:
             log.error("cannot %s the catalog %s, continuing without: %s", what, self._path, error)
 
-    def _recover(self, message: str) -> None:
+    def _recover(self, message: str, identity: schema.Identity | None) -> None:
         """Open the file again after an error of SQLite with that `message`, where that can help."""
         if any(fault in message for fault in _DAMAGE):
-            self._reopen(message)
+            self._reopen((identity, message))
         elif not any(reason in message for reason in _PASSING):
-            self._reopen(None)
+            self._reopen()
 
 
 def _data_version(database: peewee.SqliteDatabase) -> tuple[int] | None:
