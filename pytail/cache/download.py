@@ -15,12 +15,12 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-import gevent
 from gevent.event import Event
 
 from pytail.cache.passthrough import WITHHELD, PassThrough
 from pytail.errors import DownloadInterrupted, NotStored, PytailError, UpstreamUnreachable
 from pytail.model import File
+from pytail.runtime.timeouts import time_limit
 from pytail.storage.partial import PartialFile
 from pytail.urls import masked
 
@@ -268,16 +268,10 @@ class Download:
         return data
 
     def _wait_for(self, state: DownloadState, seconds: float) -> None:
-        limit = gevent.Timeout(seconds)
-        try:
-            with limit:
-                while self.state < state:
-                    self._changed.wait()
-        except gevent.Timeout as reached:
-            if reached is not limit:
-                raise
-            reason = f"no response within {seconds:g} seconds; the request continues"
-            raise UpstreamUnreachable(masked(self.file.url), reason) from None
+        reason = f"no response within {seconds:g} seconds; the request continues"
+        with time_limit(seconds, UpstreamUnreachable(masked(self.file.url), reason)):
+            while self.state < state:
+                self._changed.wait()
 
     def _raise_error(self) -> None:
         if isinstance(self._error, PytailError):

@@ -37,8 +37,6 @@ from pytail.storage.store import Store
 
 log = logging.getLogger("pytail.cache")
 
-#: Maximum bytes of a sidecar; core metadata has some kilobytes.
-MAX_SIDECAR = 16 * 1024 * 1024
 #: Chunks that wait for the consumer; a further one waits for a place among them.
 _AHEAD = 1
 #: Seconds between two looks at a partial file that another process writes.
@@ -207,7 +205,7 @@ class Feeder:
                     off_loop(lambda chunks=chunks: self._write(partial, chunks))  # type: ignore[misc]
                     if source.size is None:
                         self._quota.reserve(partial, self._verifier.size)
-                    self._require_bounds(source.size)
+                    self._verifier.verify_start(source.size)
                     download.progress(self._verifier.size)
             self._verify(source)
 
@@ -226,13 +224,6 @@ class Feeder:
         known = self._download.size
         if known is not None and size not in (None, known):
             raise DigestMismatch(self._file.filename, "bytes", str(known), str(size))
-
-    def _require_bounds(self, size: int | None) -> None:
-        if size is not None and self._verifier.size > size:
-            self._verifier.verify_size(size)
-        if self._file.is_sidecar and self._verifier.size > MAX_SIDECAR:
-            limit, found = f"{MAX_SIDECAR} at most", f"over {MAX_SIDECAR}"
-            raise DigestMismatch(self._file.filename, "bytes", limit, found)
 
     def _is_wanted(self, seconds: float) -> bool:
         """Return whether to wait on, after `seconds` without a byte."""

@@ -21,9 +21,9 @@ from gevent.threadpool import ThreadPool
 from pytail.cache import former_keys
 from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadReader, DownloadState
-from pytail.cache.fetch import MAX_SIDECAR, Feeder
+from pytail.cache.fetch import Feeder
 from pytail.cache.file_freshness import FileFreshness
-from pytail.cache.passthrough import PassThrough, pass_through, read_verified, time_limit
+from pytail.cache.passthrough import PassThrough, client_wait, pass_through, read_verified
 from pytail.errors import (
     DigestMismatch,
     DownloadAbandoned,
@@ -220,7 +220,7 @@ class Files:
         if file.size:
             return file.size
         try:
-            with time_limit(self._wait, file):
+            with client_wait(self._wait, file):
                 # A length of 0 is that of the response to HEAD, not that of a file.
                 return (self._upstream.size(file.url) if file.url else None) or None
         except UpstreamError as error:
@@ -318,7 +318,7 @@ class Files:
             elif position > 0:
                 # Upstream may have another file by now, and the reader has bytes of this one.
                 raise DownloadInterrupted(file.filename, "the file cannot be stored")
-            with time_limit(self._wait, file):
+            with client_wait(self._wait, file):
                 return pass_through(
                     file, lambda at, etag: self._source(file, at, etag), position, verifier=verifier
                 )
@@ -349,7 +349,7 @@ class Files:
             )
 
         try:
-            with time_limit(self._wait, file):
+            with client_wait(self._wait, file):
                 source = _or_gone(file, ask)
         except UpstreamWithoutRanges:
             return None
@@ -367,10 +367,10 @@ class Files:
             size = source.size
             return source
 
-        with time_limit(self._wait, file):
+        with client_wait(self._wait, file):
             if file.is_sidecar:
                 with contextlib.closing(self._source(file)) as source:
-                    data = read_verified(file, source, MAX_SIDECAR)
+                    data = read_verified(file, source)
                 whole = io.BytesIO(data)
                 whole.seek(start)
                 return OpenedFile(whole, len(data), Outcome.PASS)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
-import gevent
-
-from pytail.errors import DigestMismatch, DownloadInterrupted, PytailError, UpstreamUnreachable
+from pytail.errors import DownloadInterrupted, PytailError, UpstreamUnreachable
 from pytail.model import File, Source
+from pytail.runtime.timeouts import time_limit
 from pytail.storage.archives import Structure
 from pytail.storage.digests import FileVerifier
 from pytail.urls import masked
@@ -80,8 +79,8 @@ class PassThrough:
                 self._verifier.verify(self._size)
                 if self._structure is not None:
                     self._structure.verify()
-            elif self._size is not None and self._verifier.size > self._size:
-                self._verifier.verify_size(self._size)
+            else:
+                self._verifier.verify_start(self._size)
         self._received += chunk
 
     def _released(self) -> int:
@@ -115,31 +114,20 @@ def pass_through(
     return stream
 
 
-def read_verified(file: File, source: Source, max_size: int) -> bytes:
-    """Return all bytes of a small file after verifying them.
+def read_verified(file: File, source: Source) -> bytes:
+    """Return all bytes of a sidecar after verifying them.
 
-    Raises DigestMismatch, also beyond `max_size` bytes, DownloadInterrupted or an UpstreamError.
+    Raises DigestMismatch, DownloadInterrupted or an UpstreamError.
     """
     verifier, chunks = FileVerifier(file), []
     while chunk := source.read():
         verifier.add(chunk)
         chunks.append(chunk)
-        if verifier.size > max_size:
-            limit, found = f"{max_size} at most", f"over {max_size}"
-            raise DigestMismatch(file.filename, "bytes", limit, found)
     verifier.verify(source.size)
     return b"".join(chunks)
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float, file: File) -> Iterator[None]:
-    """Raise UpstreamUnreachable in the block after `seconds`, the time that clients wait."""
-    limit = gevent.Timeout(seconds)
-    try:
-        with limit:
-            yield
-    except gevent.Timeout as reached:
-        if reached is not limit:
-            raise
-        reason = f"no response within {seconds:g} seconds"
-        raise UpstreamUnreachable(masked(file.url), reason) from None
+def client_wait(seconds: float, file: File) -> contextlib.AbstractContextManager[None]:
+    """Raise UpstreamUnreachable from the block after `seconds`, the time that clients wait."""
+    reason = f"no response within {seconds:g} seconds"
+    return time_limit(seconds, UpstreamUnreachable(masked(file.url), reason))

@@ -87,7 +87,7 @@ def _reloading(configuration: Configuration) -> Iterator[None]:
         names = [flag(field.name) for field in dataclasses.fields(Settings)
                  if getattr(wanted, field.name) != getattr(in_force, field.name)]  # fmt: skip
         rest = f"; restart to change {', '.join(names)}" if names else ""
-        # The operator looks for this line, whatever the level is.
+        # The operator looks for this line, so no log level hides it.
         logs.configure("info", wanted.log_format)
         log.info("settings reloaded: %s%s", shown, rest)
         logs.configure(wanted.log_level, wanted.log_format)

@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-#: Descriptors for the catalog, the log, locks, and whatever opens one for a moment.
+#: Descriptors for the catalog, the log, locks, and files that are open for a moment.
 _RESERVED = 32
 
 

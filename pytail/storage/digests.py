@@ -110,6 +110,11 @@ class FileVerifier:
             expected, found = self._expected, self._found()
             raise DigestMismatch(self._file.filename, self._algorithm, expected, found)
 
+    def verify_start(self, size: int | None) -> None:
+        """Raise DigestMismatch where more than `size` bytes were added; None accepts any number."""
+        if size is not None and self.size > size:
+            self.verify_size(size)
+
     def verify_size(self, size: int | None) -> None:
         """Raise DigestMismatch unless `size` bytes were added; None accepts any number."""
         if size not in (None, self.size):

@@ -11,13 +11,12 @@ import contextlib
 import logging
 import netrc
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-import gevent
 import urllib3
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, ProtocolError, ProxyError
@@ -26,6 +25,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from pytail import __version__
 from pytail.errors import Remedy, SettingError
 from pytail.runtime.threads import use_resolver_threads
+from pytail.runtime.timeouts import time_limit
 from pytail.urls import Origin, origin
 
 log = logging.getLogger("pytail.upstream")
@@ -110,18 +110,10 @@ class Transport:
                 manager.pools[key].close()
             manager.clear()
 
-    @contextlib.contextmanager
-    def _deadline(self) -> Iterator[None]:
+    def _deadline(self) -> contextlib.AbstractContextManager[None]:
         """Bound a request to two timeouts: DNS, many addresses and slow headers exceed one."""
         longest = 2 * self.timeout
-        limit = gevent.Timeout(longest)
-        try:
-            with limit:
-                yield
-        except gevent.Timeout as reached:
-            if reached is not limit:
-                raise
-            raise TimeoutError(f"no response within {longest:g} seconds") from None
+        return time_limit(longest, TimeoutError(f"no response within {longest:g} seconds"))
 
     def _proxy_scheme(self, where: Origin) -> str | None:
         """Return the scheme of the proxy for `where`; None: no proxy."""
