@@ -7,10 +7,11 @@
     ├── ProjectNotFound             upstream has no such project
     ├── ProjectNameInvalid          the requested name cannot be a project name
     ├── FileNotListed               no page lists a file of that name and digest
-    ├── FileGone                    a page lists the file, but upstream answers 404 or 410
+    ├── FileGone                    a page lists the file, but upstream does not have it
     ├── WheelUnreadable             a wheel without readable core metadata
     ├── NotAcceptable               the client accepts none of the formats of a page
     ├── PageUnreadable              a response that is not a project page
+    │   └── NoProjectPage           a list of projects or directories, so there is no such project
     ├── DigestMismatch              bytes with another digest or length than the page says
     ├── DownloadInterrupted         a download that failed; also a ConnectionResetError
     ├── NotStored                   a file that cannot be stored: disk or quota
@@ -23,6 +24,7 @@
         ├── UpstreamOffline         not asked: pytail runs with --offline
         ├── UpstreamRefused         a response with an error status
         └── UpstreamGarbled         a response that cannot be parsed or trusted
+            ├── UpstreamNotIndex        no URL that the configured one can mean is an index
             └── UpstreamWithoutRanges   a response with the whole of a large file, not the range
 
 The attributes of an error are its facts; ``str(error)`` is the message for a person: what happened,
@@ -109,7 +111,7 @@ class SettingError(PytailError):
 
 
 class ProjectNotFound(PytailError):
-    """Upstream answered 404 or 410 for `project`; `upstream` is the URL of upstream, masked.
+    """Upstream answered that it has no `project`; `upstream` is the URL of upstream, masked.
 
     `outcome` is the X-Cache value, `age` the seconds since upstream answered.
     """
@@ -160,7 +162,7 @@ class FileNotListed(PytailError):
 
 
 class FileGone(PytailError):
-    """Upstream lists `filename`, but answers 404 or 410 for the file."""
+    """Upstream lists `filename`, but answers that it has no such file."""
 
     outcome = "MISS"
 
@@ -208,6 +210,13 @@ class PageUnreadable(PytailError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class NoProjectPage(PageUnreadable):
+    """A list of projects or of directories, where the page of a project was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("a list of directories, not a project page")
 
 
 class DigestMismatch(PytailError):
@@ -315,15 +324,27 @@ class UpstreamOffline(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """Upstream sent an error `status`; `retry_after` is in seconds, None where upstream gave none."""
+    """Upstream sent an error `status`; `retry_after` is in seconds, None where upstream gave none.
 
-    def __init__(self, url: str, status: int, retry_after: int | None = None) -> None:
+    `is_missing` tells that the status means "no such project or file" (--missing-statuses).
+    """
+
+    def __init__(
+        self, url: str, status: int, retry_after: int | None = None, *, is_missing: bool = False
+    ) -> None:
         super().__init__(url, f"answered with status {status}")
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.is_missing = status, retry_after, is_missing
 
 
 class UpstreamGarbled(UpstreamError):
     """A response that cannot be parsed or trusted: a wrong type, truncated, of another project."""
+
+
+class UpstreamNotIndex(UpstreamGarbled):
+    """No URL that the configured `url` can mean answers like an index; `tried` are their answers."""
+
+    def __init__(self, url: str, tried: str) -> None:
+        super().__init__(url, f"is no index: asked {tried}")
 
 
 class UpstreamWithoutRanges(UpstreamGarbled):

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import peewee
@@ -29,6 +29,7 @@ from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.pages import PageClient
+from pytail.upstream.root import IndexRoot
 from pytail.upstream.transport import Transport
 
 log = logging.getLogger("pytail.cache")
@@ -78,7 +79,8 @@ class Cache:
         """
         metrics = Metrics()
         # First, because a refused setting of upstream leaves nothing open.
-        upstream = upstream_of(settings, metrics)
+        recall = lambda keys: catalog.first_with_pages(keys)  # noqa: E731, PLW0108, opened below
+        upstream = upstream_of(settings, recall, metrics)
         store, catalog = open_storage(settings)
         quota = quota_of(settings, store, catalog, metrics)
         promised = PromisedCoreMetadata() if settings.core_metadata_from_wheels else None
@@ -87,13 +89,13 @@ class Cache:
             filters.append(StoredFilesOnly(store))
         wait = settings.client_wait_secs if wait is None else wait
         policy = policy_of(settings, wait)
-        pages = upstream.pages
+        pages, root = upstream.pages, upstream.pages.root
         revalidator = Revalidator(catalog, pages, policy, clock)
-        index = Index(catalog, revalidator, pages.url, policy, clock, filters)
+        index = Index(catalog, revalidator, root, policy, clock, filters)
         freshness = FileFreshness(
             catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
-        lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
+        lookup = FileLookup(index, catalog, store, root, clock, promised, freshness=freshness)
         metadata = CoreMetadata(catalog, store, upstream.files)
         files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
@@ -116,8 +118,15 @@ def policy_of(settings: Settings, wait: float = PAGE_WAIT) -> FreshnessPolicy:
     )
 
 
-def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
-    """Return the clients of the upstream of `settings`. Raises SettingError."""
+def upstream_of(
+    settings: Settings,
+    recall: Callable[[Sequence[str]], str | None],
+    metrics: Metrics | None = None,
+) -> Upstream:
+    """Return the clients of the upstream of `settings`; `recall` as for `IndexRoot`.
+
+    Raises SettingError.
+    """
     transport = Transport(
         settings.upstream_base_url,
         settings.request_timeout_secs,
@@ -133,10 +142,17 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
         Metrics() if metrics is None else metrics,
         max_page_fetches=min(settings.max_page_fetches, most),
         max_file_fetches=min(settings.max_file_fetches, most),
+        missing_statuses=settings.missing_statuses,
         offline=settings.offline,
     )
-    pages = PageClient(client, settings.upstream_base_url, settings.max_page_bytes)
+    root = IndexRoot(settings.upstream_base_url, recall)
+    pages = PageClient(client, root, settings.max_page_bytes)
     return Upstream(client, pages, FileClient(client, settings.max_page_bytes))
+
+
+def upstream_key(settings: Settings, catalog: Catalog) -> str:
+    """Return the name of the upstream of `settings` in the catalog."""
+    return IndexRoot(settings.upstream_base_url, catalog.first_with_pages).key
 
 
 def quota_of(

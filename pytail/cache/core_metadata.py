@@ -212,8 +212,8 @@ def _is_no_answer(error: PytailError) -> bool:
 
 
 def _gone(file: File, error: UpstreamRefused) -> PytailError:
-    """Return FileGone where upstream answered 404 or 410, else `error`."""
-    return FileGone(file.filename) if error.status in (404, 410) else error
+    """Return FileGone where upstream has no such file, else `error`."""
+    return FileGone(file.filename) if error.is_missing else error
 
 
 def _hashed(work: Callable[[], Result], size: int) -> Result:

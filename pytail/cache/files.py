@@ -384,10 +384,10 @@ def _opened(stored: io.FileIO, start: int) -> OpenedFile:
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:
-    """Return the result of `ask`. Raises FileGone where upstream answers 404 or 410."""
+    """Return the result of `ask`. Raises FileGone where upstream has no such file."""
     try:
         return ask()
     except UpstreamRefused as error:
-        if error.status in (404, 410):
+        if error.is_missing:
             raise FileGone(file.filename) from error
         raise

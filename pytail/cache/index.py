@@ -16,6 +16,7 @@ from pytail.errors import ProjectNameInvalid, ProjectNotFound, UpstreamError
 from pytail.model import Outcome, ProjectPage
 from pytail.simple import names
 from pytail.storage.catalog import Catalog, Entry
+from pytail.upstream.root import IndexRoot
 
 log = logging.getLogger("pytail.cache")
 
@@ -30,13 +31,13 @@ class Index:
         self,
         catalog: Catalog,
         revalidator: Revalidator,
-        upstream_url: str,
+        root: IndexRoot,
         policy: FreshnessPolicy,
         clock: Callable[[], float] = time.time,
         filters: Sequence[PageFilter] = (),
     ) -> None:
-        """`clock` returns seconds since the epoch."""
-        self._catalog, self._revalidator, self._upstream_url = catalog, revalidator, upstream_url
+        """`root` is that of upstream; `clock` returns seconds since the epoch."""
+        self._catalog, self._revalidator, self._root = catalog, revalidator, root
         self._policy, self._clock = policy, clock
         self._filters = [each for each in filters if not each.varies]
         self._varying = [each for each in filters if each.varies]
@@ -54,7 +55,7 @@ class Index:
 
     def decide(self, project: str, max_age: float = math.inf) -> PageResult:
         """Return the result of `page` without the filters that vary; the name is not validated."""
-        known = known_entry(self._catalog, project, self._upstream_url)
+        known = known_entry(self._catalog, project, self._root)
         return self._logged(project, lambda: self._choose(project, known, max_age))
 
     def content(self, result: PageResult) -> ProjectPage:
@@ -102,8 +103,8 @@ class Index:
 
         The second value is the highest serial, None where upstream has none.
         """
-        url = self._upstream_url
-        return self._catalog.projects(url), self._catalog.last_serial(url)
+        key = self._root.key
+        return self._catalog.projects(key), self._catalog.last_serial(key)
 
     def _choose(self, project: str, known: Entry | None, max_age: float) -> PageResult:
         if known is not None:
@@ -137,7 +138,7 @@ class Index:
         outcome, reason = result.outcome.value, f"{result.age:.0f} s old, {result.reason}"
         log_decision(project, outcome, reason, started, result.error)
         if not result.entry.found:
-            raise ProjectNotFound(project, self._upstream_url, outcome, result.age)
+            raise ProjectNotFound(project, self._root.key, outcome, result.age)
         return result
 
     def _varied(self, result: PageResult) -> PageResult:

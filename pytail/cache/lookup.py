@@ -28,6 +28,7 @@ from pytail.model import (
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.storage.store import Store
+from pytail.upstream.root import IndexRoot
 
 
 class FileLookup:
@@ -38,15 +39,15 @@ class FileLookup:
         index: Index,
         catalog: Catalog,
         store: Store,
-        upstream_url: str,
+        root: IndexRoot,
         clock: Callable[[], float] = time.time,
         promised: PromisedCoreMetadata | None = None,
         *,
         freshness: FileFreshness,
     ) -> None:
-        """`clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
+        """`root` is that of upstream; `clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
         self._index, self._catalog, self._store = index, catalog, store
-        self._upstream_url, self._clock, self._promised = upstream_url, clock, promised
+        self._root, self._clock, self._promised = root, clock, promised
         self._freshness = freshness
 
     def file(self, directory: str, filename: str) -> File:
@@ -83,14 +84,14 @@ class FileLookup:
         for one without a digest, which gets stale.
         """
         directory, name, seconds = file.directory, file.filename, int(self.age(stored_at))
-        catalog, store, url = self._catalog, self._store, self._upstream_url
-        if not file.has_digest or catalog.recent_file(directory, name, url) != file:
+        catalog, store, key = self._catalog, self._store, self._root.key
+        if not file.has_digest or catalog.recent_file(directory, name, key) != file:
             return None
 
         def is_same() -> bool:
             if int(self.age(stored_at)) != seconds or store.stored_at(file) != stored_at:
                 return False
-            listed = catalog.recent_file(directory, name, url)
+            listed = catalog.recent_file(directory, name, key)
             return listed is file or listed == file
 
         return is_same
@@ -118,7 +119,7 @@ class FileLookup:
 
         `main` is the wheel or sdist that the sidecar `filename` belongs to, or `filename` itself.
         """
-        listed = self._catalog.file(directory, main, self._upstream_url)
+        listed = self._catalog.file(directory, main, self._root.key)
         if listed is not None:
             return listed
         projects = names.projects_of(main)

@@ -25,6 +25,7 @@ from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, Entry
 from pytail.telemetry.access import UpstreamWait, for_client
 from pytail.upstream.pages import FetchedPage, PageClient, PageState
+from pytail.upstream.root import IndexRoot
 
 log = logging.getLogger("pytail.cache")
 
@@ -120,7 +121,7 @@ class Revalidator:
     def _found(self, project: str, known: Entry | None, fetched: FetchedPage | None) -> PageResult:
         """Decide between `known` and `fetched`, which is None where upstream answered 304."""
         # Another process may have written a newer page in the meantime.
-        latest = known_entry(self._catalog, project, self._upstream.url)
+        latest = known_entry(self._catalog, project, self._upstream.root)
         known = latest if latest is not None and latest.found else known
         if fetched is None:
             assert known is not None, "upstream answers 304 only to conditional requests"
@@ -153,7 +154,7 @@ class Revalidator:
         return page is not None and bool(page.files)
 
     def _missing(self, project: str) -> PageResult:
-        known = known_entry(self._catalog, project, self._upstream.url)
+        known = known_entry(self._catalog, project, self._upstream.root)
         entry = self._entry(project, found=False)
         if known is not None and known.status == "quarantined":
             # A malicious project is often quarantined first and then removed (PEP 792).
@@ -179,17 +180,17 @@ class Revalidator:
         return replace(self._result(entry, Outcome.MISS, reason), page=fetched.page)
 
     def _entry(self, project: str, *, found: bool) -> Entry:
-        now, upstream = self._clock(), self._upstream.url
+        now, upstream = self._clock(), self._upstream.root.key
         return Entry(name=project, upstream=upstream, found=found, fetched_at=now, checked_at=now)
 
     def _result(self, entry: Entry, outcome: Outcome, reason: str) -> PageResult:
         return self._policy.result(entry, self._clock(), outcome, reason)
 
 
-def known_entry(catalog: Catalog, project: str, upstream_url: str) -> Entry | None:
+def known_entry(catalog: Catalog, project: str, root: IndexRoot) -> Entry | None:
     """Return the entry of `project` in the catalog; None where another upstream sent that page."""
     entry = catalog.entry(project)
-    return entry if entry is not None and entry.upstream == upstream_url else None
+    return entry if entry is not None and entry.upstream == root.key else None
 
 
 def log_decision(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytail.cache.cache import open_storage
+from pytail.cache.cache import open_storage, upstream_key
 from pytail.commands.output import format_count, format_size, limit_log
 from pytail.commands.owner import act_as_owner
 from pytail.config.load import Configuration
@@ -25,7 +25,6 @@ from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import hash_file
 from pytail.storage.store import DiskFile, Store
-from pytail.urls import without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class CacheDirectory:
     """The store and the catalog of one cache directory."""
 
     def __init__(self, directory: Path, store: Store, catalog: Catalog, upstream: str) -> None:
-        """`upstream` is the URL above ``/simple/`` without credentials."""
+        """`upstream` is the name of upstream in the catalog, as in `Entry`."""
         self.directory, self.store, self.catalog = directory, store, catalog
         self.upstream = upstream
 
@@ -128,7 +127,7 @@ def open_cache_dir(
     with contextlib.closing(catalog):
         if not only_reads:
             require_writable(settings, catalog)
-        upstream = without_credentials(settings.upstream_base_url)
+        upstream = upstream_key(settings, catalog)
         yield CacheDirectory(settings.cache_dir, store, catalog, upstream)
 
 

@@ -57,12 +57,12 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 @contextlib.contextmanager
 def _index(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Index]:
-    with contextlib.closing(upstream_of(settings)) as upstream:
+    with contextlib.closing(upstream_of(settings, cache_dir.catalog.first_with_pages)) as upstream:
         # No client waits: a stale page is the answer only where upstream fails.
         policy = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
         pages = upstream.pages
         revalidator = Revalidator(cache_dir.catalog, pages, policy, time.time)
-        yield Index(cache_dir.catalog, revalidator, pages.url, policy)
+        yield Index(cache_dir.catalog, revalidator, pages.root, policy)
 
 
 def _refreshed(index: Index, name: str) -> dict[str, object]:

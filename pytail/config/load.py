@@ -184,4 +184,6 @@ def _key(name: str) -> str:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
     return value if isinstance(value, bool | int | float | None) else masked(str(value))

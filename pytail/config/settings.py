@@ -35,7 +35,9 @@ class Settings:
         values.bind, "127.0.0.1:3141", "listen address: host:port, [ipv6]:port or unix:/path"
     )
     upstream_base_url: str = _setting(
-        values.upstream_base_url, PUBLIC_INDEX, "URL of the upstream index, with or without /simple"
+        values.upstream_base_url,
+        PUBLIC_INDEX,
+        "URL of the upstream index, as for pip, or the URL above its /simple/ or /+simple/",
     )
     cache_dir: Path = _setting(values.directory, ".cache/pytail", "cache directory")
     project_cache_ttl_secs: float = _setting(
@@ -60,7 +62,12 @@ class Settings:
         "maximum age of a stale page served when upstream fails; 0: no limit",
     )
     missing_ttl_secs: float = _setting(
-        values.seconds, "60", "time for which a 404 of upstream for a project is cached"
+        values.seconds, "60", "time for which it is cached that upstream has no such project"
+    )
+    missing_statuses: tuple[int, ...] = _setting(
+        values.missing_statuses,
+        "404,410",
+        "statuses of upstream that mean that it has no such project or file, such as 403,404,410",
     )
     no_cache_interval_secs: float = _setting(
         values.seconds,

@@ -17,6 +17,9 @@ _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+e[0-9])\s*([A-Za-z]*)", re.ASCII)
 _INTERNAL = re.compile(r"(?:/[A-Za-z0-9._+~-]+)+/*")
+#: Statuses that tell of the client, not of the project: 401 and 407 ask for credentials, 408 and 429
+#: ask for another try (RFC 9110, section 15.5; RFC 6585, section 4).
+_NEVER_MISSING = frozenset({401, 407, 408, 429})
 _DURATIONS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: A letter alone is a power of 1024, as in nginx and systemd.
 _SIZES = {"": 1, "b": 1} | {
@@ -55,7 +58,7 @@ def bind(value: str) -> Bind:
 
 
 def upstream_base_url(value: str) -> str:
-    """Parse the URL of an index; return it without ``/simple`` and trailing slash."""
+    """Parse the URL of an index, or the one above ``/simple/``; return it without trailing slash."""
     value = value.strip()
     try:
         parts = urlsplit(value)
@@ -71,7 +74,6 @@ def upstream_base_url(value: str) -> str:
         # Probably the rest of a password, which would be logged and sent to upstream.
         raise ValueError("write / in a password as %2F, and @ in a path as %40")
     path = re.sub(r"//+", "/", parts.path).rstrip("/")
-    path = path.removesuffix("/simple").rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
@@ -126,6 +128,16 @@ def count(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII) or int(value) == 0:
         raise ValueError("give a whole number above zero")
     return int(value)
+
+
+def missing_statuses(value: str) -> tuple[int, ...]:
+    """Parse HTTP statuses, separated by commas; return them sorted."""
+    texts = value.replace(",", " ").split()
+    found = {int(text) for text in texts if re.fullmatch(r"4[0-9]{2}", text, re.ASCII)}
+    if len(found) != len(set(texts)) or not found or found & _NEVER_MISSING:
+        never = ", ".join(map(str, sorted(_NEVER_MISSING)))
+        raise ValueError(f"give statuses from 400 to 499 but {never}, such as 403,404,410")
+    return tuple(sorted(found))
 
 
 def file(value: str) -> Path | None:

@@ -9,9 +9,9 @@ from html import escape
 from lxml import etree
 
 from pytail import urls
-from pytail.errors import PageUnreadable
+from pytail.errors import NoProjectPage, PageUnreadable
 from pytail.model import File, ProjectPage, directory_of
-from pytail.simple import fields, names
+from pytail.simple import fields, listing, names
 
 #: The last version of the HTML form (PEP 833).
 REPOSITORY_VERSION = "1.4"
@@ -26,7 +26,8 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
 
     `url` is the URL of the page, the base of relative links without ``<base>``. `charset` is the
     one of the Content-Type; None: the charset of the document, else UTF-8. Raises PageUnreadable
-    where `body` does not look like a project page, such as the login page of a captive portal.
+    where `body` does not look like a project page, such as the login page of a captive portal;
+    NoProjectPage where it is a list of projects or directories.
     """
     root = _document(body, charset)
     metas = {
@@ -41,6 +42,8 @@ def parse(body: bytes, url: str, project: str, charset: str | None = None) -> Pr
     base = urls.http_url(base, url) or url
     found = (_file(anchor.attrib, base, project) for anchor in root.iter("a"))
     files = fields.unique(file for file in found if file is not None)
+    if not files and listing.is_of_directories(root, base):
+        raise NoProjectPage
     if not files and "pypi:repository-version" not in metas and not _is_empty(root, project):
         raise PageUnreadable(f"the HTML lists no file of {project!r} and is not an empty listing")
     status = fields.status(metas.get("pypi:project-status"))
@@ -85,7 +88,7 @@ def _text(body: bytes, charset: str | None) -> str:
 
 def _is_empty(root: etree._Element, project: str) -> bool:
     # In an empty listing an index names the project in the title or heading, or has no text.
-    if next(root.iter("form", "script", "iframe", "input"), None) is not None:
+    if listing.is_interactive(root):
         return False
     headings = " ".join("".join(element.itertext()) for element in root.iter("title", "h1"))
     if project in map(names.normalized, re.split(r"[\s/]+", headings)):

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from pytail import urls
-from pytail.errors import PageUnreadable
+from pytail.errors import NoProjectPage, PageUnreadable
 from pytail.model import File, ProjectPage, directory_of
 from pytail.simple import fields, json_chunks, names
 
@@ -33,7 +33,8 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
     """Return the page of `project` (normalized) in `body`.
 
     `url` is the URL of the page, the base of relative links. Raises PageUnreadable where `body` is
-    not a page, has another API version than 1.x, or is the page of another project.
+    not a page, has another API version than 1.x, or is the page of another project; NoProjectPage
+    where it is a list of projects.
     """
 
     def file(entry: object) -> File | None:
@@ -43,6 +44,8 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
         data, found = json_chunks.decoded(body.removeprefix(b"\xef\xbb\xbf"), file)
     except orjson.JSONDecodeError as error:
         raise PageUnreadable(f"the JSON is broken: {error}") from None
+    if found is None and isinstance(data, dict) and isinstance(data.get("projects"), list):
+        raise NoProjectPage
     if found is None:
         raise PageUnreadable("the JSON is not a project page: it has no list of files")
     meta = data["meta"] if isinstance(data.get("meta"), dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ _ENTRY_COLUMNS = (
     "status",
 )  # fmt: skip
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
+_SELECT_FOUND = "SELECT 1 FROM project WHERE found = 1 AND upstream = ? LIMIT 1"
 _SELECT_LAST_SERIAL = "SELECT max(last_serial) FROM project WHERE upstream = ?"
 _SELECT_VERIFIED_SIZE = "SELECT size FROM measured WHERE location = ?"
 _CHECK_COLUMNS = ("key", "stored_at", "size", "checked_at", "etag", "last_modified")
@@ -73,7 +74,8 @@ class Entry:
 
     #: Normalized.
     name: str
-    #: The index that was asked: the URL above ``/simple/`` without credentials.
+    #: The index that was asked: the URL above ``/simple/``, or the root of an index that has another
+    #: name. The root ends with a slash; neither has credentials.
     upstream: str
     #: False when upstream has no such project.
     found: bool
@@ -170,6 +172,17 @@ class Catalog:
             return [name for (name,) in found.tuples().execute(database)]
 
         return self._database.read(query) or []
+
+    def first_with_pages(self, upstreams: Sequence[str]) -> str | None:
+        """Return the first of `upstreams` of which the catalog has a page, None when it has none."""
+
+        def query(database: peewee.SqliteDatabase) -> str | None:
+            def has_page(upstream: str) -> bool:
+                return database.execute_sql(_SELECT_FOUND, (upstream,)).fetchone() is not None
+
+            return next(filter(has_page, upstreams), None)
+
+        return self._database.read(query)
 
     def last_serial(self, upstream: str) -> int | None:
         """Return the highest serial of the pages of `upstream`, None when they have none."""

@@ -56,7 +56,7 @@ class Project(peewee.Model):
 
     #: Normalized.
     name = peewee.CharField(primary_key=True)
-    #: The index that was asked: the URL above ``/simple/`` without credentials.
+    #: The index that was asked: the URL above ``/simple/``, or else its root with a slash at the end.
     upstream = peewee.CharField()
     #: False when upstream has no such project.
     found = peewee.BooleanField()

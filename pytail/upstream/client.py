@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError
@@ -35,6 +35,8 @@ from pytail.urls import masked, origin
 
 log = logging.getLogger("pytail.upstream")
 
+#: Statuses that mean "no such project or file" (RFC 9110, sections 15.5.5 and 15.5.11).
+MISSING_STATUSES = (404, 410)
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Bytes read at once.
@@ -53,15 +55,16 @@ class Client:
         *,
         max_page_fetches: int = 32,
         max_file_fetches: int = 64,
+        missing_statuses: Collection[int] = MISSING_STATUSES,
         offline: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`max_page_fetches` bounds concurrent small requests, `max_file_fetches` files and ranges.
 
-        Files and ranges have that many slots each. With `offline`, `slot` raises UpstreamOffline.
-        `clock` gives seconds.
+        Files and ranges have that many slots each. `missing_statuses` mean "no such project or file".
+        With `offline`, `slot` raises UpstreamOffline. `clock` gives seconds.
         """
-        self.metrics = metrics
+        self.metrics, self.missing_statuses = metrics, missing_statuses
         self._transport, self._is_offline, self._clock = transport, offline, clock
         self._breakers = CircuitBreakers(clock)
         #: By kind of fetch.
@@ -144,6 +147,13 @@ class Client:
         UpstreamUnreachable where the body breaks off or takes longer than four timeouts,
         UpstreamGarbled where its content coding is broken.
         """
+        body = self.read_start(response, url, limit + 1, decode=decode)
+        return body if len(body) <= limit else None
+
+    def read_start(
+        self, response: BaseHTTPResponse, url: str, enough: int, *, decode: bool = False
+    ) -> bytes:
+        """Return the body of `response`, or at least `enough` bytes of it; see `read_body`."""
         longest = _BODY_TIMEOUTS * self._transport.timeout
         deadline = self._clock() + longest
         chunks, size = [], 0
@@ -154,8 +164,8 @@ class Client:
                 size += len(chunk)
                 # Reading from a fast host never waits, so other greenlets would not run.
                 give_way()
-                if size > limit:
-                    return None
+                if size >= enough:
+                    break
                 if self._clock() > deadline:
                     reason = f"the body is not complete after {longest:g} seconds"
                     raise UpstreamUnreachable(masked(url), reason)
@@ -164,6 +174,12 @@ class Client:
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(masked(url), reason_of(error)) from error
         return b"".join(chunks)
+
+    def refusal(self, response: BaseHTTPResponse, url: str) -> UpstreamRefused:
+        """Return the error for the status of `response` from `url`."""
+        status, is_missing = response.status, response.status in self.missing_statuses
+        after = retry_after(response.headers)
+        return UpstreamRefused(masked(url), status, after, is_missing=is_missing)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -189,11 +205,6 @@ def discard(response: BaseHTTPResponse) -> None:
         with contextlib.suppress(HTTPError, OSError):
             response.read1(_CHUNK)
     response.close()
-
-
-def refusal(response: BaseHTTPResponse, url: str) -> UpstreamRefused:
-    """Return the error for the status of `response` from `url`."""
-    return UpstreamRefused(masked(url), response.status, retry_after(response.headers))
 
 
 def reason_of(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from pytail.errors import (
 from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
-from pytail.upstream.client import Client, discard, reason_of, refusal
+from pytail.upstream.client import Client, discard, reason_of
 from pytail.upstream.headers import (
     content_length,
     content_range,
@@ -178,7 +178,7 @@ class FileClient:
                 # Headers of GET are those of HEAD (RFC 9110, section 9.3.2); the body is not read.
                 discard(response)
                 response, _ = self._client.request(url, _HEADERS)
-            _require(response, url, 200)
+            self._require(response, url, 200)
             response.close()
             return content_length(response.headers)
 
@@ -193,7 +193,7 @@ class FileClient:
         # Not HEAD: a signed URL is for one method only, and some hosts refuse HEAD.
         with self._client.slot(url, "page"), self._client.attempt(url):
             response, _ = self._client.request(url, headers)
-            _require(response, url, 200, 304)
+            self._require(response, url, 200, 304)
             try:
                 if response.status == 304:
                     return None
@@ -232,7 +232,7 @@ class FileClient:
 
     def _request_whole(self, url: str) -> BaseHTTPResponse:
         response, _ = self._client.request(url, _HEADERS)
-        return _require(response, url, 200)
+        return self._require(response, url, 200)
 
     def _request_range(
         self,
@@ -252,7 +252,7 @@ class FileClient:
         if etag is not None:
             headers["If-Range"] = etag
         response, _ = self._client.request(url, headers)
-        _require(response, url, 200, 206)
+        self._require(response, url, 200, 206)
         is_checked = size is not None and response.status == 206
         if is_checked and content_range(response.headers) != (start, stop, size):
             response.close()
@@ -264,10 +264,9 @@ class FileClient:
     ) -> UpstreamFile:
         return UpstreamFile(response, url, self._client.metrics, slot.pop_all())
 
-
-def _require(response: BaseHTTPResponse, url: str, *statuses: int) -> BaseHTTPResponse:
-    """Return `response`. Raises UpstreamRefused where its status is none of `statuses`."""
-    if response.status not in statuses:
-        discard(response)
-        raise refusal(response, url)
-    return response
+    def _require(self, response: BaseHTTPResponse, url: str, *statuses: int) -> BaseHTTPResponse:
+        """Return `response`. Raises UpstreamRefused where its status is none of `statuses`."""
+        if response.status not in statuses:
+            discard(response)
+            raise self._client.refusal(response, url)
+        return response

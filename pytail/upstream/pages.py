@@ -1,4 +1,4 @@
-"""Fetches and parses the project pages of the upstream index."""
+"""Fetches and parses the project pages of the upstream index, and the beginning of its project list."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from gevent.threadpool import ThreadPool
 from urllib3 import BaseHTTPResponse
 
-from pytail.errors import PageUnreadable, UpstreamGarbled
+from pytail.errors import NoProjectPage, PageUnreadable, UpstreamGarbled
 from pytail.model import ProjectPage
 from pytail.runtime.threads import off_loop
 from pytail.simple import fields, html, json
+from pytail.simple.listing import ProjectList, project_list
 from pytail.upstream import decompress
-from pytail.upstream.client import Client, discard, refusal
+from pytail.upstream.client import Client, discard
+from pytail.upstream.finder import RootFinder
 from pytail.upstream.headers import media_type
-from pytail.urls import masked, without_credentials
+from pytail.upstream.root import IndexRoot
+from pytail.urls import masked
 
 #: JSON first: HTML lacks size, upload-time and versions.
 ACCEPT = (
@@ -31,6 +34,12 @@ _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 #: Bytes of a page, plain and by gzip, up to which parsing it in a thread costs more than it saves.
 _SMALL_PAGE, _SMALL_GZIP = 16 * 1024, 2 * 1024
 _TAG = re.compile(rb"<[^>]*>")
+#: What pages for people have, such as those of a web interface that list files too.
+_FOR_PEOPLE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
+#: Bytes of a project list that are read at least: some lists have tens of megabytes.
+_LIST_START = 16 * 1024
+#: Media types that only the Simple API has (PEP 691).
+_OWN_TYPES = (_JSON[0], _HTML[0])
 
 
 class PageState(enum.Enum):
@@ -38,8 +47,13 @@ class PageState(enum.Enum):
 
     #: The page still has the ETag of the request (304).
     UNCHANGED = "unchanged"
-    #: Upstream has no such project (404, 410).
+    #: Upstream has no such project (--missing-statuses, or a list of directories).
     MISSING = "missing"
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether only an index sends such a response: no."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +67,27 @@ class FetchedPage:
     revision: str
     #: Whether the page is HTML without files and without text.
     is_blank: bool = False
+    #: Whether only an index sends such a page: not an empty one, nor one for people.
+    is_proof: bool = True
 
 
 class PageClient:
     """Fetches project pages of one index."""
 
     def __init__(
-        self, client: Client, base_url: str, max_page_bytes: int = 64 * 1024 * 1024
+        self, client: Client, root: IndexRoot, max_page_bytes: int = 64 * 1024 * 1024
     ) -> None:
-        """`base_url` is the URL above ``/simple/``; `max_page_bytes` bounds a decoded page."""
-        #: The URL above ``/simple/``, without credentials.
-        self.url = without_credentials(base_url)
+        """`root` is found by the first pages; `max_page_bytes` bounds a decoded page."""
+        self.root = root
         self._client, self._max_page_bytes = client, max_page_bytes
+        self._finder = RootFinder(root, self._ask, self._list)
         self._too_large = f"the page is over {max_page_bytes} bytes (--max-page-bytes)"
         # One thread, since the event loop waits for each thread that computes.
         self._parser = ThreadPool(1)
 
     def page_url(self, project: str) -> str:
-        """Return the URL of the page of `project` (normalized)."""
-        return f"{self.url}/simple/{project}/"
+        """Return the URL of the page of `project` (normalized), the likeliest while no root is found."""
+        return self.root.likeliest.page_url(project)
 
     @contextlib.contextmanager
     def fetch(self, project: str, etag: str | None = None) -> Iterator[FetchedPage | PageState]:
@@ -80,28 +96,31 @@ class PageClient:
         The slot of the request lasts until the block ends. So where the block stores the page,
         a flood of invented names does not pile up pages to store. Raises an UpstreamError.
         """
-        url = self.page_url(project)
+        root = self.root.known
+        url = (root or self.root.likeliest).page_url(project)
         with self._client.slot(url, "page"):
             with self._client.attempt(url):
-                fetched = self._fetch(project, url, etag)
+                is_found = root is not None
+                fetched = self._ask(url, project, etag) if is_found else self._finder.first(project)
             yield fetched
 
     def close(self) -> None:
         """Wait for the page that is being parsed, and end the thread."""
         self._parser.kill()
 
-    def _fetch(self, project: str, url: str, etag: str | None) -> FetchedPage | PageState:
+    def _ask(self, url: str, project: str, etag: str | None = None) -> FetchedPage | PageState:
+        """Return the page of `project` at `url`. Raises an UpstreamError."""
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
         response, final_url = self._client.request(url, headers)
         try:
-            if response.status in (404, 410):
+            if response.status in self._client.missing_statuses:
                 return PageState.MISSING
             if response.status == 304 and etag is not None:
                 return PageState.UNCHANGED
             if response.status != 200:
-                raise refusal(response, url)
+                raise self._client.refusal(response, url)
             # The thread that parses decodes gzip too; other codings are not asked for.
             coding = response.headers.get("Content-Encoding", "").strip().lower()
             is_gzip = coding in decompress.GZIP
@@ -122,8 +141,28 @@ class PageClient:
         is_small = len(data) <= (_SMALL_GZIP if is_gzip else _SMALL_PAGE)
         try:
             return parse() if is_small else off_loop(parse, self._parser)
+        except NoProjectPage:
+            return PageState.MISSING
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
+
+    def _list(self, url: str) -> ProjectList | None:
+        """Return the beginning of the list of projects at `url`; None where there is no list.
+
+        Raises an UpstreamError where the host fails.
+        """
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
+        response, final_url = self._client.request(url, headers)
+        try:
+            if response.status >= 500:
+                raise self._client.refusal(response, url)
+            kind, _ = media_type(response.headers)
+            if response.status != 200 or kind not in _JSON + _HTML:
+                return None
+            start = self._client.read_start(response, final_url, _LIST_START, decode=True)
+        finally:
+            discard(response)
+        return project_list(start, final_url, kind)
 
 
 def _fetched(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> FetchedPage:
@@ -131,8 +170,9 @@ def _fetched(response: BaseHTTPResponse, body: bytes, url: str, project: str) ->
     # Some indexes have one HTML listing for several projects, so the body alone is not enough.
     digest = hashlib.sha256(f"{project}\n{url}\n".encode())
     digest.update(body)
-    is_blank = not page.files and _is_blank(body)
-    return FetchedPage(page, response.headers.get("ETag"), digest.hexdigest(), is_blank)
+    etag, is_blank = response.headers.get("ETag"), not page.files and _is_blank(body)
+    is_proof = _is_proof(response, body, page)
+    return FetchedPage(page, etag, digest.hexdigest(), is_blank, is_proof)
 
 
 def _parsed(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> ProjectPage:
@@ -147,6 +187,13 @@ def _parsed(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> 
         raise PageUnreadable(f"the media type {shown[:80]!r} is not of the Simple API")
     serial = fields.serial(response.headers.get("X-PyPI-Last-Serial"))
     return page.with_serial(serial) if page.last_serial is None else page
+
+
+def _is_proof(response: BaseHTTPResponse, body: bytes, page: ProjectPage) -> bool:
+    kind, _ = media_type(response.headers)
+    if kind in _OWN_TYPES or b"pypi:repository-version" in body:
+        return True
+    return bool(page.files) and _FOR_PEOPLE.search(body) is None
 
 
 def _is_blank(body: bytes) -> bool:

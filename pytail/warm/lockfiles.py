@@ -221,5 +221,5 @@ def _bare(url: str) -> str:
         parts = urlsplit(upstream_base_url(url))
     except ValueError:
         return url
-    path = parts.path.removesuffix("/root/pypi/+simple")
+    path = parts.path.removesuffix("/simple").removesuffix("/+simple").removesuffix("/root/pypi")
     return f"{parts.netloc.rpartition('@')[2].lower()}{path}"

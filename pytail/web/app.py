@@ -125,7 +125,7 @@ def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str,
 
     return {
         "/+health": HealthResource(),
-        "/+status": StatusResource(cache.metrics, cache.upstream.pages.url),
+        "/+status": StatusResource(cache.metrics, lambda: cache.upstream.pages.root.key),
         "/+metrics": MetricsResource(cache.metrics),
         "/": RedirectResource("simple/"),
         "/simple": RedirectResource("simple/"),

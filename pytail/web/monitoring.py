@@ -6,6 +6,7 @@ They send no request to upstream, write nothing to the catalog and do not list t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import falcon
 import orjson
@@ -31,8 +32,9 @@ class HealthResource:
 class StatusResource:
     """``/+status``: counters and gauges as JSON, summed over all workers."""
 
-    def __init__(self, metrics: Metrics, upstream_url: str) -> None:
-        self._metrics, self._upstream_url = metrics, upstream_url
+    def __init__(self, metrics: Metrics, upstream: Callable[[], str]) -> None:
+        """`upstream` returns the name of upstream, which changes when its root is found."""
+        self._metrics, self._upstream = metrics, upstream
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         snapshot = self._metrics.snapshot()
@@ -43,7 +45,7 @@ class StatusResource:
             {
                 "version": __version__,
                 "uptime_secs": round(time.time() - snapshot.total("pytail_start_time_seconds"), 1),
-                "upstream": _upstream_status(snapshot, self._upstream_url),
+                "upstream": _upstream_status(snapshot, self._upstream()),
                 "held": _store_status(snapshot) if self._metrics.is_store_known else None,
                 "evicted_files": int(snapshot.total("pytail_evictions_total")),
                 "arriving_files": int(snapshot.total("pytail_arriving_files")),
@@ -77,7 +79,7 @@ class MetricsResource:
 def sample_gauges(cache: Cache) -> None:
     """Set the gauges of `cache.metrics` to the state of this process."""
     metrics, quota = cache.metrics, cache.quota
-    client, url = cache.upstream.client, cache.upstream.pages.url
+    client, url = cache.upstream.client, cache.upstream.pages.root.base_url
     metrics.set_breaker(is_open=client.is_circuit_open(url))
     metrics.set_downloading(cache.files.downloading)
     for kind, limiter in client.limiters.items():

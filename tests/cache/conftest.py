@@ -52,18 +52,19 @@ class PageCache:
     ):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
-        self.upstream = upstream_at(url)
+        self.upstream = upstream_at(url, recall=self.catalog.first_with_pages)
+        root = self.upstream.pages.root
         policy = policy_of(Settings(project_cache_ttl_secs=ttl, **more), wait)
         self.revalidator = Revalidator(self.catalog, self.upstream.pages, policy, clock)
         promised = PromisedCoreMetadata() if promises else None
         filters = [promised] if promises else []
         filters += [StoredFilesOnly(self.store)] if offline else []
-        self.index = Index(self.catalog, self.revalidator, url, policy, clock, filters)
+        self.index = Index(self.catalog, self.revalidator, root, policy, clock, filters)
         self.freshness = FileFreshness(
             self.catalog, self.upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
         self.lookup = FileLookup(
-            self.index, self.catalog, self.store, url, clock, promised, freshness=self.freshness
+            self.index, self.catalog, self.store, root, clock, promised, freshness=self.freshness
         )
 
     def close(self):

@@ -201,6 +201,8 @@ class FakeIndex:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        if path == "/simple/":
+            return self._list(environ, start_response)
         if path.startswith("/simple/"):
             return self._page(path.split("/")[2], environ, start_response)
         for dist in self.dists:
@@ -208,6 +210,15 @@ class FakeIndex:
                 if path == unquote(dist.path) + suffix and data is not None:
                     return reply(data, "application/octet-stream")(environ, start_response)
         return reply(b"not here", "text/plain", "404 Not Found")(environ, start_response)
+
+    def _list(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        names = sorted({*(dist.project for dist in self.dists), *self.page_extra})
+        if self.html_only or JSON not in environ.get("HTTP_ACCEPT", ""):
+            anchors = "\n".join(f'<a href="{name}/">{name}</a>' for name in names)
+            body = f"<!DOCTYPE html><title>Simple index</title>\n{anchors}\n".encode()
+            return reply(body, HTML)(environ, start_response)
+        listed = {"meta": {"api-version": "1.4"}, "projects": [{"name": name} for name in names]}
+        return reply(json.dumps(listed).encode(), JSON)(environ, start_response)
 
     def _page(self, project: str, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         page = self.page(project)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytail.cache.cache import Upstream
@@ -13,6 +13,7 @@ from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.pages import FetchedPage, PageClient, PageState
+from pytail.upstream.root import IndexRoot
 from pytail.upstream.transport import Transport
 from tests.support.fakeindex import WSGI, reply
 
@@ -29,11 +30,14 @@ def upstream_at(
     clock: Callable[[], float] = time.monotonic,
     max_page_bytes: int = 64 * 1024 * 1024,
     environ: Mapping[str, str] = ENVIRON,
+    recall: Callable[[Sequence[str]], str | None] = lambda _: None,
+    missing_statuses: Collection[int] = (404, 410),
     **options: Any,
 ) -> Upstream:
     """Return the clients of the index at `url`; `options` are those of `Transport`."""
-    client = Client(Transport(url, timeout, environ, **options), Metrics(), clock=clock)
-    pages = PageClient(client, url, max_page_bytes)
+    transport = Transport(url, timeout, environ, **options)
+    client = Client(transport, Metrics(), clock=clock, missing_statuses=missing_statuses)
+    pages = PageClient(client, IndexRoot(url, recall), max_page_bytes)
     return Upstream(client, pages, FileClient(client, max_page_bytes))
 
 

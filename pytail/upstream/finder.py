@@ -1,0 +1,118 @@
+"""Finds the root of the upstream index, by asking.
+
+A root is proven by a project page below it. The page that a client asks for proves most roots, so that
+finding out costs no request of its own. Where no possible root has that page, the project may be
+missing. Then the projects that the roots list are tried.
+
+Nothing is remembered but a proven root. So an upstream that is down or sends login pages is asked
+again by the next request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from pytail.errors import UpstreamError, UpstreamGarbled, UpstreamNotIndex, UpstreamRefused
+from pytail.runtime.singleflight import SingleFlight
+from pytail.simple.listing import ProjectList
+from pytail.telemetry.access import for_client
+from pytail.upstream.root import IndexRoot, Root
+
+
+class _HasProof(Protocol):
+    """A response to a request for a page."""
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether only an index sends such a response."""
+
+
+Answer = TypeVar("Answer", bound=_HasProof)
+
+
+class RootFinder(Generic[Answer]):
+    """Finds the root of one index, once."""
+
+    def __init__(
+        self,
+        root: IndexRoot,
+        ask: Callable[[str, str], Answer],
+        list_projects: Callable[[str], ProjectList | None],
+    ) -> None:
+        """`ask` takes the URL of a page and its project; `list_projects` takes the URL of a root.
+
+        Both raise an UpstreamError.
+        """
+        self._root, self._ask, self._list = root, ask, list_projects
+        self._searches: SingleFlight[Root | None] = SingleFlight()
+
+    def first(self, project: str) -> Answer:
+        """Return the answer of upstream for `project` (normalized), and find the root by that.
+
+        Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
+        """
+        answers: dict[Root, Answer | UpstreamError] = {}
+        for root in self._root.candidates:
+            answer = answers[root] = self._answer(root, project)
+            if not isinstance(answer, UpstreamError) and answer.is_proof:
+                self._root.find(root)
+                return answer
+        for answer in answers.values():
+            if isinstance(answer, UpstreamRefused) and _is_failure(answer):
+                raise answer
+        found = self._searches.run("root", for_client(self._search))
+        if found is None:
+            raise UpstreamNotIndex(self._root.base_url, _tried(answers))
+        self._root.find(found)
+        answer = answers[found]
+        if isinstance(answer, UpstreamError):
+            raise answer
+        return answer
+
+    def _answer(self, root: Root, project: str) -> Answer | UpstreamError:
+        """Return the answer for `project` at `root`, or the error that the answer is.
+
+        Raises UpstreamUnreachable where no answer comes.
+        """
+        try:
+            return self._ask(root.page_url(project), project)
+        except (UpstreamRefused, UpstreamGarbled) as error:
+            return error
+
+    def _search(self) -> Root | None:
+        """Return the root with the page of a project that it lists, or else one with a certain list.
+
+        Raises an UpstreamError.
+        """
+        likely = None
+        for root in self._root.candidates:
+            listed = self._list(root.url)
+            if listed is None:
+                continue
+            if any(_is_proof(self._answer(root, project)) for project in listed.projects):
+                return root
+            if listed.is_certain:
+                likely = likely or root
+        return likely
+
+
+def _is_proof(answer: _HasProof | UpstreamError) -> bool:
+    return not isinstance(answer, UpstreamError) and answer.is_proof
+
+
+def _is_failure(answer: UpstreamRefused) -> bool:
+    """Return whether the host is in trouble, so that no page is missing for sure."""
+    return answer.status >= 500 or answer.status == 429
+
+
+def _tried(answers: dict[Root, Answer | UpstreamError]) -> str:
+    """Return the roots that were asked, each with its answer. The path above them may be a secret."""
+    *others, last = (f"...{root.suffix} ({_shown(answer)})" for root, answer in answers.items())
+    return f"{', '.join(others)} and {last}"
+
+
+def _shown(answer: object) -> str:
+    if isinstance(answer, UpstreamRefused):
+        return f"status {answer.status}"
+    return "no project page" if isinstance(answer, UpstreamError) else "no such project"

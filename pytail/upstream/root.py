@@ -1,0 +1,98 @@
+"""The root of the upstream index: the URL right above its project pages.
+
+Clients name an index by its root, whatever the root is called. Operators also name the URL above
+``/simple/`` or ``/+simple/``. So the configured URL leaves a few roots to choose from, and
+`pytail.upstream.finder` finds out which of them has the pages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pytail.urls import without_credentials
+
+log = logging.getLogger("pytail.upstream")
+
+#: What may lie between the configured URL and the project pages. The URL itself is the last: devpi
+#: lists projects there too, but has no pages below it.
+_SUFFIXES = ("/simple/", "/+simple/", "/")
+#: Names that only roots have. A configured URL that ends in one is the root, most likely.
+_ROOT_NAMES = ("simple", "+simple")
+_SIMPLE = "/simple/"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One URL that may be the root; it ends with a slash and has no credentials."""
+
+    url: str
+    #: The end of `url` that the configured URL does not have.
+    suffix: str
+
+    def page_url(self, project: str) -> str:
+        """Return the URL of the page of `project` (normalized)."""
+        return f"{self.url}{project}/"
+
+    @property
+    def key(self) -> str:
+        """The name of the index in the catalog: the URL above ``/simple/``, or else the root.
+
+        One index has one name, however its URL is spelled. Only the second form ends with a slash.
+        """
+        is_simple = self.url.endswith(_SIMPLE)
+        return self.url.removesuffix(_SIMPLE) if is_simple else self.url
+
+
+def roots_of(base_url: str) -> tuple[Root, ...]:
+    """Return the possible roots for the configured URL, which has no slash at its end.
+
+    The likeliest is the first.
+    """
+    base = without_credentials(base_url)
+    suffixes = _SUFFIXES
+    if unquote(base.rpartition("/")[2]) in _ROOT_NAMES:
+        suffixes = (_SUFFIXES[-1], *_SUFFIXES[:-1])
+    return tuple(Root(base + suffix, suffix) for suffix in suffixes)
+
+
+class IndexRoot:
+    """The root of one index, once it is found."""
+
+    def __init__(self, base_url: str, recall: Callable[[Sequence[str]], str | None]) -> None:
+        """`recall` returns the first of some keys under which the catalog has pages; None: it has none.
+
+        So the pages in the catalog are the memory of the root, for other processes and after a restart.
+        """
+        #: The configured URL without credentials.
+        self.base_url = without_credentials(base_url)
+        #: The likeliest first.
+        self.candidates = roots_of(base_url)
+        self._recall = recall
+        self._found: Root | None = None
+
+    @property
+    def known(self) -> Root | None:
+        """The root, None while it is not found. Waits for the catalog while it is not found."""
+        if self._found is None:
+            key = self._recall([root.key for root in self.candidates])
+            self._found = next((root for root in self.candidates if root.key == key), None)
+        return self._found
+
+    @property
+    def likeliest(self) -> Root:
+        """The root, the likeliest one while it is not found."""
+        return self.known or self.candidates[0]
+
+    @property
+    def key(self) -> str:
+        """The key of `likeliest`."""
+        return self.likeliest.key
+
+    def find(self, root: Root) -> None:
+        """Note that `root` is the root, from now on."""
+        if self._found is None:
+            log.info("found the index %s: its pages are below %s", self.base_url, root.url)
+            self._found = root
