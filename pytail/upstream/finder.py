@@ -11,7 +11,7 @@ again by the next request.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeGuard, TypeVar
 
 from pytail.errors import UpstreamError, UpstreamGarbled, UpstreamNotIndex, UpstreamRefused
 from pytail.runtime.singleflight import SingleFlight
@@ -58,14 +58,7 @@ class RootFinder(Generic[Answer]):
             if not isinstance(answer, UpstreamError) and answer.is_proof:
                 self._root.find(root)
                 return answer
-        for answer in answers.values():
-            if isinstance(answer, UpstreamRefused) and _is_failure(answer):
-                raise answer
-        found = self._searches.run("root", for_client(self._search))
-        if found is None:
-            raise UpstreamNotIndex(self._root.base_url, _tried(answers))
-        self._root.find(found)
-        answer = answers[found]
+        answer = answers[self._search(answers)]
         if isinstance(answer, UpstreamError):
             raise answer
         return answer
@@ -80,20 +73,44 @@ class RootFinder(Generic[Answer]):
         except (UpstreamRefused, UpstreamGarbled) as error:
             return error
 
-    def _search(self) -> Root | None:
-        """Return the root with the page of a project that it lists, or else one with a certain list.
+    def _search(self, answers: dict[Root, Answer | UpstreamError]) -> Root:
+        """Return the root, found by the lists of projects; `answers` are those for one project.
 
         Raises an UpstreamError.
         """
-        likely = None
+        failures = [answer for answer in answers.values() if _is_failure(answer)]
+        if failures and failures[0] is answers[self._root.candidates[0]]:
+            # Most likely the host fails, and would fail for each list too.
+            raise failures[0]
+        found = self._searches.run("root", for_client(self._search_lists))
+        if found is None:
+            raise next(iter(failures), UpstreamNotIndex(self._root.base_url, _tried(answers)))
+        self._root.find(found)
+        return found
+
+    def _search_lists(self) -> Root | None:
+        """Return the first root that is one by its list of projects, None where there is none.
+
+        Raises an UpstreamError.
+        """
+        likely, failure = None, None
         for root in self._root.candidates:
-            listed = self._list(root.url)
+            try:
+                listed = self._list(root.url)
+            except UpstreamRefused as error:
+                failure = failure or error
+                continue
             if listed is None:
                 continue
+            if listed.is_certain and root.is_named:
+                return root
+            # The pages may be elsewhere: devpi lists the projects of `INDEX/+simple/` at `INDEX/` too.
             if any(_is_proof(self._answer(root, project)) for project in listed.projects):
                 return root
             if listed.is_certain:
                 likely = likely or root
+        if failure is not None:
+            raise failure
         return likely
 
 
@@ -101,9 +118,9 @@ def _is_proof(answer: _HasProof | UpstreamError) -> bool:
     return not isinstance(answer, UpstreamError) and answer.is_proof
 
 
-def _is_failure(answer: UpstreamRefused) -> bool:
-    """Return whether the host is in trouble, so that no page is missing for sure."""
-    return answer.status >= 500 or answer.status == 429
+def _is_failure(answer: object) -> TypeGuard[UpstreamRefused]:
+    """Return whether `answer` shows a host in trouble, and nothing of the page."""
+    return isinstance(answer, UpstreamRefused) and (answer.status >= 500 or answer.status == 429)
 
 
 def _tried(answers: dict[Root, Answer | UpstreamError]) -> str:
@@ -113,6 +130,4 @@ def _tried(answers: dict[Root, Answer | UpstreamError]) -> str:
 
 
 def _shown(answer: object) -> str:
-    if isinstance(answer, UpstreamRefused):
-        return f"status {answer.status}"
-    return "no project page" if isinstance(answer, UpstreamError) else "no such project"
+    return answer.reason if isinstance(answer, UpstreamError) else "no such project"

@@ -154,7 +154,7 @@ class PageClient:
         headers = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
         response, final_url = self._client.request(url, headers)
         try:
-            if response.status >= 500:
+            if response.status >= 500 or response.status == 429:
                 raise self._client.refusal(response, url)
             kind, _ = media_type(response.headers)
             if response.status != 200 or kind not in _JSON + _HTML:

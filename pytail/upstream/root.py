@@ -16,8 +16,8 @@ from pytail.urls import without_credentials
 
 log = logging.getLogger("pytail.upstream")
 
-#: What may lie between the configured URL and the project pages. The URL itself is the last: devpi
-#: lists projects there too, but has no pages below it.
+#: What may lie between the configured URL and the project pages. The URL itself is the last, because
+#: some servers have pages for people below it.
 _SUFFIXES = ("/simple/", "/+simple/", "/")
 #: Names that only roots have. A configured URL that ends in one is the root, most likely.
 _ROOT_NAMES = ("simple", "+simple")
@@ -37,6 +37,11 @@ class Root:
         return f"{self.url}{project}/"
 
     @property
+    def is_named(self) -> bool:
+        """Whether the root has a name that only roots have."""
+        return _last_name(self.url) in _ROOT_NAMES
+
+    @property
     def key(self) -> str:
         """The name of the index in the catalog: the URL above ``/simple/``, or else the root.
 
@@ -51,11 +56,14 @@ def roots_of(base_url: str) -> tuple[Root, ...]:
 
     The likeliest is the first.
     """
-    base = without_credentials(base_url)
-    suffixes = _SUFFIXES
-    if unquote(base.rpartition("/")[2]) in _ROOT_NAMES:
+    base, suffixes = without_credentials(base_url), _SUFFIXES
+    if _last_name(base) in _ROOT_NAMES:
         suffixes = (_SUFFIXES[-1], *_SUFFIXES[:-1])
     return tuple(Root(base + suffix, suffix) for suffix in suffixes)
+
+
+def _last_name(url: str) -> str:
+    return unquote(url.rstrip("/").rpartition("/")[2])
 
 
 class IndexRoot:

@@ -48,7 +48,7 @@ def test_a_setting_has_an_environment_variable():
     found = load(
         {
             "PYTAIL_BIND": "[::1]:80",
-            "PYTAIL_UPSTREAM_BASE_URL": f"{INDEX}/simple/",
+            "PYTAIL_UPSTREAM_BASE_URL": f"{INDEX}/",
             "PYTAIL_CACHE_DIR": "/srv/cache",
             "PYTAIL_PROJECT_CACHE_TTL_SECS": "0",
             "PYTAIL_REQUEST_TIMEOUT_SECS": "2.5",

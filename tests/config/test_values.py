@@ -12,6 +12,7 @@ from pytail.config.values import (
     directory,
     internal_path,
     limit,
+    missing_statuses,
     seconds,
     size,
     switch,
@@ -58,11 +59,10 @@ def test_an_invalid_listen_address_is_refused(value: str):
     [
         (INDEX, INDEX),
         (f"{INDEX}/", INDEX),
-        (f"{INDEX}/simple", INDEX),
-        (f"{INDEX}/simple/", INDEX),
-        (f" {INDEX}/simple/ \n", INDEX),
+        (f"{INDEX}/simple", f"{INDEX}/simple"),
+        (f" {INDEX}/simple/ \n", f"{INDEX}/simple"),
         (f"{INDEX}/a/b", f"{INDEX}/a/b"),
-        (f"{INDEX}//a//simple//", f"{INDEX}/a"),
+        (f"{INDEX}//a//simple//", f"{INDEX}/a/simple"),
         (f"{INDEX}/not-simple", f"{INDEX}/not-simple"),
         (f"{INDEX}/simple/a", f"{INDEX}/simple/a"),
         ("HTTP://index.example.org:8080/", "http://index.example.org:8080"),
@@ -70,7 +70,7 @@ def test_an_invalid_listen_address_is_refused(value: str):
         ("https://user:p%40ss@index.example.org/", "https://user:p%40ss@index.example.org"),
     ],
 )
-def test_the_upstream_url_ends_before_simple(value: str, base: str):
+def test_the_upstream_url_has_no_slash_at_its_end(value: str, base: str):
     assert upstream_base_url(value) == base  # item 115
 
 
@@ -85,6 +85,24 @@ def test_the_upstream_url_ends_before_simple(value: str, base: str):
 def test_an_upstream_that_is_no_http_url_is_refused(value: str):
     with pytest.raises(ValueError, match="give an http or https URL"):
         upstream_base_url(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "statuses"),
+    [("404,410", (404, 410)), (" 410, 403,404 ", (403, 404, 410)), ("404,404", (404,))],
+)
+def test_missing_statuses_are_separated_by_commas(value: str, statuses: tuple[int, ...]):
+    assert missing_statuses(value) == statuses
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", ",", "40", "4044", "200", "302", "500", "404,503", "401", "407", "404,408", "429", "4o4",
+     "404;410", "\u0664\u0660\u0664"],
+)  # fmt: skip
+def test_a_status_that_does_not_mean_missing_is_refused(value: str):
+    with pytest.raises(ValueError, match="from 400 to 499 but 401, 407, 408, 429, such as 403,"):
+        missing_statuses(value)
 
 
 @pytest.mark.parametrize("tail", ["?a=b", "/simple/?a=b", "#a", "/#/a"])

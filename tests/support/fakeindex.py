@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import socket
 import tarfile
 import zipfile
@@ -61,7 +62,7 @@ class Dist:
     def entry(self) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "filename": self.filename,
-            "url": f"../..{self.path}",
+            "url": self.path,
             "hashes": {"sha256": self.sha256},
             "size": len(self.data),
             "upload-time": "2024-05-06T07:08:09.123456Z",
@@ -140,10 +141,10 @@ class Seen:
 
 
 class FakeIndex:
-    """An index. `answers` overrides its response at a path; `seen` are all requests."""
+    """An index below `root`. `answers` overrides its response at a path; `seen` are all requests."""
 
-    def __init__(self, *, html_only: bool = False) -> None:
-        self.html_only = html_only
+    def __init__(self, *, html_only: bool = False, root: str = "/simple/") -> None:
+        self.html_only, self.root = html_only, root
         self.dists: list[Dist] = []
         self.page_extra: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, WSGI] = {}
@@ -179,7 +180,7 @@ class FakeIndex:
         return sum(seen.path == path and seen.method == method for seen in self.seen)
 
     def page_count(self, project: str) -> int:
-        return self.count(f"/simple/{project}/")
+        return self.count(f"{self.root}{project}/")
 
     def page(self, project: str) -> dict[str, Any]:
         dists = [dist for dist in self.dists if dist.project == project]
@@ -201,10 +202,10 @@ class FakeIndex:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path == "/simple/":
+        if path == self.root:
             return self._list(environ, start_response)
-        if path.startswith("/simple/"):
-            return self._page(path.split("/")[2], environ, start_response)
+        if page := re.fullmatch(f"{re.escape(self.root)}([^/]+)/", path):
+            return self._page(page[1], environ, start_response)
         for dist in self.dists:
             for suffix, data in (("", dist.data), (".metadata", dist.metadata)):
                 if path == unquote(dist.path) + suffix and data is not None:

@@ -22,7 +22,7 @@ from pytail.errors import (
 from pytail.upstream.pages import PageState
 from tests.support.fakeindex import JSON, FakeIndex, RawConnection, RawServer, Seen, reply, sdist
 from tests.support.running import free_port
-from tests.support.upstreams import PAGE, fetched, following, json_page, redirect
+from tests.support.upstreams import PAGE, fetched, first_root, following, json_page, redirect
 
 # Redirects
 
@@ -221,7 +221,7 @@ def test_a_connection_is_reused_after_a_short_error(status: str):
                 f"HTTP/1.1 {status}", f"Content-Length: {length}", body=b"never"[:length]
             )
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         for _ in range(3):
             if status.startswith("404"):
                 assert fetched(upstream) is PageState.MISSING
@@ -242,7 +242,7 @@ def test_the_body_of_an_error_is_not_waited_for():
             sent.append(1)
             gevent.sleep(0.001)
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         assert fetched(upstream) is PageState.MISSING
         assert len(sent) < 100
 
@@ -379,7 +379,10 @@ def test_no_log_line_about_a_missing_project_shows_credentials(
     caplog.set_level("DEBUG")
     with with_credentials(index, "user:secret") as upstream:
         assert fetched(upstream) is PageState.MISSING
-        assert "secret" not in f"{caplog.text}{upstream.pages.url}{upstream.pages.page_url('demo')}"
+        assert (
+            "secret"
+            not in f"{caplog.text}{upstream.pages.root.key}{upstream.pages.page_url('demo')}"
+        )
 
 
 def test_no_error_about_an_unreachable_upstream_shows_credentials(caplog: pytest.LogCaptureFixture):
@@ -389,7 +392,7 @@ def test_no_error_about_an_unreachable_upstream_shows_credentials(caplog: pytest
         pytest.raises(UpstreamUnreachable) as caught,
     ):
         fetched(upstream)
-    assert "secret" not in f"{caught.value!s}{caught.value!r}{caplog.text}{upstream.pages.url}"
+    assert "secret" not in f"{caught.value!s}{caught.value!r}{caplog.text}{upstream.pages.root.key}"
 
 
 def test_credentials_in_a_redirect_are_not_used(

@@ -114,7 +114,7 @@ def test_an_open_circuit_breaker_is_waited_for(cache: Cache, index: FakeIndex):
     assert one.select("demo", [parse_requirement("demo")], HERE).missing == []
     index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
     assert outcomes(one) == [False, False, False, True, True, True]
-    assert cache.upstream.client.is_circuit_open(cache.upstream.pages.url) is False
+    assert cache.upstream.client.is_circuit_open(cache.upstream.pages.root.base_url) is False
 
 
 @pytest.mark.usefixtures("quick", "answered")
