@@ -78,8 +78,11 @@ class Cache:
         `wait` is in seconds, in place of ``--client-wait-secs``. Raises SettingError.
         """
         metrics = Metrics()
+
+        def recall(keys: Sequence[str]) -> str | None:
+            return catalog.first_with_pages(keys)
+
         # First, because a refused setting of upstream leaves nothing open.
-        recall = lambda keys: catalog.first_with_pages(keys)  # noqa: E731, PLW0108, opened below
         upstream = upstream_of(settings, recall, metrics)
         store, catalog = open_storage(settings)
         quota = quota_of(settings, store, catalog, metrics)

@@ -78,13 +78,13 @@ class RootFinder(Generic[Answer]):
 
         Raises an UpstreamError.
         """
-        failures = [answer for answer in answers.values() if _is_failure(answer)]
-        if failures and failures[0] is answers[self._root.candidates[0]]:
+        first = answers[self._root.candidates[0]]
+        if _is_failure(first):
             # Most likely the host fails, and would fail for each list too.
-            raise failures[0]
+            raise first
         found = self._searches.run("root", for_client(self._search_lists))
         if found is None:
-            raise next(iter(failures), UpstreamNotIndex(self._root.base_url, _tried(answers)))
+            raise UpstreamNotIndex(self._root.base_url, _tried(answers))
         self._root.find(found)
         return found
 
@@ -97,6 +97,8 @@ class RootFinder(Generic[Answer]):
         for root in self._root.candidates:
             try:
                 listed = self._list(root.url)
+            except UpstreamGarbled:
+                continue
             except UpstreamRefused as error:
                 failure = failure or error
                 continue

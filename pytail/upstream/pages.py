@@ -34,8 +34,9 @@ _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
 #: Bytes of a page, plain and by gzip, up to which parsing it in a thread costs more than it saves.
 _SMALL_PAGE, _SMALL_GZIP = 16 * 1024, 2 * 1024
 _TAG = re.compile(rb"<[^>]*>")
-#: What pages for people have, such as those of a web interface that list files too.
-_FOR_PEOPLE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
+#: Links for each file on a page of an index: also to core metadata, signature and checksum. Pages for
+#: people that list files have more.
+_MAX_LINKS = 4
 #: Bytes of a project list that are read at least: some lists have tens of megabytes.
 _LIST_START = 16 * 1024
 #: Media types that only the Simple API has (PEP 691).
@@ -96,11 +97,10 @@ class PageClient:
         The slot of the request lasts until the block ends. So where the block stores the page,
         a flood of invented names does not pile up pages to store. Raises an UpstreamError.
         """
-        root = self.root.known
-        url = (root or self.root.likeliest).page_url(project)
-        with self._client.slot(url, "page"):
+        with self._client.slot(self.page_url(project), "page"):
+            # Not before, because the root may be found while this request waits for its slot.
+            is_found, url = self.root.known is not None, self.page_url(project)
             with self._client.attempt(url):
-                is_found = root is not None
                 fetched = self._ask(url, project, etag) if is_found else self._finder.first(project)
             yield fetched
 
@@ -193,7 +193,8 @@ def _is_proof(response: BaseHTTPResponse, body: bytes, page: ProjectPage) -> boo
     kind, _ = media_type(response.headers)
     if kind in _OWN_TYPES or b"pypi:repository-version" in body:
         return True
-    return bool(page.files) and _FOR_PEOPLE.search(body) is None
+    links = body.count(b"href") + body.count(b"HREF")
+    return 0 < links <= _MAX_LINKS * len(page.files)
 
 
 def _is_blank(body: bytes) -> bool:
