@@ -82,7 +82,12 @@ class RootFinder(Generic[Answer]):
         if _is_failure(first):
             # Most likely the host fails, and would fail for each list too.
             raise first
-        found = self._searches.run("root", for_client(self._search_lists))
+        try:
+            found = self._searches.run("root", for_client(self._search_lists))
+        except UpstreamRefused:
+            if isinstance(first, UpstreamError):
+                raise first from None
+            raise
         if found is None:
             raise UpstreamNotIndex(self._root.base_url, _tried(answers))
         self._root.find(found)
