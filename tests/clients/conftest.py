@@ -39,14 +39,18 @@ requires-python = "=={PYTHON}.*"
 dependencies = ["web-app"]
 """
 
-#: The requirements of each package manager that the tests do not depend on.
+#: The requirements of each package manager and server that the tests do not depend on.
 REQUIREMENTS = {
+    "devpi": ["devpi-server==6.*", "devpi-client"],
     "hatch": ["hatch==1.*"],
     # With newer versions of these two, this pdm fails before its first request.
     "pdm": ["pdm==2.26.9", "hishel<2", "unearth<0.18"],
     "pip-tools": ["pip-tools==7.*"],
     "pipenv": ["pipenv>=2026"],
     "poetry": ["poetry==2.*"],
+    "proxpi": ["proxpi==1.*"],
+    "pypiserver": ["pypiserver==2.*"],
+    "simple-repository-server": ["simple-repository-server"],
 }
 
 
