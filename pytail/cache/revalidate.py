@@ -188,9 +188,14 @@ class Revalidator:
 
 
 def known_entry(catalog: Catalog, project: str, root: IndexRoot) -> Entry | None:
-    """Return the entry of `project` in the catalog; None where another upstream sent that page."""
+    """Return the entry of `project` in the catalog; None where another upstream sent that page.
+
+    None also for a missing project while no root is found: another root may have its page.
+    """
     entry = catalog.entry(project)
-    return entry if entry is not None and entry.upstream == root.key else None
+    if entry is None or entry.upstream != root.key:
+        return None
+    return entry if entry.found or root.known is not None else None
 
 
 def log_decision(

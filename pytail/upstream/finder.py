@@ -84,6 +84,8 @@ class RootFinder(Generic[Answer]):
             raise first
         try:
             found = self._searches.run("root", for_client(self._search_lists))
+            # Meanwhile, the page of another project may have proven a root that has no list.
+            found = found or self._root.known
         except UpstreamRefused:
             if isinstance(first, UpstreamError):
                 raise first from None

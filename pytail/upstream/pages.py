@@ -194,7 +194,7 @@ def _is_proof(response: BaseHTTPResponse, body: bytes, page: ProjectPage) -> boo
     if kind in _OWN_TYPES or b"pypi:repository-version" in body:
         return True
     links = body.count(b"href") + body.count(b"HREF")
-    return 0 < links <= _MAX_LINKS * len(page.files)
+    return bool(page.files) and links <= _MAX_LINKS * len(page.files)
 
 
 def _is_blank(body: bytes) -> bool:

@@ -31,6 +31,9 @@ class Root:
     url: str
     #: The end of `url` that the configured URL does not have.
     suffix: str
+    #: The name of the index in the catalog: the URL above ``/simple/``, or else the root. One index has
+    #: one name, however its URL is spelled. Only the second form ends with a slash.
+    key: str
 
     def page_url(self, project: str) -> str:
         """Return the URL of the page of `project` (normalized)."""
@@ -41,15 +44,6 @@ class Root:
         """Whether the root has a name that only roots have."""
         return _last_name(self.url) in _ROOT_NAMES
 
-    @property
-    def key(self) -> str:
-        """The name of the index in the catalog: the URL above ``/simple/``, or else the root.
-
-        One index has one name, however its URL is spelled. Only the second form ends with a slash.
-        """
-        is_simple = self.url.endswith(_SIMPLE)
-        return self.url.removesuffix(_SIMPLE) if is_simple else self.url
-
 
 def roots_of(base_url: str) -> tuple[Root, ...]:
     """Return the possible roots for the configured URL, which has no slash at its end.
@@ -59,7 +53,8 @@ def roots_of(base_url: str) -> tuple[Root, ...]:
     base, suffixes = without_credentials(base_url), _SUFFIXES
     if _last_name(base) in _ROOT_NAMES:
         suffixes = (_SUFFIXES[-1], *_SUFFIXES[:-1])
-    return tuple(Root(base + suffix, suffix) for suffix in suffixes)
+    urls = {suffix: base + suffix for suffix in suffixes}
+    return tuple(Root(url, suffix, url.removesuffix(_SIMPLE)) for suffix, url in urls.items())
 
 
 def _last_name(url: str) -> str:
@@ -96,8 +91,8 @@ class IndexRoot:
 
     @property
     def key(self) -> str:
-        """The key of `likeliest`."""
-        return self.likeliest.key
+        """The key of `likeliest`, for each request."""
+        return self.likeliest.key if self._found is None else self._found.key
 
     def find(self, root: Root) -> None:
         """Note that `root` is the root, from now on."""

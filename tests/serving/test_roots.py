@@ -157,7 +157,7 @@ def test_a_missing_project_of_a_wrong_root_is_no_evidence(
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "index.sqlite3")) as catalog:
         # As written by a pytail that knew no other root than /simple/.
-        row = "demo", f"{flat.url}/whl/cu128", 0, clock.now - 999, clock.now - 999, "", b"{}"
+        row = "demo", f"{flat.url}/whl/cu128", 0, clock.now, clock.now, "", b"{}"
         columns = "name, upstream, found, fetched_at, checked_at, revision, other"
         catalog.execute(f"INSERT INTO project ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         catalog.commit()

@@ -335,3 +335,13 @@ def test_a_static_index_without_a_list_has_missing_projects_once_a_page_was_foun
             fetched(upstream, project="nope")
         assert isinstance(fetched(upstream), FetchedPage)
         assert fetched(upstream, project="nope") is PageState.MISSING
+
+
+def test_a_page_that_arrives_meanwhile_ends_the_search(flat: FakeIndex):
+    gated = flat.answers["/whl/cu128/"] = Gated(b"", Content_Type="text/plain")
+    with at(flat, "/whl/cu128") as upstream:
+        missing = gevent.spawn(fetched, upstream, project="nope")
+        gated.asked.wait()
+        fetched(upstream)
+        gated.open()
+        assert missing.get(timeout=10) is PageState.MISSING
