@@ -38,7 +38,7 @@ _TAG = re.compile(rb"<[^>]*>")
 #: people that list files have more.
 _MAX_LINKS = 4
 #: Bytes of a project list that are read at least: some lists have tens of megabytes.
-_LIST_START = 16 * 1024
+_LIST_START = 8 * 1024
 #: Media types that only the Simple API has (PEP 691).
 _OWN_TYPES = (_JSON[0], _HTML[0])
 

@@ -193,6 +193,14 @@ def test_an_index_is_recognized_by_host_and_path(url: str, is_ours: bool):
     assert OURS.include(url) is is_ours
 
 
+@pytest.mark.parametrize("ours", ["/root/dev", "/root/dev/", "/root/dev/+simple/"])
+@pytest.mark.parametrize("theirs", ["/root/dev", "/root/dev/+simple/", "/root/dev/+simple"])
+def test_an_index_is_recognized_by_each_spelling_of_its_root(ours: str, theirs: str):
+    host = "https://index.example.org"
+    assert IndexUrls.of([host + ours]).include(host + theirs)
+    assert not IndexUrls.of([host + ours]).include(f"{host}/root/prod/+simple/")
+
+
 def test_pytail_is_recognized_by_the_urls_of_its_files():
     url = "https://pytail.example.org/x/root/pypi/+f/abc/0123456789abc/demo-1.0.tar.gz"
     assert OURS.include("https://pytail.example.org/x/simple", [url])
