@@ -13,7 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeGuard, TypeVar
 
-from pytail.errors import UpstreamError, UpstreamGarbled, UpstreamNotIndex, UpstreamRefused
+from pytail.errors import (
+    UpstreamError,
+    UpstreamGarbled,
+    UpstreamNotIndex,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
 from pytail.runtime.singleflight import SingleFlight
 from pytail.simple.listing import ProjectList
 from pytail.telemetry.access import for_client
@@ -55,6 +61,9 @@ class RootFinder(Generic[Answer]):
         answers: dict[Root, Answer | UpstreamError] = {}
         for root in self._root.candidates:
             answer = answers[root] = self._answer(root, project)
+            if isinstance(answer, UpstreamUnreachable) and len(answers) == 1:
+                # The host is down. Later, when it has answered, one path may be what hangs.
+                raise answer
             if not isinstance(answer, UpstreamError) and answer.is_proof:
                 self._root.find(root)
                 return answer
@@ -64,13 +73,10 @@ class RootFinder(Generic[Answer]):
         return answer
 
     def _answer(self, root: Root, project: str) -> Answer | UpstreamError:
-        """Return the answer for `project` at `root`, or the error that the answer is.
-
-        Raises UpstreamUnreachable where no answer comes.
-        """
+        """Return the answer for `project` at `root`, or the error."""
         try:
             return self._ask(root.page_url(project), project)
-        except (UpstreamRefused, UpstreamGarbled) as error:
+        except UpstreamError as error:
             return error
 
     def _search(self, answers: dict[Root, Answer | UpstreamError]) -> Root:
@@ -86,7 +92,7 @@ class RootFinder(Generic[Answer]):
             found = self._searches.run("root", for_client(self._search_lists))
             # Meanwhile, the page of another project may have proven a root that has no list.
             found = found or self._root.known
-        except UpstreamRefused:
+        except UpstreamError:
             if isinstance(first, UpstreamError):
                 raise first from None
             raise
@@ -106,7 +112,7 @@ class RootFinder(Generic[Answer]):
                 listed = self._list(root.url)
             except UpstreamGarbled:
                 continue
-            except UpstreamRefused as error:
+            except UpstreamError as error:
                 failure = failure or error
                 continue
             if listed is None:

@@ -17,7 +17,16 @@ from pytail.errors import (
     UpstreamUnreachable,
 )
 from pytail.upstream.pages import FetchedPage, PageState
-from tests.support.fakeindex import HTML, JSON, FakeIndex, Gated, reply, sdist
+from tests.support.fakeindex import (
+    HTML,
+    JSON,
+    FakeIndex,
+    Gated,
+    RawConnection,
+    RawServer,
+    reply,
+    sdist,
+)
 from tests.support.running import free_port
 from tests.support.upstreams import fetched, following, html_page, json_page, redirect
 
@@ -345,3 +354,23 @@ def test_a_page_that_arrives_meanwhile_ends_the_search(flat: FakeIndex):
         fetched(upstream)
         gated.open()
         assert missing.get(timeout=10) is PageState.MISSING
+
+
+@pytest.mark.parametrize("project", ["demo", "nope"])
+def test_a_path_that_breaks_off_does_not_hide_the_root(project: str):
+    def script(connection: RawConnection) -> None:
+        while path := connection.request().partition(b"HTTP")[0]:
+            # As a firewall that refuses the plus sign.
+            if b"+simple" in path:
+                return
+            status, body = "404 Not Found", b""
+            if b"/index/demo/ " in path:
+                status, body = "200 OK", json_page("demo-1.0.tar.gz")
+            elif b"/index/ " in path:
+                status, body = "200 OK", b'{"projects": [{"name": "demo"}]}'
+            head = f"Content-Type: {JSON}", f"Content-Length: {len(body)}"
+            connection.send(f"HTTP/1.1 {status}", *head, body=body)
+
+    with RawServer(script) as server, following(f"{server.url}/index") as upstream:
+        fetched(upstream, project=project)
+        assert upstream.pages.root.known.url == f"{server.url}/index/"
