@@ -10,7 +10,7 @@ again by the next request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeGuard, TypeVar
 
 from pytail.errors import (
@@ -26,7 +26,7 @@ from pytail.telemetry.access import for_client
 from pytail.upstream.root import IndexRoot, Root
 
 
-class _HasProof(Protocol):
+class HasProof(Protocol):
     """A response to a request for a page."""
 
     @property
@@ -34,33 +34,25 @@ class _HasProof(Protocol):
         """Whether only an index sends such a response."""
 
 
-Answer = TypeVar("Answer", bound=_HasProof)
+Answer = TypeVar("Answer", bound=HasProof)
 
 
 class RootFinder(Generic[Answer]):
     """Finds the root of one index, once."""
 
-    def __init__(
-        self,
-        root: IndexRoot,
-        ask: Callable[[str, str], Answer],
-        list_projects: Callable[[str], ProjectList | None],
-    ) -> None:
-        """`ask` takes the URL of a page and its project; `list_projects` takes the URL of a root.
-
-        Both raise an UpstreamError.
-        """
-        self._root, self._ask, self._list = root, ask, list_projects
+    def __init__(self, root: IndexRoot, search: Callable[[], Root | None]) -> None:
+        """`search` finds `root` by `root_by_lists`. Raises an UpstreamError."""
+        self._root, self._search_lists = root, search
         self._searches: SingleFlight[Root | None] = SingleFlight()
 
-    def first(self, project: str) -> Answer:
-        """Return the answer of upstream for `project` (normalized), and find the root by that.
+    def first(self, ask: Callable[[Root], Answer]) -> Answer:
+        """Return the answer of `ask`, which asks for the page of one project, at the root that is found.
 
         Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
         """
         answers: dict[Root, Answer | UpstreamError] = {}
         for root in self._root.candidates:
-            answer = answers[root] = self._answer(root, project)
+            answer = answers[root] = _answer(ask, root)
             if isinstance(answer, UpstreamUnreachable) and len(answers) == 1:
                 # The host is down. Later, when it has answered, one path may be what hangs.
                 raise answer
@@ -71,13 +63,6 @@ class RootFinder(Generic[Answer]):
         if isinstance(answer, UpstreamError):
             raise answer
         return answer
-
-    def _answer(self, root: Root, project: str) -> Answer | UpstreamError:
-        """Return the answer for `project` at `root`, or the error."""
-        try:
-            return self._ask(root.page_url(project), project)
-        except UpstreamError as error:
-            return error
 
     def _search(self, answers: dict[Root, Answer | UpstreamError]) -> Root:
         """Return the root, found by the lists of projects; `answers` are those for one project.
@@ -101,36 +86,50 @@ class RootFinder(Generic[Answer]):
         self._root.find(found)
         return found
 
-    def _search_lists(self) -> Root | None:
-        """Return the first root that is one by its list of projects, None where there is none.
 
-        Raises an UpstreamError.
-        """
-        likely, failure = None, None
-        for root in self._root.candidates:
-            try:
-                listed = self._list(root.url)
-            except UpstreamGarbled:
-                continue
-            except UpstreamError as error:
-                failure = failure or error
-                continue
-            if listed is None:
-                continue
-            if listed.is_certain and root.is_named:
-                return root
-            # The pages may be elsewhere: devpi lists the projects of `INDEX/+simple/` at `INDEX/` too.
-            if any(_is_proof(self._answer(root, project)) for project in listed.projects):
-                return root
-            if listed.is_certain:
-                likely = likely or root
-        if failure is not None:
-            raise failure
-        return likely
+def root_by_lists(
+    candidates: Iterable[Root],
+    ask: Callable[[Root, str], HasProof],
+    list_projects: Callable[[Root], ProjectList | None],
+) -> Root | None:
+    """Return the first of `candidates` that is the root by its list of projects; None: there is none.
+
+    `ask` takes a root and a project. Raises an UpstreamError where one of the lists fails.
+    """
+    likely, failure = None, None
+    for root in candidates:
+        try:
+            listed = list_projects(root)
+        except UpstreamGarbled:
+            continue
+        except UpstreamError as error:
+            failure = failure or error
+            continue
+        if listed is None:
+            continue
+        if listed.is_certain and root.is_named:
+            return root
+        # The pages may be elsewhere: devpi lists the projects of `INDEX/+simple/` at `INDEX/` too.
+        if any(_proves(ask, root, project) for project in listed.projects):
+            return root
+        if listed.is_certain:
+            likely = likely or root
+    if failure is not None:
+        raise failure
+    return likely
 
 
-def _is_proof(answer: _HasProof | UpstreamError) -> bool:
+def _proves(ask: Callable[[Root, str], HasProof], root: Root, project: str) -> bool:
+    answer = _answer(lambda root: ask(root, project), root)
     return not isinstance(answer, UpstreamError) and answer.is_proof
+
+
+def _answer(ask: Callable[[Root], Answer], root: Root) -> Answer | UpstreamError:
+    """Return what `ask` returns, or the error that it raises."""
+    try:
+        return ask(root)
+    except UpstreamError as error:
+        return error
 
 
 def _is_failure(answer: object) -> TypeGuard[UpstreamRefused]:

@@ -19,9 +19,9 @@ from pytail.simple import fields, html, json
 from pytail.simple.listing import ProjectList, project_list
 from pytail.upstream import decompress
 from pytail.upstream.client import Client, discard
-from pytail.upstream.finder import RootFinder
+from pytail.upstream.finder import RootFinder, root_by_lists
 from pytail.upstream.headers import media_type
-from pytail.upstream.root import IndexRoot
+from pytail.upstream.root import IndexRoot, Root
 from pytail.urls import masked
 
 #: JSON first: HTML lacks size, upload-time and versions.
@@ -81,7 +81,7 @@ class PageClient:
         """`root` is found by the first pages; `max_page_bytes` bounds a decoded page."""
         self.root = root
         self._client, self._max_page_bytes = client, max_page_bytes
-        self._finder = RootFinder(root, self._ask, self._list)
+        self._finder: RootFinder[FetchedPage | PageState] = RootFinder(root, self._search)
         self._too_large = f"the page is over {max_page_bytes} bytes (--max-page-bytes)"
         # One thread, since the event loop waits for each thread that computes.
         self._parser = ThreadPool(1)
@@ -99,17 +99,21 @@ class PageClient:
         """
         with self._client.slot(self.page_url(project), "page"):
             # Not before, because the root may be found while this request waits for its slot.
-            is_found, url = self.root.known is not None, self.page_url(project)
-            with self._client.attempt(url):
-                fetched = self._ask(url, project, etag) if is_found else self._finder.first(project)
+            root = self.root.known
+            with self._client.attempt(self.page_url(project)):
+                if root is None:
+                    fetched = self._finder.first(lambda root: self._ask(root, project))
+                else:
+                    fetched = self._ask(root, project, etag)
             yield fetched
 
     def close(self) -> None:
         """Wait for the page that is being parsed, and end the thread."""
         self._parser.kill()
 
-    def _ask(self, url: str, project: str, etag: str | None = None) -> FetchedPage | PageState:
-        """Return the page of `project` at `url`. Raises an UpstreamError."""
+    def _ask(self, root: Root, project: str, etag: str | None = None) -> FetchedPage | PageState:
+        """Return the page of `project` below `root`. Raises an UpstreamError."""
+        url = root.page_url(project)
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
@@ -146,16 +150,19 @@ class PageClient:
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
 
-    def _list(self, url: str) -> ProjectList | None:
-        """Return the beginning of the list of projects at `url`; None where there is no list.
+    def _search(self) -> Root | None:
+        return root_by_lists(self.root.candidates, self._ask, self._list)
+
+    def _list(self, root: Root) -> ProjectList | None:
+        """Return the beginning of the list of projects at `root`; None where there is no list.
 
         Raises an UpstreamError where the host fails.
         """
         headers = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
-        response, final_url = self._client.request(url, headers)
+        response, final_url = self._client.request(root.url, headers)
         try:
             if response.status >= 500 or response.status == 429:
-                raise self._client.refusal(response, url)
+                raise self._client.refusal(response, root.url)
             kind, _ = media_type(response.headers)
             if response.status != 200 or kind not in _JSON + _HTML:
                 return None
