@@ -104,12 +104,12 @@ class Settings:
     max_page_fetches: int = _setting(
         values.count,
         "32",
-        "maximum number of concurrent fetches of pages and core metadata; others wait for a slot",
+        "maximum number of pages and core metadata read at a time; others wait for a slot",
     )
     max_file_fetches: int = _setting(
         values.count,
         "64",
-        "maximum number of concurrent fetches of files, and separately of ranges",
+        "maximum number of files read at a time, and separately of ranges; others wait for a slot",
     )
     upstream_ca: Path | None = _setting(
         values.file,
