@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytail.config import values
-from pytail.config.values import Bind
+from pytail.config.values import Bind, Proxies
 from pytail.errors import SettingError
 
 #: The public index. No other module names it.
@@ -98,6 +98,12 @@ class Settings:
         values.count,
         "1000",
         "maximum number of client connections; idle and slow ones are closed to make room",
+    )
+    trusted_proxies: Proxies = _setting(
+        values.proxies,
+        "",
+        "proxies that tell the client's address in X-Forwarded-For: addresses, networks,"
+        " or unix for a Unix socket, separated by commas",
     )
     # uv fetches up to 50 pages at once, but a page takes processor time to parse: more than 32 at
     # once would only make all of them late. A file takes long, so 64 leaves room beyond the 50.

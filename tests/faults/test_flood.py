@@ -19,6 +19,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from pytail.config.values import proxies
 from pytail.upstream import limiter
 from tests.support.fakeindex import JSON, FakeIndex, Gated, reply, wheel
 from tests.support.running import Client, embedded, serving
@@ -100,6 +101,33 @@ def test_a_request_without_a_slot_gets_503_with_retry_after(
         gate.open()
         asked.join(timeout=10)
     assert small.get(dist.served).data == dist.data
+
+
+@pytest.mark.usefixtures("no_hanging")
+def test_a_client_behind_a_trusted_proxy_does_not_wait_for_another_one(
+    tmp_path: Path, index: FakeIndex
+):
+    settings: dict[str, Any] = {"max_page_fetches": 1, "trusted_proxies": proxies("127.0.0.1")}
+    with serving(tmp_path / "cache", index.url, **settings) as client:
+        gates = {name: Gated(b"") for name in ("flood0", "flood1", "other")}
+        index.answers |= {f"/simple/{name}/": gate for name, gate in gates.items()}
+
+        def ask(name: str, address: str) -> gevent.Greenlet:
+            waiting = fetches(client, "page", "waiting")
+            asked = gevent.spawn(client.get, f"/simple/{name}/", X_Forwarded_For=address)
+            until(
+                lambda: gates[name].asked.is_set() or fetches(client, "page", "waiting") > waiting
+            )
+            return asked
+
+        asked = [ask("flood0", "192.0.2.1"), ask("other", "192.0.2.2"), ask("flood1", "192.0.2.1")]
+        gates["flood0"].open()
+        # The newest fetch would be the next one, were all of one client.
+        gates["other"].asked.wait()
+        assert not gates["flood1"].asked.is_set()
+        for gate in gates.values():
+            gate.open()
+        gevent.joinall(asked, timeout=10)
 
 
 @pytest.mark.usefixtures("no_hanging")
