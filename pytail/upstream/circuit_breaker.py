@@ -97,13 +97,15 @@ class _Host(_Circuit):
 
     def __init__(self) -> None:
         super().__init__()
+        #: When a request last succeeded, and when a lost one was last sent once more.
+        self.succeeded_at = self.asked_again_at = -math.inf
         #: Failed connections in a row, and the objects that failed in a row.
         self.connections = 0
         self.objects: set[str] = set()
 
     def close(self, now: float) -> None:
         super().close(now)
-        self.connections = 0
+        self.succeeded_at, self.connections = now, 0
         self.objects.clear()
 
     def count(self, cause: Cause, url: str) -> bool:
@@ -132,6 +134,18 @@ class CircuitBreakers:
         """Return whether the circuit breaker of `host` opened, and no request succeeded since."""
         state = self._hosts.get(host)
         return state is not None and state.pause > 0
+
+    def is_lost(self, host: Hashable, began: float) -> bool:
+        """Return whether a request that hangs since `began` is to be sent once more.
+
+        That is where `host` has sent no good response since: it may have recovered, and have
+        forgotten the request. True once in 2.5 seconds for each host.
+        """
+        now, state = self._clock(), _state(self._hosts, host, _Host, _MOST_HOSTS)
+        if max(began, state.asked_again_at) > now - LAST_PAUSE or state.succeeded_at > began:
+            return False
+        state.asked_again_at = now
+        return True
 
     def require(self, host: Hashable, url: str, method: str = "GET") -> None:
         """Raise CircuitOpen where a request of the object at `url` may not pass."""

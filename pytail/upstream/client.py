@@ -95,6 +95,18 @@ class Client:
         """Return whether the circuit breaker of the host of `url` is open."""
         return self._breakers.is_open(origin(url))
 
+    def require(self, url: str, method: str = "GET") -> None:
+        """Raise UpstreamCircuitOpen where the object at `url` may not be asked for now."""
+        with _circuit_errors(url):
+            self._breakers.require(origin(url), url, method)
+
+    def is_lost(self, url: str, age: float) -> bool:
+        """Return whether a request for `url`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._breakers.is_lost(origin(url), self._clock() - age)
+
     def exchange(self, url: str, kind: str, method: str = "GET") -> Exchange:
         """Return a request about the object at `url`, with a slot of `kind`, to be closed.
 
@@ -103,8 +115,7 @@ class Client:
         """
         if self._is_offline:
             raise UpstreamOffline(masked(url))
-        with _circuit_errors(url):
-            self._breakers.require(origin(url), url, method)
+        self.require(url, method)
         limiter = self.limiters[kind]
         with _busy_errors(url, limiter):
             return Exchange(url, method, limiter, Slot(limiter, current_client()))

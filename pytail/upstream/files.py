@@ -217,6 +217,13 @@ class FileClient:
                 raise UpstreamGarbled(masked(url), "sends no distribution")
             return validators(response.headers)
 
+    def is_lost(self, url: str, age: float) -> bool:
+        """Return whether a request for `url`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._client.is_lost(url, age)
+
     def _open_rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
         """Open the bytes from `start` on, or the whole file where upstream sends that."""
         with self._client.exchange(url, kind, RANGE) as exchange, self._client.attempt(exchange):

@@ -86,6 +86,17 @@ class PageClient:
                 fetched = self._fetch(exchange, project, etag)
             yield fetched
 
+    def require(self, project: str) -> None:
+        """Raise UpstreamCircuitOpen where upstream may not be asked for `project` now."""
+        self._client.require(self.page_url(project))
+
+    def is_lost(self, project: str, age: float) -> bool:
+        """Return whether a request for `project`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._client.is_lost(self.page_url(project), age)
+
     def close(self) -> None:
         """Wait for the page that is being parsed, and end the thread."""
         self._parser.kill()

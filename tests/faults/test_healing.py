@@ -47,6 +47,10 @@ def recover(index: FakeIndex) -> None:
     index.add(wheel("demo", "2.0"))
 
 
+def hang_for_ever(*_: Any) -> Any:
+    Event().wait()
+
+
 def request_stale(pytail: Client, times: int = circuit_breaker.FAILURES) -> None:
     for _ in range(times):
         assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
@@ -128,6 +132,40 @@ def test_a_hanging_request_does_not_delay_fresh_pages_for_ever(pytail: Client, d
     recover(demo)
     assert seconds_until_fresh(pytail) < SOON + 1
     hung.set()
+
+
+def test_pages_are_fresh_soon_after_upstream_hung_and_lost_all_requests(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    # With the timeout of 15 seconds, the lost requests hang on after the recovery.
+    with serving(tmp_path, demo.url, clock, revalidate_wait_secs=0.2) as pytail:
+        pytail.get("/simple/demo/")
+        clock.now += TTL
+        demo.answers["/simple/demo/"] = hang_for_ever
+        fail_for_seconds(pytail, seconds=4)
+        assert demo.page_count("demo") <= 4
+        recover(demo)
+        assert seconds_until_fresh(pytail) < SOON
+        # This ends the lost requests.
+        demo.stop()
+
+
+@pytest.mark.parametrize("suffix", ["", ".metadata"])
+def test_files_are_there_soon_after_their_host_hung_and_lost_all_requests(
+    tmp_path: Path, demo: FakeIndex, suffix: str
+):
+    (dist,) = demo.dists
+    with serving(tmp_path, demo.url, client_wait_secs=0.5) as pytail:
+        pytail.get("/simple/demo/")
+        demo.answers |= {dist.path: hang_for_ever, f"{dist.path}.metadata": hang_for_ever}
+        for _ in range(6):
+            assert pytail.get(dist.served + suffix).status == 503
+        demo.answers.clear()
+        data = dist.metadata if suffix else dist.data
+        _, seconds = timed(lambda: until(lambda: pytail.get(dist.served + suffix).data == data, 10))
+        assert seconds < SOON
+        # This ends the lost requests.
+        demo.stop()
 
 
 def test_after_a_retry_after_the_page_is_fresh(pytail: Client, demo: FakeIndex):

@@ -13,9 +13,9 @@ from gevent import joinall, spawn
 from gevent.event import Event
 
 from pytail.upstream.circuit_breaker import OBJECTS
-from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
+from tests.support.fakeindex import HTML, JSON, FakeIndex, Gated, reply, sdist, wheel
 from tests.support.running import Answer, Client, Clock, file_path, serving, stored_path
-from tests.support.watching import until, until_earlier_requests_wait
+from tests.support.watching import timed, until, until_earlier_requests_wait
 
 TTL = 900
 
@@ -209,6 +209,29 @@ def test_the_circuit_breaker_opens_for_a_host_that_keeps_failing(
     assert "circuit breaker is open" in answer.json()["detail"]
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
     assert len(demo.seen) == count
+
+
+def test_a_probe_that_hangs_delays_no_client_with_a_stale_page(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    with serving(tmp_path, demo.url, clock, revalidate_wait_secs=30) as pytail:
+        pytail.get("/simple/demo/")
+        clock.now += TTL
+        hanging = demo.answers["/simple/demo/"] = Gated(b"")
+        for number in range(OBJECTS):
+            demo.answers[f"/simple/p{number}/"] = reply(b"", "text/plain", "500 Oops")
+            pytail.get(f"/simple/p{number}/")
+
+        def is_probing() -> bool:
+            client = spawn(pytail.get, "/simple/demo/")
+            until(lambda: client.ready() or hanging.asked.is_set())
+            return hanging.asked.is_set()
+
+        until(is_probing)
+        answer, seconds = timed(lambda: pytail.get("/simple/demo/"))
+        assert answer.headers["X-Cache"] == "STALE"
+        assert seconds < 10
+        demo.stop()
 
 
 def test_a_page_that_always_fails_is_asked_for_in_pauses_and_stops_no_other(

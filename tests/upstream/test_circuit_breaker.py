@@ -234,6 +234,28 @@ def test_the_late_success_of_another_request_closes_it(upstream: Upstream):
     assert upstream.pause() == 0
 
 
+# Requests that hang
+
+
+def test_a_request_that_hangs_at_a_silent_host_is_sent_once_more_in_each_pause(upstream: Upstream):
+    began = upstream.clock.now
+    assert not upstream.is_lost(HOST, began)
+    upstream.clock.now += LAST_PAUSE
+    assert upstream.is_lost(HOST, began)
+    assert not upstream.is_lost(HOST, began)
+    assert not upstream.is_lost(HOST, upstream.clock.now)
+    upstream.clock.now += LAST_PAUSE
+    assert upstream.is_lost(HOST, began)
+
+
+def test_a_request_that_hangs_at_a_host_that_answers_others_is_waited_for(upstream: Upstream):
+    began = upstream.clock.now
+    upstream.clock.now += 1
+    upstream.answer()
+    upstream.clock.now += LAST_PAUSE
+    assert not upstream.is_lost(HOST, began)
+
+
 # Memory
 
 
