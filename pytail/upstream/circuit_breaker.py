@@ -169,10 +169,14 @@ class CircuitBreakers:
             state.require(self._clock())
             state.begin(self._clock())
 
+    def close(self, host: Hashable) -> None:
+        """Count a good response of `host`, such as a redirect."""
+        _state(self._hosts, host, _Host, _MOST_HOSTS).close(self._clock())
+
     def succeed(self, attempt: Attempt) -> None:
         """Count a good response, or one that says what is wrong with the request."""
         self._objects.pop(attempt.object, None)
-        self._close(attempt.host)
+        self.close(attempt.host)
 
     def fail(
         self, attempt: Attempt, cause: Cause, reason: str, retry_after: float | None = None
@@ -180,7 +184,7 @@ class CircuitBreakers:
         """Count a failure; `retry_after` is in seconds, None where the response had none."""
         self._charge_object(attempt, reason, retry_after)
         if cause is Cause.OBJECT:
-            self._close(attempt.host)
+            self.close(attempt.host)
         else:
             self._charge_host(attempt, cause, reason)
 
@@ -200,9 +204,6 @@ class CircuitBreakers:
         if state.count(cause, attempt.object[0]):
             state.open(self._clock())
 
-    def _close(self, host: Hashable) -> None:
-        _state(self._hosts, host, _Host, _MOST_HOSTS).close(self._clock())
-
 
 class Attempt:
     """One request of an object, with its redirects."""
@@ -215,10 +216,16 @@ class Attempt:
         self.host: Hashable = None
 
     def go_to(self, host: Hashable) -> None:
-        """Note that `host` is asked from now on. Raises CircuitOpen."""
-        if host != self.host:
-            self._breakers.enter(host)
-            self.host = host
+        """Note that `host` is asked from now on, where the one before sent a redirect.
+
+        Raises CircuitOpen.
+        """
+        if host == self.host:
+            return
+        if self.host is not None:
+            self._breakers.close(self.host)
+        self._breakers.enter(host)
+        self.host = host
 
 
 def _state(states: dict[Key, State], key: Key, make: Callable[[], State], most: int) -> State:

@@ -184,6 +184,13 @@ def test_a_failure_after_a_redirect_is_charged_to_the_host_it_led_to(upstream: U
         attempt.go_to(OTHER)
 
 
+def test_a_redirect_is_a_good_response(upstream: Upstream):
+    upstream.fail_objects(OBJECTS)
+    upstream.clock.now += LAST_PAUSE
+    upstream.attempt(HOST, "/moved").go_to(OTHER)
+    assert not upstream.is_open(HOST)
+
+
 # Probes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from email.utils import formatdate
 from typing import Any
@@ -34,7 +35,7 @@ from tests.support.fakeindex import (
     wheel,
 )
 from tests.support.running import free_port
-from tests.support.upstreams import PAGE, fetched, following, json_page, redirect
+from tests.support.upstreams import ENVIRON, PAGE, fetched, following, json_page, redirect
 
 # Redirects
 
@@ -205,6 +206,48 @@ def test_three_refused_connections_open_the_circuit_breaker():
             with pytest.raises(UpstreamNotConnected):
                 fetched(upstream)
         assert upstream.client.is_circuit_open(url)
+
+
+def assert_not_connected(url: str, timeout: float = 5, **environ: str) -> None:
+    with (
+        following(url, timeout, environ=ENVIRON | environ) as upstream,
+        pytest.raises(UpstreamNotConnected),
+    ):
+        fetched(upstream)
+
+
+def test_a_host_without_tls_is_not_connected():
+    def script(connection: RawConnection) -> None:
+        connection.send("220 mail.example.org ESMTP")
+
+    with RawServer(script) as server:
+        assert_not_connected(server.url.replace("http:", "https:"))
+
+
+def test_a_proxy_that_refuses_the_host_is_not_connected():
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        connection.send("HTTP/1.1 503 Service Unavailable", "Content-Length: 0")
+
+    with RawServer(script) as proxy:
+        assert_not_connected("https://index.example.org", HTTPS_PROXY=proxy.url)
+
+
+def test_a_proxy_that_is_down_is_not_connected():
+    proxy = f"http://127.0.0.1:{free_port()}"
+    assert_not_connected("http://index.example.org", HTTP_PROXY=proxy)
+
+
+def test_a_connection_that_hangs_is_not_connected():
+    # The kernel accepts so many connections for the listener, and lets further ones wait.
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+        assert_not_connected(f"http://127.0.0.1:{address[1]}", timeout=0.3)
 
 
 def test_a_redirect_to_a_host_that_is_down_is_charged_to_that_host(
