@@ -2,7 +2,7 @@
 
 A slot is for work. A fetch that waits for bytes of upstream for longer than 0.25 seconds hangs: it
 lends its slot, and takes one again when bytes arrive. So an upstream that does not respond delays no
-other fetch. At most 1000 fetches hang, and a client may have as many as there are places left: one
+other fetch. At most 2000 fetches hang, and a client may have as many as there are places left: one
 client half of them, and there is always a place for another one.
 
 A free slot goes to the client with the fewest slots, and among its fetches to the newest: the
@@ -33,8 +33,9 @@ log = logging.getLogger("pytail.upstream")
 PATIENCE = 8.0
 #: Most waiting fetches of one kind; each takes some 20 KB of memory.
 MOST_WAITING = 1000
-#: Most fetches of one kind that hang; each has a connection and takes some 50 KB of memory.
-MOST_HANGING = 1000
+#: Most fetches of one kind that hang; each has a connection and takes some 75 KB of memory, with that
+#: of its client. Half of them is the default of --max-connections: one address may be a proxy.
+MOST_HANGING = 2000
 #: Seconds of waiting for upstream after which a fetch lends its slot. Most upstreams respond sooner,
 #: so that the slots also bound the requests that one client can cause.
 GRACE = 0.25
@@ -94,7 +95,7 @@ class Limiter:
         """Give a slot of `client` back, to the next waiting fetch."""
         _count_down(self._taken, client)
         self._hand_on()
-        if self._is_full and not self._queues:
+        if self._is_full and not self._queues and all(map(self._may_hang, self._hanging)):
             self._is_full = False
             log.info("no fetch of a %s waits for a slot any more", self._kind)
 

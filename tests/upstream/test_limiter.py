@@ -232,6 +232,23 @@ def test_one_client_may_have_half_of_the_hanging_fetches(free: Slots):
     assert free.refused == ["page"]
 
 
+def test_refusals_of_a_client_with_too_many_hanging_fetches_are_logged_once(
+    free: Slots, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    hanging = [hang(free, "flood") for _ in range(4)]
+    for _ in range(3):
+        with pytest.raises(LimiterFull):
+            Slot(free, "flood")
+        Slot(free, "other").close()
+    assert len(caplog.records) == 1
+    for slot, greenlet in hanging:
+        greenlet.kill()
+        slot.close()
+    Slot(free, "other").close()
+    assert len(caplog.records) == 2
+
+
 def test_a_waiting_fetch_of_a_client_with_too_many_hanging_ones_gets_no_slot(free: Slots):
     hanging = [hang(free, "flood") for _ in range(3)]
     last, others = Slot(free, "flood"), Slot(free, "other")
