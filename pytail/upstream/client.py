@@ -166,13 +166,12 @@ class Client:
             breakers.succeed(attempt)
 
     def request(
-        self, exchange: Exchange, headers: Mapping[str, str], method: str = "GET"
+        self, exchange: Exchange, url: str, headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[BaseHTTPResponse, str]:
-        """Return the response, its body unread, and its URL after up to 5 redirects.
+        """Return the response of `url`, its body unread, and its URL after up to 5 redirects.
 
         Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed.
         """
-        url = exchange.url
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._send(exchange, method, url, headers)
             location = response.headers.get("Location")

@@ -184,11 +184,11 @@ class FileClient:
             self._client.exchange(url, "page", "HEAD") as exchange,
             self._client.attempt(exchange),
         ):
-            response, _ = self._client.request(exchange, _HEADERS, method="HEAD")
+            response, _ = self._client.request(exchange, url, _HEADERS, method="HEAD")
             if response.status in (405, 501):
                 # Headers of GET are those of HEAD (RFC 9110, section 9.3.2); the body is not read.
                 discard(response)
-                response, _ = self._client.request(exchange, _HEADERS)
+                response, _ = self._client.request(exchange, url, _HEADERS)
             _require(response, url, 200)
             response.close()
             return content_length(response.headers)
@@ -203,7 +203,7 @@ class FileClient:
         headers = {**_HEADERS, **{name: value for name, value in conditions.items() if value}}
         # Not HEAD: a signed URL is for one method only, and some hosts refuse HEAD.
         with self._client.exchange(url, "page") as exchange, self._client.attempt(exchange):
-            response, _ = self._client.request(exchange, headers)
+            response, _ = self._client.request(exchange, url, headers)
             _require(response, url, 200, 304)
             try:
                 if response.status == 304:
@@ -252,7 +252,7 @@ class FileClient:
         return Piece(0, data, len(data))
 
     def _request_whole(self, exchange: Exchange) -> BaseHTTPResponse:
-        response, _ = self._client.request(exchange, _HEADERS)
+        response, _ = self._client.request(exchange, exchange.url, _HEADERS)
         return _require(response, exchange.url, 200)
 
     def _request_range(
@@ -272,7 +272,7 @@ class FileClient:
         headers = {**_HEADERS, "Range": f"bytes={start}-{last}"}
         if etag is not None:
             headers["If-Range"] = etag
-        response, _ = self._client.request(exchange, headers)
+        response, _ = self._client.request(exchange, url, headers)
         _require(response, url, 200, 206)
         is_checked = size is not None and response.status == 206
         if is_checked and content_range(response.headers) != (start, stop, size):

@@ -105,7 +105,7 @@ class PageClient:
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
-        response, final_url = self._client.request(exchange, headers)
+        response, final_url = self._client.request(exchange, exchange.url, headers)
         try:
             if response.status in (404, 410):
                 return PageState.MISSING
