@@ -32,6 +32,7 @@ from pytail import urls
 from pytail.errors import (
     UpstreamBusy,
     UpstreamCircuitOpen,
+    UpstreamError,
     UpstreamGarbled,
     UpstreamNotConnected,
     UpstreamOffline,
@@ -126,44 +127,24 @@ class Client:
 
         Raises UpstreamCircuitOpen.
         """
-        url, breakers = exchange.url, self._breakers
+        url = exchange.url
         with _circuit_errors(url):
-            attempt = breakers.attempt(origin(url), url, exchange.method)
-        exchange.attempt = attempt
+            exchange.attempt = self._breakers.attempt(origin(url), url, exchange.method)
         try:
             yield
-        except (UpstreamCircuitOpen, UpstreamBusy, UpstreamOffline):
-            # No request was sent.
+        except (UpstreamCircuitOpen, UpstreamBusy):
+            # No request was sent, or its response was not read.
             raise
-        except UpstreamRefused as error:
-            if error.status < 500 and error.status != 429:
-                breakers.succeed(attempt)
-                raise
-            self.metrics.count_upstream_error("refused")
-            # A host that asks for fewer requests, or for later ones, is well.
-            is_meant = error.status == 429 or error.retry_after is not None
-            cause = Cause.OBJECT if is_meant else Cause.HOST
-            breakers.fail(attempt, cause, error.reason, error.retry_after)
+        except UpstreamError as error:
+            self._charge(exchange.attempt, error)
             raise
-        except UpstreamUnreachable as error:
-            self.metrics.count_upstream_error("unreachable")
-            is_connected = not isinstance(error, UpstreamNotConnected)
-            breakers.fail(attempt, Cause.HOST if is_connected else Cause.CONNECTION, error.reason)
-            raise
-        except UpstreamWithoutRanges:
-            self.metrics.count_upstream_error("garbled")
-            breakers.succeed(attempt)
-            raise
-        except UpstreamGarbled as error:
-            self.metrics.count_upstream_error("garbled")
-            breakers.fail(attempt, Cause.OBJECT, error.reason)
-            raise
-        except gevent.Timeout as error:
+        except gevent.Timeout as limit:
             # The client's patience is shorter than the timeout of the request.
-            breakers.fail(attempt, Cause.HOST, f"no response within {error.seconds:g} seconds")
+            reason = f"no response within {limit.seconds:g} seconds"
+            self._breakers.fail(exchange.attempt, Cause.HOST, reason)
             raise
         else:
-            breakers.succeed(attempt)
+            self._breakers.succeed(exchange.attempt)
 
     def request(
         self, exchange: Exchange, url: str, headers: Mapping[str, str], method: str = "GET"
@@ -223,6 +204,20 @@ class Client:
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
+
+    def _charge(self, attempt: Attempt, error: UpstreamError) -> None:
+        """Count `error` in the metrics, and as a failure of what caused it."""
+        cause = _cause_of(error)
+        if cause is None:
+            self._breakers.succeed(attempt)
+        else:
+            retry_after = error.retry_after if isinstance(error, UpstreamRefused) else None
+            self._breakers.fail(attempt, cause, error.reason, retry_after)
+        if isinstance(error, UpstreamGarbled):
+            self.metrics.count_upstream_error("garbled")
+        elif cause is not None:
+            is_refused = isinstance(error, UpstreamRefused)
+            self.metrics.count_upstream_error("refused" if is_refused else "unreachable")
 
     def _send(
         self, exchange: Exchange, method: str, url: str, headers: Mapping[str, str]
@@ -311,6 +306,18 @@ def reason_of(error: BaseException) -> str:
     """Return the message of `error` in one line of up to 300 characters, without credentials."""
     text = " ".join(masked(str(error)).split())
     return text[:300] or type(error).__name__
+
+
+def _cause_of(error: UpstreamError) -> Cause | None:
+    """Return what `error` is charged to besides its object; None where it is no failure."""
+    if isinstance(error, UpstreamRefused):
+        if error.status == 429 or (error.status >= 500 and error.retry_after is not None):
+            # A host that asks for fewer requests, or for later ones, is well.
+            return Cause.OBJECT
+        return Cause.HOST if error.status >= 500 else None
+    if isinstance(error, UpstreamGarbled):
+        return None if isinstance(error, UpstreamWithoutRanges) else Cause.OBJECT
+    return Cause.CONNECTION if isinstance(error, UpstreamNotConnected) else Cause.HOST
 
 
 def is_not_connected(error: BaseException) -> bool:
