@@ -11,7 +11,7 @@ again by the next request.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeGuard, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeGuard, TypeVar
 
 from pytail.errors import (
     UpstreamError,
@@ -35,6 +35,8 @@ class HasProof(Protocol):
 
 
 Answer = TypeVar("Answer", bound=HasProof)
+#: Calls a function and returns its result.
+Wait: TypeAlias = Callable[[Callable[[], Root | None]], Root | None]
 
 
 class RootFinder(Generic[Answer]):
@@ -45,10 +47,10 @@ class RootFinder(Generic[Answer]):
         self._root, self._search_lists = root, search
         self._searches: SingleFlight[Root | None] = SingleFlight()
 
-    def first(self, ask: Callable[[Root], Answer]) -> Answer:
+    def first(self, ask: Callable[[Root], Answer], wait: Wait) -> Answer:
         """Return the answer of `ask`, which asks for the page of one project, at the root that is found.
 
-        Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
+        `wait` calls a function that waits for upstream. Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
         """
         answers: dict[Root, Answer | UpstreamError] = {}
         for root in self._root.candidates:
@@ -59,12 +61,12 @@ class RootFinder(Generic[Answer]):
             if not isinstance(answer, UpstreamError) and answer.is_proof:
                 self._root.find(root)
                 return answer
-        answer = answers[self._search(answers)]
+        answer = answers[self._search(answers, wait)]
         if isinstance(answer, UpstreamError):
             raise answer
         return answer
 
-    def _search(self, answers: dict[Root, Answer | UpstreamError]) -> Root:
+    def _search(self, answers: dict[Root, Answer | UpstreamError], wait: Wait) -> Root:
         """Return the root, found by the lists of projects; `answers` are those for one project.
 
         Raises an UpstreamError.
@@ -74,7 +76,8 @@ class RootFinder(Generic[Answer]):
             # Most likely the host fails, and would fail for each list too.
             raise first
         try:
-            found = self._searches.run("root", for_client(self._search_lists))
+            search = for_client(self._search_lists)
+            found = wait(lambda: self._searches.run("root", search))
             # Meanwhile, the page of another project may have proven a root that has no list.
             found = found or self._root.known
         except UpstreamError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pytail.runtime.threads import off_loop
 from pytail.simple import fields, html, json
 from pytail.simple.listing import ProjectList, project_list
 from pytail.upstream import decompress
-from pytail.upstream.client import Client, discard
+from pytail.upstream.client import Client, Exchange, discard
 from pytail.upstream.finder import RootFinder, root_by_lists
 from pytail.upstream.headers import media_type
 from pytail.upstream.root import IndexRoot, Root
@@ -97,27 +98,42 @@ class PageClient:
         The slot of the request lasts until the block ends. So where the block stores the page,
         a flood of invented names does not pile up pages to store. Raises an UpstreamError.
         """
-        with self._client.slot(self.page_url(project), "page"):
+        with self._client.exchange(self.page_url(project), "page") as exchange:
             # Not before, because the root may be found while this request waits for its slot.
             root = self.root.known
-            with self._client.attempt(self.page_url(project)):
+            with self._client.attempt(exchange):
                 if root is None:
-                    fetched = self._finder.first(lambda root: self._ask(root, project))
+                    fetched = self._finder.first(
+                        lambda root: self._ask(exchange, root, project), exchange.wait
+                    )
                 else:
-                    fetched = self._ask(root, project, etag)
+                    fetched = self._ask(exchange, root, project, etag)
             yield fetched
+
+    def require(self, project: str) -> None:
+        """Raise UpstreamCircuitOpen where upstream may not be asked for `project` now."""
+        self._client.require(self.page_url(project))
+
+    def is_lost(self, project: str, age: float) -> bool:
+        """Return whether a request for `project`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._client.is_lost(self.page_url(project), age)
 
     def close(self) -> None:
         """Wait for the page that is being parsed, and end the thread."""
         self._parser.kill()
 
-    def _ask(self, root: Root, project: str, etag: str | None = None) -> FetchedPage | PageState:
+    def _ask(
+        self, exchange: Exchange, root: Root, project: str, etag: str | None = None
+    ) -> FetchedPage | PageState:
         """Return the page of `project` below `root`. Raises an UpstreamError."""
         url = root.page_url(project)
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
-        response, final_url = self._client.request(url, headers)
+        response, final_url = self._client.request(exchange, url, headers)
         try:
             if response.status in self._client.missing_statuses:
                 return PageState.MISSING
@@ -129,7 +145,7 @@ class PageClient:
             coding = response.headers.get("Content-Encoding", "").strip().lower()
             is_gzip = coding in decompress.GZIP
             data = self._client.read_body(
-                response, final_url, self._max_page_bytes, decode=not is_gzip
+                exchange, response, final_url, self._max_page_bytes, decode=not is_gzip
             )
         finally:
             discard(response)
@@ -151,22 +167,28 @@ class PageClient:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
 
     def _search(self) -> Root | None:
-        return root_by_lists(self.root.candidates, self._ask, self._list)
+        """Return the root, found by the lists of projects. Raises an UpstreamError."""
+        with self._client.exchange(self.root.candidates[0].url, "page") as exchange:
+            return root_by_lists(
+                self.root.candidates,
+                functools.partial(self._ask, exchange),
+                functools.partial(self._list, exchange),
+            )
 
-    def _list(self, root: Root) -> ProjectList | None:
+    def _list(self, exchange: Exchange, root: Root) -> ProjectList | None:
         """Return the beginning of the list of projects at `root`; None where there is no list.
 
         Raises an UpstreamError where the host fails.
         """
         headers = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
-        response, final_url = self._client.request(root.url, headers)
+        response, final_url = self._client.request(exchange, root.url, headers)
         try:
             if response.status >= 500 or response.status == 429:
                 raise self._client.refusal(response, root.url)
             kind, _ = media_type(response.headers)
             if response.status != 200 or kind not in _JSON + _HTML:
                 return None
-            start = self._client.read_start(response, final_url, _LIST_START, decode=True)
+            start = self._client.read_start(exchange, response, final_url, _LIST_START, decode=True)
         finally:
             discard(response)
         return project_list(start, final_url, kind)
