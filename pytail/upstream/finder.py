@@ -35,22 +35,22 @@ class HasProof(Protocol):
 
 
 Answer = TypeVar("Answer", bound=HasProof)
+Search: TypeAlias = Callable[[], Root | None]
 #: Calls a function and returns its result.
-Wait: TypeAlias = Callable[[Callable[[], Root | None]], Root | None]
+Wait: TypeAlias = Callable[[Search], Root | None]
 
 
 class RootFinder(Generic[Answer]):
     """Finds the root of one index, once."""
 
-    def __init__(self, root: IndexRoot, search: Callable[[], Root | None]) -> None:
-        """`search` finds `root` by `root_by_lists`. Raises an UpstreamError."""
-        self._root, self._search_lists = root, search
+    def __init__(self, root: IndexRoot) -> None:
+        self._root = root
         self._searches: SingleFlight[Root | None] = SingleFlight()
 
-    def first(self, ask: Callable[[Root], Answer], wait: Wait) -> Answer:
+    def first(self, ask: Callable[[Root], Answer], search: Search, wait: Wait) -> Answer:
         """Return the answer of `ask`, which asks for the page of one project, at the root that is found.
 
-        `wait` calls a function that waits for upstream. Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
+        `search` finds the root by `root_by_lists`. `wait` waits for the search of another request. Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
         """
         answers: dict[Root, Answer | UpstreamError] = {}
         for root in self._root.candidates:
@@ -61,12 +61,14 @@ class RootFinder(Generic[Answer]):
             if not isinstance(answer, UpstreamError) and answer.is_proof:
                 self._root.find(root)
                 return answer
-        answer = answers[self._search(answers, wait)]
+        answer = answers[self._search(answers, search, wait)]
         if isinstance(answer, UpstreamError):
             raise answer
         return answer
 
-    def _search(self, answers: dict[Root, Answer | UpstreamError], wait: Wait) -> Root:
+    def _search(
+        self, answers: dict[Root, Answer | UpstreamError], search: Search, wait: Wait
+    ) -> Root:
         """Return the root, found by the lists of projects; `answers` are those for one project.
 
         Raises an UpstreamError.
@@ -76,8 +78,7 @@ class RootFinder(Generic[Answer]):
             # Most likely the host fails, and would fail for each list too.
             raise first
         try:
-            search = for_client(self._search_lists)
-            found = wait(lambda: self._searches.run("root", search))
+            found = self._shared(search, wait)
             # Meanwhile, the page of another project may have proven a root that has no list.
             found = found or self._root.known
         except UpstreamError:
@@ -88,6 +89,14 @@ class RootFinder(Generic[Answer]):
             raise UpstreamNotIndex(self._root.base_url, _tried(answers))
         self._root.find(found)
         return found
+
+    def _shared(self, search: Search, wait: Wait) -> Root | None:
+        """Return the result of the search in progress, or of a new one."""
+
+        def run() -> Root | None:
+            return self._searches.run("root", for_client(search))
+
+        return wait(run) if "root" in self._searches else run()
 
 
 def root_by_lists(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from gevent.threadpool import ThreadPool
 from urllib3 import BaseHTTPResponse
@@ -82,7 +82,7 @@ class PageClient:
         """`root` is found by the first pages; `max_page_bytes` bounds a decoded page."""
         self.root = root
         self._client, self._max_page_bytes = client, max_page_bytes
-        self._finder: RootFinder[FetchedPage | PageState] = RootFinder(root, self._search)
+        self._finder: RootFinder[FetchedPage | PageState] = RootFinder(root)
         self._too_large = f"the page is over {max_page_bytes} bytes (--max-page-bytes)"
         # One thread, since the event loop waits for each thread that computes.
         self._parser = ThreadPool(1)
@@ -103,9 +103,7 @@ class PageClient:
             root = self.root.known
             with self._client.attempt(exchange):
                 if root is None:
-                    fetched = self._finder.first(
-                        lambda root: self._ask(exchange, root, project), exchange.wait
-                    )
+                    fetched = self._find(exchange, project)
                 else:
                     fetched = self._ask(exchange, root, project, etag)
             yield fetched
@@ -166,14 +164,14 @@ class PageClient:
         except PageUnreadable as error:
             raise UpstreamGarbled(masked(final_url), str(error)) from error
 
-    def _search(self) -> Root | None:
-        """Return the root, found by the lists of projects. Raises an UpstreamError."""
-        with self._client.exchange(self.root.candidates[0].url, "page") as exchange:
-            return root_by_lists(
-                self.root.candidates,
-                functools.partial(self._ask, exchange),
-                functools.partial(self._list, exchange),
-            )
+    def _find(self, exchange: Exchange, project: str) -> FetchedPage | PageState:
+        """Return the page of `project`, and find the root by that. Raises an UpstreamError."""
+        ask, ask_for_list = partial(self._ask, exchange), partial(self._list, exchange)
+        return self._finder.first(
+            lambda root: ask(root, project),
+            lambda: root_by_lists(self.root.candidates, ask, ask_for_list),
+            exchange.wait,
+        )
 
     def _list(self, exchange: Exchange, root: Root) -> ProjectList | None:
         """Return the beginning of the list of projects at `root`; None where there is no list.
