@@ -124,6 +124,7 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
         os.environ,
         ca=settings.upstream_ca,
         client_cert=settings.upstream_client_cert,
+        allow_private=settings.allow_private_redirects,
     )
     most = max(1, descriptors.spare() // _DESCRIPTORS)
     if most < max(settings.max_page_fetches, settings.max_file_fetches):

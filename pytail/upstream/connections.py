@@ -1,0 +1,261 @@
+"""Connections of urllib3 and their pools, for hosts and paths that are not in order.
+
+A connection is opened by a `Connector`, skips responses that are not final, and takes no half head
+for a whole one. An idle connection expires.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import http.client
+import logging
+import queue
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+from gevent.lock import BoundedSemaphore
+from urllib3 import BaseHTTPResponse
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+)
+
+from pytail.upstream.addresses import SocketOption
+
+log = logging.getLogger("pytail.upstream")
+
+#: A request that is ready to be sent.
+Call: TypeAlias = Callable[[], BaseHTTPResponse]
+#: Returns a socket connected to host and port, within a timeout, with options.
+Connect: TypeAlias = Callable[[str, int, float, list[SocketOption]], socket.socket]
+
+#: Seconds after which an idle connection is closed. Firewalls forget one after a minute or more.
+IDLE = 30.0
+#: Most responses before the final one; more of them may come than fit into memory.
+_MOST_INTERIM = 100
+#: Seconds without a response after which a reused connection may be dead.
+_SILENCE = 1.0
+#: Seconds for which the slowest response of a host counts.
+_REMEMBERED = 60.0
+#: Most requests of a host that are sent again at a time because a reused connection is silent.
+_MOST_TWICE = 16
+
+
+def socket_options() -> list[SocketOption]:
+    """Return the options of each connection: no delay of small packets, and TCP keepalive.
+
+    A peer that no longer acknowledges probes ends a transfer after about half a minute.
+    """
+    options: list[SocketOption] = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    # Not each system has all of them.
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+class _Head:
+    """The lines of a response head, of which the last is empty."""
+
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+        self.flush, self.close = lines.flush, lines.close
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._lines.readline(limit)
+        if not line.endswith(b"\n") and len(line) != limit:
+            # http.client takes the end of the connection for the end of the head.
+            raise http.client.RemoteDisconnected(
+                "the connection ended before a whole response head"
+            )
+        return line
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """A response that skips the interim ones before it (RFC 9110, section 15.2)."""
+
+    def begin(self) -> None:
+        """Read the head of the final response."""
+        if self.headers is not None:
+            return
+        body, self.fp = self.fp, _Head(self.fp)
+        super().begin()
+        self.fp = body
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200:
+                return version, status, reason
+            if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                raise http.client.BadStatusLine("101: no other protocol was asked for")
+            http.client.parse_headers(self.fp)
+        raise http.client.BadStatusLine(f"more than {_MOST_INTERIM} responses before the final one")
+
+
+class _Connected:
+    """How connections differ from those of urllib3."""
+
+    response_class: Any = FinalResponse
+
+    def __init__(self, *args: Any, connect: Connect, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._connect = connect
+
+    def _new_conn(self: Any) -> socket.socket:
+        # `host` lacks the dot at the end of a name, which DNS needs to see.
+        host = self._dns_host.strip("[]")
+        try:
+            return self._connect(host, self.port, self.timeout, self.socket_options)  # type: ignore[no-any-return]
+        except UnicodeError:
+            raise LocationParseError(f"{host!r}, label empty or too long") from None
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            reason = f"Connection to {self.host} timed out. (connect timeout={self.timeout})"
+            raise ConnectTimeoutError(self, reason) from error
+        except OSError as error:
+            raise NewConnectionError(
+                self, f"Failed to establish a new connection: {error}"
+            ) from error
+
+
+class _HTTPConnection(_Connected, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Connected, HTTPSConnection):
+    pass
+
+
+class IdleConnections:
+    """The idle connections of a pool; the last one that was used is the next. A queue to urllib3."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        #: Connections, and when each became idle, oldest first.
+        self._idle: list[tuple[float, Any]] = []
+
+    def put(self, connection: Any, block: bool = False) -> None:  # noqa: ARG002
+        """Add `connection`; None is ignored. Raises queue.Full."""
+        if connection is None or connection.is_closed:
+            return
+        if len(self._idle) >= self._most:
+            raise queue.Full
+        self._idle.append((time.monotonic(), connection))
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: ARG002
+        """Remove and return a connection. Raises queue.Empty."""
+        self.expire()
+        if not self._idle:
+            raise queue.Empty
+        return self._idle.pop()[1]
+
+    def qsize(self) -> int:
+        """Return the number of connections."""
+        return len(self._idle)
+
+    def expire(self, seconds: float = IDLE) -> None:
+        """Close the connections that have been idle for `seconds` or longer."""
+        oldest = time.monotonic() - seconds
+        while self._idle and self._idle[0][0] <= oldest:
+            self._idle.pop(0)[1].close()
+
+
+class Attempt:
+    """Which connection one request may use, which it uses, and how the request fails."""
+
+    def __init__(self, *, must_be_new: bool = False) -> None:
+        self.must_be_new = must_be_new
+        #: Whether the connection has carried a request before; None: it is not chosen yet.
+        self.is_reused: bool | None = None
+        #: None: no error yet.
+        self.error: Exception | None = None
+
+
+#: The attempt of the running greenlet: urllib3 chooses the connection within its call.
+_ATTEMPT: contextvars.ContextVar[Attempt] = contextvars.ContextVar("attempt")
+
+
+class Pool(HTTPConnectionPool):
+    """The connections to one host."""
+
+    QueueCls: Any = IdleConnections
+    _connection_class: type[_Connected] = _HTTPConnection
+
+    def __init__(self, *args: Any, connect: Connect, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ConnectionCls = partial(self._connection_class, connect=connect)  # type: ignore[assignment]
+        self._twice = BoundedSemaphore(_MOST_TWICE)
+        #: Seconds until the slowest recent response, and when it came.
+        self._slowest, self._slowest_at = 0.0, 0.0
+
+    @property
+    def patience(self) -> float:
+        """The seconds after which a reused connection without a response may be dead.
+
+        For a host that was slow within the last minute, the double of its slowest response: a slow
+        host must not get each request twice.
+        """
+        is_recent = time.monotonic() - self._slowest_at < _REMEMBERED
+        return max(_SILENCE, 2 * self._slowest if is_recent else 0.0)
+
+    def send(self, attempt: Attempt, call: Call) -> BaseHTTPResponse:
+        """Return the response of `call`, a request by this pool, on a connection as of `attempt`."""
+        _ATTEMPT.set(attempt)
+        started = time.monotonic()
+        try:
+            response = call()
+        except Exception as error:
+            attempt.error = error
+            raise
+        self._note(time.monotonic() - started)
+        return response
+
+    def send_again(self, call: Call) -> BaseHTTPResponse:
+        """Return the response of `call` on a new connection, and close the idle ones."""
+        with self._twice:
+            response = self.send(Attempt(must_be_new=True), call)
+        log.debug("%s: no response on a pooled connection, sent again on a new one", self.host)
+        # What happened to one of them, happened to all.
+        self.expire(0)
+        return response
+
+    def expire(self, seconds: float = IDLE) -> None:
+        """Close the connections that have been idle for `seconds` or longer."""
+        idle: Any = self.pool
+        if idle is not None:
+            idle.expire(seconds)
+
+    def _note(self, seconds: float) -> None:
+        now = time.monotonic()
+        if seconds >= self._slowest or now - self._slowest_at >= _REMEMBERED:
+            self._slowest, self._slowest_at = seconds, now
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        attempt = _ATTEMPT.get()
+        connection = self._new_conn() if attempt.must_be_new else super()._get_conn(timeout)
+        attempt.is_reused = not connection.is_closed
+        return connection
+
+
+class _SecurePool(Pool, HTTPSConnectionPool):
+    _connection_class = _HTTPSConnection
+
+
+def pool_classes(connect: Connect) -> dict[str, Any]:
+    """Return by scheme the pools of a PoolManager whose connections are opened by `connect`."""
+    return {
+        "http": partial(Pool, connect=connect),
+        "https": partial(_SecurePool, connect=connect),
+    }
