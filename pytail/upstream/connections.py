@@ -141,8 +141,9 @@ class _HTTPSConnection(_Connected, HTTPSConnection):
 class IdleConnections:
     """The idle connections of a pool; the last one that was used is the next. A queue to urllib3."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, seconds: float = IDLE) -> None:
+        """At most `most` connections are kept, each for `seconds` at most."""
+        self._most, self._seconds = most, seconds
         #: Connections, and when each became idle, oldest first.
         self._idle: list[tuple[float, Any]] = []
 
@@ -165,9 +166,9 @@ class IdleConnections:
         """Return the number of connections."""
         return len(self._idle)
 
-    def expire(self, seconds: float = IDLE) -> None:
-        """Close the connections that have been idle for `seconds` or longer."""
-        oldest = time.monotonic() - seconds
+    def expire(self, seconds: float | None = None) -> None:
+        """Close the connections that have been idle for `seconds` or longer; None: too long."""
+        oldest = time.monotonic() - (self._seconds if seconds is None else seconds)
         while self._idle and self._idle[0][0] <= oldest:
             self._idle.pop(0)[1].close()
 
@@ -190,10 +191,10 @@ _ATTEMPT: contextvars.ContextVar[Attempt] = contextvars.ContextVar("attempt")
 class Pool(HTTPConnectionPool):
     """The connections to one host."""
 
-    QueueCls: Any = IdleConnections
     _connection_class: type[_Connected] = _HTTPConnection
 
-    def __init__(self, *args: Any, connect: Connect, **options: Any) -> None:
+    def __init__(self, *args: Any, connect: Connect, idle: float, **options: Any) -> None:
+        self.QueueCls: Any = partial(IdleConnections, seconds=idle)
         super().__init__(*args, **options)
         self.ConnectionCls = partial(self._connection_class, connect=connect)  # type: ignore[assignment]
         self._twice = BoundedSemaphore(_MOST_TWICE)
@@ -231,8 +232,8 @@ class Pool(HTTPConnectionPool):
         self.expire(0)
         return response
 
-    def expire(self, seconds: float = IDLE) -> None:
-        """Close the connections that have been idle for `seconds` or longer."""
+    def expire(self, seconds: float | None = None) -> None:
+        """Close the connections that have been idle for `seconds` or longer; None: too long."""
         idle: Any = self.pool
         if idle is not None:
             idle.expire(seconds)
@@ -253,9 +254,12 @@ class _SecurePool(Pool, HTTPSConnectionPool):
     _connection_class = _HTTPSConnection
 
 
-def pool_classes(connect: Connect) -> dict[str, Any]:
-    """Return by scheme the pools of a PoolManager whose connections are opened by `connect`."""
+def pool_classes(connect: Connect, idle: float) -> dict[str, Any]:
+    """Return by scheme the pools of a PoolManager.
+
+    Their connections are opened by `connect`, and closed where they are idle for `idle` seconds.
+    """
     return {
-        "http": partial(Pool, connect=connect),
-        "https": partial(_SecurePool, connect=connect),
+        scheme: partial(kind, connect=connect, idle=idle)
+        for scheme, kind in (("http", Pool), ("https", _SecurePool))
     }

@@ -37,25 +37,28 @@ def _basic(user: str | None, password: str | None) -> str:
 class Netrc:
     """The credentials of one host in a netrc file, read again when the file changes."""
 
-    def __init__(self, environ: Mapping[str, str], host: str) -> None:
-        """`environ` names the file by NETRC, or the directory of ``.netrc`` by HOME."""
+    def __init__(self, environ: Mapping[str, str], host: str, interval: float = _INTERVAL) -> None:
+        """`environ` names the file by NETRC, or the directory of ``.netrc`` by HOME.
+
+        The file is looked at every `interval` seconds at most.
+        """
         self._host, self._named = host, environ.get("NETRC")
         self._path = _path(environ)
         self._headers: dict[str, str] = {}
         self._identity: _Identity = None
-        self._look_at, self._is_broken = time.monotonic() + _INTERVAL, False
+        self._interval, self._look_at = interval, time.monotonic() + interval
+        self._is_broken = False
         # Not in a thread: a process that forks later, as gunicorn does, must have none.
         self._look(is_first=True)
 
     def headers(self) -> dict[str, str]:
         """Return the Authorization header; empty where the file has no entry for the host.
 
-        Looks at the file once a second at most. While the file cannot be read, the credentials stay
-        as they were.
+        While the file cannot be read, the credentials stay as they were.
         """
         now = time.monotonic()
         if self._path is not None and now >= self._look_at:
-            self._look_at = now + _INTERVAL
+            self._look_at = now + self._interval
             off_loop(self._look)
         return self._headers
 

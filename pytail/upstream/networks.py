@@ -84,6 +84,11 @@ def network_of(address: str) -> Network:
     return Network.GLOBAL if is_global else Network.PRIVATE
 
 
+def any_network(_address: str) -> Network:
+    """Return the kind of network to which upstream may always lead, for ``--allow-private-redirects``."""
+    return Network.GLOBAL
+
+
 def literal_address(host: str) -> str | None:
     """Return the IP address that `host` spells, None for a name.
 

@@ -50,7 +50,7 @@ class Transport:
         *,
         ca: Path | None = None,
         client_cert: Path | None = None,
-        allow_private: bool = False,
+        idle: float = IDLE,
         resolve: Resolve = resolve,
         classify: Callable[[str], Network] = network_of,
     ) -> None:
@@ -58,8 +58,9 @@ class Transport:
 
         `ca` is a PEM file or directory, trusted in addition to the system. `client_cert` is a PEM
         file with certificate and key. `environ` names proxies, SSL_CERT_FILE and netrc; it is read
-        here only. With `allow_private`, upstream may lead to any network, whatever `classify` says of
-        an IP address. Raises SettingError where one of them cannot be used.
+        here only. A connection that is idle for `idle` seconds is closed. `resolve` returns the
+        addresses of a host, and `classify` the network of one, by which upstream may lead there or
+        not. Raises SettingError where one of them cannot be used.
         """
         use_resolver_threads()
         parts = urlsplit(base_url)
@@ -67,13 +68,14 @@ class Transport:
         self._own = origin(base_url)
         #: Seconds for a connect and for each read.
         self.timeout = timeout
+        self._idle = idle
         headers = credentials_in(parts)
         self._credentials: Callable[[], dict[str, str]] = (
             (lambda: headers) if headers else Netrc(environ, host).headers
         )
         self._proxies = Proxies(environ)
         addresses = lambda name: [where[0] for _, where in resolve(name, self._own[2])]  # noqa: E731
-        self._reach = None if allow_private else Reach(host, addresses, classify)
+        self._reach = Reach(host, addresses, classify)
         self._connector = Connector(resolve)
         self._trust = trust(environ, ca)
         own = self._trust
@@ -101,14 +103,13 @@ class Transport:
         if scheme is not None and not is_own:
             self._require_address(where[1] or "")
         manager = self._managers[is_own, scheme]
-        all_headers = {"User-Agent": f"pytail/{__version__}", **headers}
-        if is_own:
-            all_headers |= self._credentials()
-        call = partial(
-            manager.request, method, url, headers=all_headers, redirect=False, preload_content=False
-        )
+        call = partial(manager.request, method, url, redirect=False, preload_content=False)
         self._start_reaper()
         with self._deadline():
+            sent = {"User-Agent": f"pytail/{__version__}", **headers}
+            if is_own:
+                sent |= self._credentials()
+            call = partial(call, headers=sent)
             pool = cast(Pool, manager.connection_from_url(url))
             return first_result(_attempts(pool, call), pool.patience, _close)
 
@@ -141,10 +142,10 @@ class Transport:
             manager: urllib3.PoolManager = urllib3.ProxyManager(url, **options)
         else:
             # Where the operator names upstream itself or a proxy, any address will do.
-            refusal = None if is_own or self._reach is None else self._reach.refusal
+            refusal = None if is_own else self._reach.refusal
             manager = urllib3.PoolManager(**options)
         connect = partial(self._connector.connect, refusal=refusal)
-        manager.pool_classes_by_scheme = pool_classes(connect)
+        manager.pool_classes_by_scheme = pool_classes(connect, self._idle)
         return manager
 
     def _require_address(self, host: str) -> None:
@@ -153,9 +154,8 @@ class Transport:
         The proxy resolves a name, so its addresses are unknown.
         """
         address = known_address(host)
-        if self._reach is None or address is None:
-            return
-        if (error := self._reach.refusal(host, address)) is not None:
+        error = None if address is None else self._reach.refusal(host, address)
+        if error is not None:
             raise error
 
     def _deadline(self) -> contextlib.AbstractContextManager[None]:
@@ -177,7 +177,7 @@ class Transport:
 
     def _reap(self) -> None:
         while True:
-            gevent.sleep(IDLE / 3)
+            gevent.sleep(self._idle / 3)
             for pool in self._each_pool():
                 pool.expire()
 
