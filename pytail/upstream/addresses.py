@@ -13,11 +13,11 @@ from pytail.runtime.race import first_result
 from pytail.runtime.timeouts import time_limit
 
 #: An address family, and the address as `socket.connect` takes it.
-SocketAddress: TypeAlias = tuple[int, tuple[Any, ...]]
+Endpoint: TypeAlias = tuple[int, tuple[Any, ...]]
 #: Returns the addresses of a host and port, in the order in which to try them.
-Resolve: TypeAlias = Callable[[str, int], list[SocketAddress]]
+Resolve: TypeAlias = Callable[[str, int], list[Endpoint]]
 #: Level, name and value of an option.
-SocketOption: TypeAlias = tuple[int, int, int | bytes]
+Option: TypeAlias = tuple[int, int, int | bytes]
 #: Returns the error for an IP address of a host that must not be connected to, else None.
 Refusal: TypeAlias = Callable[[str, str], Exception | None]
 
@@ -29,7 +29,7 @@ _REMEMBERED = 600.0
 _MOST_HOSTS = 1000
 
 
-def resolve(host: str, port: int) -> list[SocketAddress]:
+def resolve(host: str, port: int) -> list[Endpoint]:
     """Return the addresses of `host`, a name or an IP address, with `port`. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, *_, address in found]
@@ -41,14 +41,14 @@ class Connector:
     def __init__(self, resolve: Resolve = resolve) -> None:
         self._resolve = resolve
         #: By host and port: the last good address, and until when it is tried first.
-        self._known: dict[tuple[str, int], tuple[SocketAddress, float]] = {}
+        self._known: dict[tuple[str, int], tuple[Endpoint, float]] = {}
 
     def connect(
         self,
         host: str,
         port: int,
         timeout: float,
-        options: Iterable[SocketOption] = (),
+        options: Iterable[Option] = (),
         refusal: Refusal | None = None,
     ) -> socket.socket:
         """Return a socket connected to one of the addresses of `host`, with `timeout` set.
@@ -64,7 +64,7 @@ class Connector:
         self._remember(host, port, address)
         return connected
 
-    def _ordered(self, host: str, port: int, refusal: Refusal | None) -> list[SocketAddress]:
+    def _ordered(self, host: str, port: int, refusal: Refusal | None) -> list[Endpoint]:
         addresses = self._resolve(host, port)
         if refusal is not None:
             refused = {address: refusal(host, address[1][0]) for address in addresses}
@@ -77,13 +77,13 @@ class Connector:
         known, until = self._known.get((host, port), (addresses[0], 0.0))
         return _in_turn(addresses, known if time.monotonic() < until else addresses[0])
 
-    def _remember(self, host: str, port: int, address: SocketAddress) -> None:
+    def _remember(self, host: str, port: int, address: Endpoint) -> None:
         if len(self._known) >= _MOST_HOSTS:
             self._known.clear()
         self._known[host, port] = (address, time.monotonic() + _REMEMBERED)
 
 
-def _in_turn(addresses: Iterable[SocketAddress], first: SocketAddress) -> list[SocketAddress]:
+def _in_turn(addresses: Iterable[Endpoint], first: Endpoint) -> list[Endpoint]:
     """Return `addresses` with `first` in front and the families in turn.
 
     So a family that does not work costs one delay, however many addresses it has.
@@ -97,9 +97,7 @@ def _in_turn(addresses: Iterable[SocketAddress], first: SocketAddress) -> list[S
     return [address for address in pairs if address is not None]
 
 
-def _connected(
-    address: SocketAddress, options: Iterable[SocketOption]
-) -> tuple[socket.socket, SocketAddress]:
+def _connected(address: Endpoint, options: Iterable[Option]) -> tuple[socket.socket, Endpoint]:
     family, where = address
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -27,14 +27,14 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-from pytail.upstream.addresses import SocketOption
+from pytail.upstream.addresses import Option
 
 log = logging.getLogger("pytail.upstream")
 
 #: A request that is ready to be sent.
 Call: TypeAlias = Callable[[], BaseHTTPResponse]
 #: Returns a socket connected to host and port, within a timeout, with options.
-Connect: TypeAlias = Callable[[str, int, float, list[SocketOption]], socket.socket]
+Connect: TypeAlias = Callable[[str, int, float, list[Option]], socket.socket]
 
 #: Seconds after which an idle connection is closed. Firewalls forget one after a minute or more.
 IDLE = 30.0
@@ -48,12 +48,12 @@ _REMEMBERED = 60.0
 _MOST_TWICE = 16
 
 
-def socket_options() -> list[SocketOption]:
+def socket_options() -> list[Option]:
     """Return the options of each connection: no delay of small packets, and TCP keepalive.
 
     A peer that no longer acknowledges probes ends a transfer after about half a minute.
     """
-    options: list[SocketOption] = [
+    options: list[Option] = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ]

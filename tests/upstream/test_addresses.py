@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytail.errors import UpstreamError
-from pytail.upstream.addresses import Connector, Resolve, SocketAddress, resolve
+from pytail.upstream.addresses import Connector, Endpoint, Resolve, resolve
 from tests.support.fakeindex import FakeIndex, reply
 from tests.support.leftovers import sockets
 from tests.support.running import free_port
@@ -19,7 +19,7 @@ from tests.support.watching import until
 
 
 @contextlib.contextmanager
-def listening(host: str = "127.0.0.1") -> Iterator[SocketAddress]:
+def listening(host: str = "127.0.0.1") -> Iterator[Endpoint]:
     """Let the block use the address of a server that accepts."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as server:
@@ -27,7 +27,7 @@ def listening(host: str = "127.0.0.1") -> Iterator[SocketAddress]:
 
 
 @contextlib.contextmanager
-def black_hole(host: str = "::1") -> Iterator[SocketAddress]:
+def black_hole(host: str = "::1") -> Iterator[Endpoint]:
     """Let the block use an address at which nothing answers: its queue is full (Linux)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as server, socket.socket(family) as held:
@@ -37,15 +37,15 @@ def black_hole(host: str = "::1") -> Iterator[SocketAddress]:
         yield family, server.getsockname()
 
 
-def refusing(host: str = "127.0.0.1") -> SocketAddress:
+def refusing(host: str = "127.0.0.1") -> Endpoint:
     return socket.AF_INET, (host, free_port())
 
 
-def connector(*addresses: SocketAddress) -> Connector:
+def connector(*addresses: Endpoint) -> Connector:
     return Connector(lambda _host, _port: list(addresses))
 
 
-def connected(made: Connector, timeout: float = 20) -> SocketAddress:
+def connected(made: Connector, timeout: float = 20) -> Endpoint:
     with made.connect("index.example.org", 443, timeout) as connection:
         return connection.family, connection.getpeername()
 
@@ -134,7 +134,7 @@ def test_only_permitted_addresses_are_connected_to():
 # Whole requests
 
 
-def broken_ipv6(index: FakeIndex, hole: SocketAddress) -> Resolve:
+def broken_ipv6(index: FakeIndex, hole: Endpoint) -> Resolve:
     """Return a resolver by which any host is `index`, whose IPv6 address is `hole`."""
     address = ("127.0.0.1", int(index.url.rpartition(":")[2]))
     return lambda _host, _port: [hole, (socket.AF_INET, address)]

@@ -14,7 +14,7 @@ import pytest
 from pytail.cache.cache import Upstream
 from pytail.errors import UpstreamAddressRefused, UpstreamError
 from pytail.model import Validators
-from pytail.upstream.addresses import SocketAddress, resolve
+from pytail.upstream.addresses import Endpoint, resolve
 from pytail.upstream.networks import Network, any_network, network_of
 from tests.support.fakeindex import JSON, FakeIndex, reply
 from tests.support.upstreams import PAGE, fetched, following, json_page, redirect
@@ -118,7 +118,7 @@ def test_the_resolved_address_counts_and_is_the_one_connected_to(
     answers = [["127.0.0.1"], ["127.0.0.2"]]
     asked = []
 
-    def rebinding(host: str, port: int) -> list[SocketAddress]:
+    def rebinding(host: str, port: int) -> list[Endpoint]:
         if host != "files.example.org":
             return resolve(host, port)
         asked.append(host)
@@ -139,7 +139,7 @@ def test_the_public_ones_of_several_addresses_are_used(index: FakeIndex):
     index.answers["/file"] = reply(b"data", None)
     port = int(index.url.rpartition(":")[2])
 
-    def both(host: str, port: int) -> list[SocketAddress]:
+    def both(host: str, port: int) -> list[Endpoint]:
         return [(socket.AF_INET, (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
     with following(index.url, classify=classify, resolve=both) as upstream:
