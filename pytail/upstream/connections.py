@@ -16,9 +16,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+import urllib3.connection
 from gevent.lock import BoundedSemaphore
 from urllib3 import BaseHTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -27,6 +27,7 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
+from pytail.runtime.threads import give_way
 from pytail.upstream.addresses import Option
 
 log = logging.getLogger("pytail.upstream")
@@ -38,7 +39,7 @@ Connect: TypeAlias = Callable[[str, int, float, list[Option]], socket.socket]
 
 #: Seconds after which an idle connection is closed. Firewalls forget one after a minute or more.
 IDLE = 30.0
-#: Most responses before the final one; more of them may come than fit into memory.
+#: Most interim responses before the final one.
 _MOST_INTERIM = 100
 #: Seconds without a response after which a reused connection may be dead.
 _SILENCE = 1.0
@@ -100,6 +101,8 @@ class FinalResponse(http.client.HTTPResponse):
             if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 raise http.client.BadStatusLine("101: no other protocol was asked for")
             http.client.parse_headers(self.fp)
+            # Reading from a fast host never waits, so other greenlets would not run.
+            give_way()
         raise http.client.BadStatusLine(f"more than {_MOST_INTERIM} responses before the final one")
 
 
@@ -130,12 +133,12 @@ class _Connected:
             ) from error
 
 
-class _HTTPConnection(_Connected, HTTPConnection):
-    pass
+class HTTPConnection(_Connected, urllib3.connection.HTTPConnection):
+    """A connection without TLS to a host or a proxy."""
 
 
-class _HTTPSConnection(_Connected, HTTPSConnection):
-    pass
+class HTTPSConnection(_Connected, urllib3.connection.HTTPSConnection):
+    """A connection with TLS to a host, also through a proxy."""
 
 
 class IdleConnections:
@@ -191,7 +194,7 @@ _ATTEMPT: contextvars.ContextVar[Attempt] = contextvars.ContextVar("attempt")
 class Pool(HTTPConnectionPool):
     """The connections to one host."""
 
-    _connection_class: type[_Connected] = _HTTPConnection
+    _connection_class: type[_Connected] = HTTPConnection
 
     def __init__(self, *args: Any, connect: Connect, idle: float, **options: Any) -> None:
         self.QueueCls: Any = partial(IdleConnections, seconds=idle)
@@ -240,8 +243,11 @@ class Pool(HTTPConnectionPool):
 
     def _note(self, seconds: float) -> None:
         now = time.monotonic()
-        if seconds >= self._slowest or now - self._slowest_at >= _REMEMBERED:
-            self._slowest, self._slowest_at = seconds, now
+        if now - self._slowest_at >= _REMEMBERED:
+            self._slowest = 0.0
+        # A host that stays slow must not be forgotten for a moment in each minute.
+        if 2 * seconds >= self._slowest:
+            self._slowest, self._slowest_at = max(seconds, self._slowest), now
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         attempt = _ATTEMPT.get()
@@ -251,7 +257,7 @@ class Pool(HTTPConnectionPool):
 
 
 class _SecurePool(Pool, HTTPSConnectionPool):
-    _connection_class = _HTTPSConnection
+    _connection_class = HTTPSConnection
 
 
 def pool_classes(connect: Connect, idle: float) -> dict[str, Any]:
