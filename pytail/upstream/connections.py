@@ -6,9 +6,7 @@ for a whole one. An idle connection expires.
 
 from __future__ import annotations
 
-import contextvars
 import http.client
-import logging
 import queue
 import socket
 import time
@@ -17,8 +15,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import urllib3.connection
-from gevent.lock import BoundedSemaphore
-from urllib3 import BaseHTTPResponse
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -29,11 +25,8 @@ from urllib3.exceptions import (
 
 from pytail.runtime.threads import give_way
 from pytail.upstream.addresses import Option
+from pytail.upstream.attempts import CURRENT
 
-log = logging.getLogger("pytail.upstream")
-
-#: A request that is ready to be sent.
-Call: TypeAlias = Callable[[], BaseHTTPResponse]
 #: Returns a socket connected to host and port, within a timeout, with options.
 Connect: TypeAlias = Callable[[str, int, float, list[Option]], socket.socket]
 
@@ -41,12 +34,6 @@ Connect: TypeAlias = Callable[[str, int, float, list[Option]], socket.socket]
 IDLE = 30.0
 #: Most interim responses before the final one.
 _MOST_INTERIM = 100
-#: Seconds without a response after which a reused connection may be dead.
-_SILENCE = 1.0
-#: Seconds for which the slowest response of a host counts.
-_REMEMBERED = 60.0
-#: Most requests of a host that are sent again at a time because a reused connection is silent.
-_MOST_TWICE = 16
 
 
 def socket_options() -> list[Option]:
@@ -176,21 +163,6 @@ class IdleConnections:
             self._idle.pop(0)[1].close()
 
 
-class Attempt:
-    """Which connection one request may use, which it uses, and how the request fails."""
-
-    def __init__(self, *, must_be_new: bool = False) -> None:
-        self.must_be_new = must_be_new
-        #: Whether the connection has carried a request before; None: it is not chosen yet.
-        self.is_reused: bool | None = None
-        #: None: no error yet.
-        self.error: Exception | None = None
-
-
-#: The attempt of the running greenlet: urllib3 chooses the connection within its call.
-_ATTEMPT: contextvars.ContextVar[Attempt] = contextvars.ContextVar("attempt")
-
-
 class Pool(HTTPConnectionPool):
     """The connections to one host."""
 
@@ -200,40 +172,6 @@ class Pool(HTTPConnectionPool):
         self.QueueCls: Any = partial(IdleConnections, seconds=idle)
         super().__init__(*args, **options)
         self.ConnectionCls = partial(self._connection_class, connect=connect)  # type: ignore[assignment]
-        self._twice = BoundedSemaphore(_MOST_TWICE)
-        #: Seconds until the slowest recent response, and when it came.
-        self._slowest, self._slowest_at = 0.0, 0.0
-
-    @property
-    def patience(self) -> float:
-        """The seconds after which a reused connection without a response may be dead.
-
-        For a host that was slow within the last minute, the double of its slowest response: a slow
-        host must not get each request twice.
-        """
-        is_recent = time.monotonic() - self._slowest_at < _REMEMBERED
-        return max(_SILENCE, 2 * self._slowest if is_recent else 0.0)
-
-    def send(self, attempt: Attempt, call: Call) -> BaseHTTPResponse:
-        """Return the response of `call`, a request by this pool, on a connection as of `attempt`."""
-        _ATTEMPT.set(attempt)
-        started = time.monotonic()
-        try:
-            response = call()
-        except Exception as error:
-            attempt.error = error
-            raise
-        self._note(time.monotonic() - started)
-        return response
-
-    def send_again(self, call: Call) -> BaseHTTPResponse:
-        """Return the response of `call` on a new connection, and close the idle ones."""
-        with self._twice:
-            response = self.send(Attempt(must_be_new=True), call)
-        log.debug("%s: no response on a pooled connection, sent again on a new one", self.host)
-        # What happened to one of them, happened to all.
-        self.expire(0)
-        return response
 
     def expire(self, seconds: float | None = None) -> None:
         """Close the connections that have been idle for `seconds` or longer; None: too long."""
@@ -241,18 +179,11 @@ class Pool(HTTPConnectionPool):
         if idle is not None:
             idle.expire(seconds)
 
-    def _note(self, seconds: float) -> None:
-        now = time.monotonic()
-        if now - self._slowest_at >= _REMEMBERED:
-            self._slowest = 0.0
-        # A host that stays slow must not be forgotten for a moment in each minute.
-        if 2 * seconds >= self._slowest:
-            self._slowest, self._slowest_at = max(seconds, self._slowest), now
-
     def _get_conn(self, timeout: float | None = None) -> Any:
-        attempt = _ATTEMPT.get()
+        attempt = CURRENT.get()
         connection = self._new_conn() if attempt.must_be_new else super()._get_conn(timeout)
         attempt.is_reused = not connection.is_closed
+        attempt.close_idle = partial(self.expire, 0)
         return connection
 
 

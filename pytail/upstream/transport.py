@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +17,14 @@ from urllib.parse import urlsplit
 import gevent
 import urllib3
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import ProtocolError, ProxyError
 
 from pytail import __version__
-from pytail.runtime.race import first_result
 from pytail.runtime.threads import use_resolver_threads
 from pytail.runtime.timeouts import time_limit
 from pytail.upstream.addresses import Connector, Resolve, resolve
+from pytail.upstream.attempts import Hosts
 from pytail.upstream.connections import (
     IDLE,
-    Attempt,
-    Call,
     Pool,
     pool_classes,
     socket_options,
@@ -76,7 +73,7 @@ class Transport:
         self._proxies = Proxies(environ)
         addresses = lambda name: [where[0] for _, where in resolve(name, self._own[2])]  # noqa: E731
         self._reach = Reach(host, addresses, classify)
-        self._connector = Connector(resolve)
+        self._connector, self._hosts = Connector(resolve), Hosts()
         self._trust = trust(environ, ca)
         own = self._trust
         if client_cert is not None:
@@ -109,9 +106,7 @@ class Transport:
             sent = {"User-Agent": f"pytail/{__version__}", **headers}
             if is_own:
                 sent |= self._credentials()
-            call = partial(call, headers=sent)
-            pool = cast(Pool, manager.connection_from_url(url))
-            return first_result(_attempts(pool, call), pool.patience, _close)
+            return self._hosts[where].request(where[1] or "", partial(call, headers=sent))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -180,27 +175,3 @@ class Transport:
             gevent.sleep(self._idle / 3)
             for pool in self._each_pool():
                 pool.expire()
-
-
-def _attempts(pool: Pool, call: Callable[[], BaseHTTPResponse]) -> Iterator[Call]:
-    """Yield the request of `call`, and once more where the first one gets no response.
-
-    The caller asks for the second one where the first one fails or is silent.
-    """
-    first = Attempt()
-    yield partial(pool.send, first, call)
-    # A host that is slow on a new connection would be slow on another one, too.
-    if first.is_reused or (first.error is not None and _is_closed_connection(first.error)):
-        yield partial(pool.send_again, call)
-
-
-def _close(response: BaseHTTPResponse) -> None:
-    response.close()
-
-
-def _is_closed_connection(error: Exception) -> bool:
-    """Return whether `error` is a connection that ended before the response."""
-    if isinstance(error, ProxyError):
-        # urllib3 raises ProxyError also where a connection through the proxy was closed.
-        return isinstance(error.original_error, ConnectionError)
-    return isinstance(error, ProtocolError) and isinstance(error.args[-1], ConnectionError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -23,7 +24,7 @@ class Call:
         self.begun.set()
         try:
             self.gate.wait()
-        except gevent.GreenletExit:
+        except BaseException:
             self.is_ended = True
             raise
         if isinstance(self.outcome, BaseException):
@@ -86,3 +87,58 @@ def test_all_calls_end_with_their_caller():
     calls[1].begun.wait()
     race.kill()
     assert [call.is_ended for call in calls] == [True, True]
+
+
+def test_without_other_calls_the_error_of_the_only_one_is_raised():
+    with pytest.raises(OSError, match="only"):
+        first_result([Call(OSError("only"))], 60, pytest.fail)
+
+
+def test_without_other_calls_a_slow_call_is_waited_for():
+    only = Call("only", waits=True)
+    race = gevent.spawn(first_result, [only], 0.01, pytest.fail)
+    only.begun.wait()
+    gevent.sleep(0.05)
+    only.gate.set()
+    assert race.get() == "only"
+
+
+def test_the_other_calls_are_asked_for_when_they_are_needed():
+    asked, slow = [], Call("slow", waits=True)
+
+    def calls() -> Iterator[Call]:
+        asked.append("first")
+        yield slow
+        asked.append("second")
+
+    race = gevent.spawn(first_result, calls(), 0.01, pytest.fail)
+    slow.begun.wait()
+    assert asked == ["first"]
+    slow.gate.set()
+    assert race.get() == "slow"
+
+
+def test_a_race_within_a_race_does_not_end_the_outer_one():
+    hanging = Call("hanging", waits=True)
+    inner = [Call("slow", waits=True), Call("fast")]
+    outer = [lambda: first_result(inner, 0.01, pytest.fail), hanging]
+    assert first_result(outer, 60, pytest.fail) == "fast"
+    assert not hanging.begun.is_set()
+
+
+def test_a_race_ends_with_the_one_around_it():
+    inner = [Call("slow", waits=True), Call("slower", waits=True)]
+    outer = [lambda: first_result(inner, 0.01, pytest.fail), inner[1].begun.wait]
+    assert first_result(outer, 0.01, pytest.fail) is True
+    assert [call.is_ended for call in inner] == [True, True]
+
+
+def test_no_greenlet_remains():
+    made: list[gevent.Greenlet] = []
+    gevent.Greenlet.add_spawn_callback(made.append)
+    try:
+        first_result([Call("slow", waits=True), Call("fast"), Call("third")], 0.01, pytest.fail)
+    finally:
+        gevent.Greenlet.remove_spawn_callback(made.append)
+    assert made
+    assert all(greenlet.dead for greenlet in made)
