@@ -1,6 +1,7 @@
 """Sends one request to upstream, or to a host that upstream names, within limits.
 
 Upstream is not trusted. A redirect stays on http and https, and never leads from https to http.
+Neither a redirect nor a link leads from a public upstream into a private network.
 Bodies are bounded in size and time. No message shows credentials.
 """
 
@@ -11,12 +12,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError
 
 from pytail import urls
 from pytail.errors import (
+    UpstreamAddressRefused,
     UpstreamBusy,
     UpstreamCircuitOpen,
     UpstreamGarbled,
@@ -28,8 +31,9 @@ from pytail.runtime.threads import give_way
 from pytail.telemetry.access import current_client
 from pytail.telemetry.metrics import KINDS, Metrics
 from pytail.upstream.circuit_breaker import CircuitBreakers, CircuitOpen
-from pytail.upstream.headers import content_length, retry_after
+from pytail.upstream.headers import content_length, location, retry_after
 from pytail.upstream.limiter import Limiter, LimiterFull
+from pytail.upstream.networks import AddressRefused
 from pytail.upstream.transport import Transport
 from pytail.urls import masked, origin
 
@@ -121,18 +125,16 @@ class Client:
     ) -> tuple[BaseHTTPResponse, str]:
         """Return the response, its body unread, and its URL after up to 5 redirects.
 
-        Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed.
+        Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed, such as
+        UpstreamAddressRefused.
         """
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._send(method, url, headers)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or not location:
+            target = location(response.headers)
+            if response.status not in _REDIRECTS or target is None:
                 return response, url
             discard(response)
-            target = urls.http_url(location, url)
-            if target is None or (url.startswith("https:") and not target.startswith("https:")):
-                raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
-            url = target
+            url = _followed(target, url)
         raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
 
     def read_body(
@@ -173,6 +175,8 @@ class Client:
         started = self._clock()
         try:
             response = self._transport.request(method, url, headers)
+        except AddressRefused as error:
+            raise UpstreamAddressRefused(_shown(url), error.network.value) from error
         except (HTTPError, OSError) as error:
             raise UpstreamUnreachable(masked(url), reason_of(error)) from error
         seconds = self._clock() - started
@@ -200,6 +204,20 @@ def reason_of(error: BaseException) -> str:
     """Return the message of `error` in one line of up to 300 characters, without credentials."""
     text = " ".join(masked(str(error)).split())
     return text[:300] or type(error).__name__
+
+
+def _followed(location: str, url: str) -> str:
+    """Return the URL that `location` means in a response from `url`. Raises UpstreamGarbled."""
+    target = urls.http_url(location, url)
+    if target is None or (url.startswith("https:") and not target.startswith("https:")):
+        raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
+    return target
+
+
+def _shown(url: str) -> str:
+    """Return scheme, host and port of `url`: path and query may hold secrets of upstream."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @contextlib.contextmanager

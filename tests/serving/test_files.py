@@ -455,6 +455,25 @@ def test_a_file_on_another_host_is_served_by_pytail(pytail: Client, index: FakeI
         assert "Authorization" not in files.seen[0].headers
 
 
+@pytest.mark.parametrize("is_redirect", [True, False])
+def test_a_private_address_that_upstream_names_is_502_with_the_remedy(
+    pytail: Client, index: FakeIndex, *, is_redirect: bool
+):
+    # An index on loopback leads to loopback, but not to the services of a cloud.
+    target = "http://169.254.169.254/latest/S3cr3t/demo-1.0.tar.gz?token=S3cr3t"
+    dist = sdist("demo", url=f"../..{sdist('demo').path}" if is_redirect else target)
+    index.add(dist)
+    index.answers[dist.path] = reply(b"", None, "302 Found", Location=target)
+    index.answers["/simple/moved/"] = reply(b"", None, "302 Found", Location=target)
+    for path in (dist.served, "/simple/moved/"):
+        answer = pytail.get(path)
+        assert answer.status == 502
+        assert "169.254.169.254" in answer.json()["detail"]
+        assert "--allow-private-redirects" in answer.json()["detail"]
+        assert b"S3cr3t" not in answer.data
+    assert pytail.get("/simple/demo/").status == 200
+
+
 def test_an_unrequested_content_coding_leaves_the_bytes_as_they_are(
     pytail: Client, index: FakeIndex
 ):
