@@ -474,6 +474,15 @@ def test_a_private_address_that_upstream_names_is_502_with_the_remedy(
     assert pytail.get("/simple/demo/").status == 200
 
 
+def test_with_the_option_upstream_may_name_any_address(index: FakeIndex, tmp_path: Path):
+    # No connection to a multicast address is possible, which ends the test at once.
+    index.answers["/simple/moved/"] = reply(b"", None, "302 Found", Location="http://224.0.0.1/")
+    for is_allowed, status in ((False, 502), (True, 503)):
+        cache = tmp_path / str(is_allowed)
+        with serving(cache, index.url, allow_private_redirects=is_allowed) as pytail:
+            assert pytail.get("/simple/moved/").status == status
+
+
 def test_an_unrequested_content_coding_leaves_the_bytes_as_they_are(
     pytail: Client, index: FakeIndex
 ):
