@@ -24,6 +24,7 @@
         ├── UpstreamOffline         not asked: pytail runs with --offline
         ├── UpstreamRefused         a response with an error status
         └── UpstreamGarbled         a response that cannot be parsed or trusted
+            ├── UpstreamAddressRefused  not asked: the host has a private address
             └── UpstreamWithoutRanges   a response with the whole of a large file, not the range
 
 The attributes of an error are its facts; ``str(error)`` is the message for a person: what happened,
@@ -329,6 +330,21 @@ class UpstreamRefused(UpstreamError):
 
 class UpstreamGarbled(UpstreamError):
     """A response that cannot be parsed or trusted: a wrong type, truncated, of another project."""
+
+
+class UpstreamAddressRefused(UpstreamGarbled):
+    """A link or redirect of upstream leads to a host in a `network` that only pytail can reach.
+
+    `url` has scheme, host and port only.
+    """
+
+    def __init__(self, url: str, network: str) -> None:
+        super().__init__(
+            url,
+            f"the host has a {network} address, to which upstream must not lead;"
+            " if it may, set --allow-private-redirects yes",
+        )
+        self.network = network
 
 
 class UpstreamWithoutRanges(UpstreamGarbled):

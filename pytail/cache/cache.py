@@ -29,6 +29,7 @@ from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.limiter import MOST_HANGING
+from pytail.upstream.networks import any_network, network_of
 from pytail.upstream.pages import PageClient
 from pytail.upstream.transport import Transport
 
@@ -125,6 +126,7 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
         os.environ,
         ca=settings.upstream_ca,
         client_cert=settings.upstream_client_cert,
+        classify=any_network if settings.allow_private_redirects else network_of,
     )
     most = max(1, descriptors.spare() // _DESCRIPTORS)
     if most < max(settings.max_page_fetches, settings.max_file_fetches):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote, unquote
 
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
@@ -16,6 +17,12 @@ from pytail.simple import fields
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+#: Characters that stay in a URL as they are: those of RFC 3986, and those that make it malformed.
+_URL = "!#$%&'()*+,-./:;=?@[]_~\\" + "".join(map(chr, (*range(32), 127)))
+#: A percent-encoded byte outside of ASCII in the host name.
+_ENCODED_HOST = re.compile(
+    r"((?:https?:)?//(?:[^/?#@]*@)?)([^/?#@:]*%[89A-F][^/?#@:]*)", re.IGNORECASE
+)
 #: Characters of the longest validator that is kept.
 _MAX_VALIDATOR = 1000
 
@@ -79,6 +86,28 @@ def date(value: str | None) -> float | None:
         return None if value is None else parsedate_to_datetime(value).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def location(headers: Mapping[str, str]) -> str | None:
+    """Return Location (section 10.2.2) in ASCII; None: absent or empty.
+
+    Many servers send a path in raw UTF-8. Each byte that may not stand in a URL is percent-encoded,
+    and a host name is encoded as IDNA.
+    """
+    # http.client decodes each byte as one character.
+    raw = headers.get("Location", "").strip().encode("latin-1", "replace")
+    return _idna(quote(raw, safe=_URL)) or None
+
+
+def _idna(url: str) -> str:
+    """Return `url` with a percent-encoded host name in its ASCII form (RFC 5890)."""
+    match = _ENCODED_HOST.match(url)
+    if match is None:
+        return url
+    try:
+        return f"{match[1]}{unquote(match[2], errors='strict').encode('idna').decode()}{url[match.end() :]}"
+    except UnicodeError:
+        return url
 
 
 def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:
