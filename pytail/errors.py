@@ -18,7 +18,8 @@
     │   └── DownloadAbandoned       the process that downloaded the file stopped
     └── UpstreamError               upstream sent no usable response
         ├── UpstreamUnreachable     no response: connection, TLS or timeout
-        │   ├── UpstreamCircuitOpen not asked: the circuit breaker is open
+        │   ├── UpstreamNotConnected    no connection: name, TCP, TLS or proxy
+        │   ├── UpstreamCircuitOpen not asked: a circuit breaker is open
         │   └── UpstreamBusy        not asked: all slots are in use
         ├── UpstreamOffline         not asked: pytail runs with --offline
         ├── UpstreamRefused         a response with an error status
@@ -297,8 +298,12 @@ class UpstreamUnreachable(UpstreamError):
         self.retry_after = retry_after
 
 
+class UpstreamNotConnected(UpstreamUnreachable):
+    """No connection to the host: name resolution, TCP, TLS or the proxy failed."""
+
+
 class UpstreamCircuitOpen(UpstreamUnreachable):
-    """The circuit breaker of the host is open for another `retry_after` seconds."""
+    """The circuit breaker of the object or its host is open for another `retry_after` seconds."""
 
 
 class UpstreamBusy(UpstreamUnreachable):

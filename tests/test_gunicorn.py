@@ -84,6 +84,42 @@ def test_requests_are_in_gunicorns_access_log(tmp_path: Path, index: FakeIndex, 
     assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()
 
 
+@pytest.mark.parametrize("kind", ["gevent", "pytail.gunicorn.Worker"])
+@pytest.mark.parametrize("trusted", ["127.0.0.1", ""])
+def test_the_log_names_the_client_behind_a_trusted_proxy(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path, kind: str, trusted: str
+):
+    environ = {"PYTAIL_TRUSTED_PROXIES": trusted}
+    with under_gunicorn(
+        tmp_path / "cache", index.url, gunicorn_log, "-k", kind, **environ
+    ) as running:
+        running.client.get("/simple/", X_Forwarded_For="192.0.2.66, 203.0.113.7")
+    client = "203.0.113.7" if trusted else "127.0.0.1"
+    assert re.search(rf"GET /simple/ 200 .* ms {client} \S+$", running.output(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", ["gevent", "pytail.gunicorn.Worker"])
+def test_the_log_names_the_client_of_a_proxy_at_a_unix_socket(
+    tmp_path: Path, index: FakeIndex, gunicorn_log: Path, kind: str
+):
+    path = tmp_path / "pytail.sock"
+    environ = {"PYTAIL_TRUSTED_PROXIES": "unix"}
+    with (
+        under_gunicorn(
+            tmp_path / "cache", index.url, gunicorn_log, "-k", kind, "-b", f"unix:{path}", **environ
+        ) as running,
+        socket.socket(socket.AF_UNIX) as proxy,
+    ):
+        proxy.connect(str(path))
+        proxy.sendall(
+            b"GET /simple/ HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.7\r\n"
+            b"Connection: close\r\n\r\n"
+        )
+        while proxy.recv(10_000):
+            pass
+    assert re.search(r"GET /simple/ 200 .* ms 203\.0\.113\.7 \S+$", running.output(), re.MULTILINE)
+
+
 @contextlib.contextmanager
 def session(
     tmp_path: Path, index: FakeIndex, log: Path, *options: str, **environ: str

@@ -28,6 +28,7 @@ from pytail.storage.store import Store
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
+from pytail.upstream.limiter import MOST_HANGING
 from pytail.upstream.networks import any_network, network_of
 from pytail.upstream.pages import PageClient
 from pytail.upstream.transport import Transport
@@ -135,6 +136,7 @@ def upstream_of(settings: Settings, metrics: Metrics | None = None) -> Upstream:
         Metrics() if metrics is None else metrics,
         max_page_fetches=min(settings.max_page_fetches, most),
         max_file_fetches=min(settings.max_file_fetches, most),
+        max_hanging=min(MOST_HANGING, most),
         offline=settings.offline,
     )
     pages = PageClient(client, settings.upstream_base_url, settings.max_page_bytes)

@@ -22,11 +22,12 @@ from pytail.errors import (
     DownloadInterrupted,
     FileGone,
     PytailError,
+    UpstreamBusy,
     UpstreamError,
     UpstreamGarbled,
+    UpstreamNotConnected,
     UpstreamOffline,
     UpstreamRefused,
-    UpstreamUnreachable,
     UpstreamWithoutRanges,
     WheelUnreadable,
 )
@@ -205,9 +206,9 @@ def _read_stored(opened: StoredFile, filename: str) -> bytes:
 
 
 def _is_no_answer(error: PytailError) -> bool:
-    """Return whether upstream sent nothing, or asked for fewer requests."""
+    """Return whether the host cannot be asked, or asked for fewer requests."""
     is_busy = isinstance(error, UpstreamRefused) and error.status == 429
-    return is_busy or isinstance(error, (UpstreamUnreachable, UpstreamOffline))
+    return is_busy or isinstance(error, (UpstreamNotConnected, UpstreamBusy, UpstreamOffline))
 
 
 def _gone(file: File, error: UpstreamRefused) -> PytailError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import os
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -129,6 +130,8 @@ class Download:
         """`pass_rest` opens the rest of the file for a reader where it cannot be stored."""
         self.file, self.pass_rest = file, pass_rest
         self.state = DownloadState.STARTING
+        #: Monotonic seconds.
+        self.started = time.monotonic()
         #: Bytes of the whole file, by the response that carries them; None where that is unknown.
         self.size: int | None = None
         #: Bytes in the partial file.

@@ -27,7 +27,7 @@ log = logging.getLogger("pytail.cache")
 
 Noted = TypeVar("Noted")
 #: Seconds after a failed check until upstream is asked again.
-_RETRY_INTERVAL = 10.0
+_RETRY_INTERVAL = 2.5
 #: Seconds after which the process that stored a file has written its check to the catalog.
 _JUST_STORED = 2.0
 #: Files to remember in memory; the catalog has the checks of all.

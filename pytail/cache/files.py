@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -121,6 +122,8 @@ class Files:
                 opened = self._pass_range(file, wanted)
                 if opened is not None:
                     return opened
+            if self._is_lost(file):
+                break
             try:
                 return self._open_download(file, start)
             except DownloadAbandoned:
@@ -334,6 +337,18 @@ class Files:
         if not file.url:
             raise FileGone(file.filename)
         return _or_gone(file, lambda: ResumingSource.open(self._upstream, file, start, etag))
+
+    def _is_lost(self, file: File) -> bool:
+        """Return whether `file` is to be requested beside a download that hangs.
+
+        That is where its clients have left, and its host sent nothing since: the host may have
+        recovered, and have forgotten the request.
+        """
+        download = self._downloads.get(file.key)
+        if download is None or download.state > DownloadState.STARTING or download.readers:
+            return False
+        age = time.monotonic() - download.started
+        return bool(file.url) and self._upstream.is_lost(file.url, age)
 
     def _is_far_ahead(self, file: File, wanted: ByteRange) -> bool:
         """Return whether a range request is faster than to wait for the download."""

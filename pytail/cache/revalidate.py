@@ -74,12 +74,21 @@ class Revalidator:
         return self._shared((project, "whole"), project, None, self._policy.wait)
 
     def _shared(self, key: Hashable, project: str, known: Entry | None, wait: float) -> PageResult:
-        """Return the result of the request in progress for `key`, or of a new one."""
-        is_joined = key in self._requests
+        """Return the result of the request in progress for `key`, or of a new one.
+
+        Raises UpstreamCircuitOpen at once where others wait for the probe of a circuit breaker.
+        """
+        is_lost = key in self._unattended and self._upstream.is_lost(
+            project, self._requests.age(key)
+        )
+        is_joined = key in self._requests and not is_lost
+        if is_joined and known is not None and known.found:
+            # A probe that hangs is not waited for where there is a stale page.
+            self._upstream.require(project)
         request = for_client(lambda: self._run(key, project, known))
         try:
             with UpstreamWait():
-                result = self._requests.run(key, request, wait)
+                result = self._requests.run(key, request, wait, anew=is_lost)
         except StillRunning:
             if not is_joined and key in self._requests:
                 self._unattended.add(key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytail.config import values
-from pytail.config.values import Bind
+from pytail.config.values import Bind, Proxies
 from pytail.errors import SettingError
 
 #: The public index. No other module names it.
@@ -99,17 +99,23 @@ class Settings:
         "1000",
         "maximum number of client connections; idle and slow ones are closed to make room",
     )
+    trusted_proxies: Proxies = _setting(
+        values.proxies,
+        "",
+        "proxies that tell the client's address in X-Forwarded-For: addresses, networks,"
+        " or unix for a Unix socket, separated by commas",
+    )
     # uv fetches up to 50 pages at once, but a page takes processor time to parse: more than 32 at
     # once would only make all of them late. A file takes long, so 64 leaves room beyond the 50.
     max_page_fetches: int = _setting(
         values.count,
         "32",
-        "maximum number of concurrent fetches of pages and core metadata; others wait for a slot",
+        "maximum number of pages and core metadata read at a time; others wait for a slot",
     )
     max_file_fetches: int = _setting(
         values.count,
         "64",
-        "maximum number of concurrent fetches of files, and separately of ranges",
+        "maximum number of files read at a time, and separately of ranges; others wait for a slot",
     )
     upstream_ca: Path | None = _setting(
         values.file,

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -52,6 +53,48 @@ def bind(value: str) -> Bind:
     if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError("give host:port, [ipv6]:port or unix:/path, with a port from 0 to 65535")
     return Bind(host=host.strip("[]"), port=int(port))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies whose X-Forwarded-For is trusted."""
+
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    #: Whether those that connect to a Unix socket are trusted.
+    unix: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join([*(["unix"] if self.unix else []), *map(_network, self.networks)])
+
+    def has(self, address: IPv4Address | IPv6Address) -> bool:
+        """Return whether `address` is that of a trusted proxy."""
+        return any(address in network for network in self.networks)
+
+
+def proxies(value: str) -> Proxies:
+    """Parse addresses and networks, and ``unix`` for a Unix socket, separated by commas."""
+    items = [item.strip().lower() for item in value.split(",") if item.strip()]
+    try:
+        networks = [_parsed_network(item) for item in items if item != "unix"]
+    except ValueError:
+        raise ValueError(
+            "give addresses or networks, such as 192.0.2.1, 2001:db8::/32, or unix for a Unix socket"
+        ) from None
+    return Proxies(tuple(networks), "unix" in items)
+
+
+def _parsed_network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(re.sub(r"^\[(.*)\]$", r"\1", text), strict=False)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    # IPv4 addresses are compared as such (RFC 4291, section 2.5.5.2).
+    return ip_network((mapped, network.prefixlen - 96), strict=False)
+
+
+def _network(network: IPv4Network | IPv6Network) -> str:
+    is_address = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if is_address else network)
 
 
 def upstream_base_url(value: str) -> str:

@@ -6,6 +6,7 @@ can have its own timeout.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -20,9 +21,11 @@ class StillRunning(Exception):
 
 
 class _Call(Generic[Result]):
-    __slots__ = ("_done", "_error", "_result")
+    __slots__ = ("_done", "_error", "_result", "started")
 
     def __init__(self) -> None:
+        #: Monotonic seconds.
+        self.started = time.monotonic()
         self._done = Semaphore(0)
         self._result: Result | None = None
         self._error: BaseException | None = None
@@ -58,16 +61,27 @@ class SingleFlight(Generic[Result]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._calls
 
+    def age(self, key: Hashable) -> float:
+        """Return for how many seconds the work for `key` runs, 0 where none does."""
+        call = self._calls.get(key)
+        return 0.0 if call is None else time.monotonic() - call.started
+
     def run(
-        self, key: Hashable, work: Callable[[], Result], patience: float | None = None
+        self,
+        key: Hashable,
+        work: Callable[[], Result],
+        patience: float | None = None,
+        *,
+        anew: bool = False,
     ) -> Result:
         """Return the result of the running work for `key`; without one, start `work`.
 
-        Waits at most `patience` seconds, or without limit for None. Raises StillRunning where the
-        work has not ended by then, and to each caller the error of the work.
+        With `anew`, start `work` beside one that runs, whose result is for its earlier callers
+        only. Waits at most `patience` seconds, or without limit for None. Raises StillRunning where
+        the work has not ended by then, and to each caller the error of the work.
         """
         call = self._calls.get(key)
-        if call is None:
+        if call is None or anew:
             call = self._calls[key] = _Call()
             gevent.spawn(self._run, key, call, work)
         return call.wait(patience)
@@ -76,4 +90,5 @@ class SingleFlight(Generic[Result]):
         try:
             call.run(work)
         finally:
-            del self._calls[key]
+            if self._calls.get(key) is call:
+                del self._calls[key]

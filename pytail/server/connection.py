@@ -47,6 +47,7 @@ class Connection:
         self.server = server
         #: Host and port, or the path of a Unix socket.
         self.client_address = address
+        self._peer = str(address[0]) if isinstance(address, tuple) else ""
         #: When the wait for a request began, None outside of one; `time.monotonic`.
         self.waiting_since: float | None = None
         self._socket, self._client = sock, ClientSocket(sock, is_encrypted=server.ssl_enabled)
@@ -62,7 +63,7 @@ class Connection:
         if not server.ssl_enabled:
             # The bytes of a TLS connection can be read through its socket only.
             self._receive = ReplayingReceiver(
-                sock.fileno(), server.microcache, self._may_replay, self._send_repeated
+                sock.fileno(), server.microcache, self._may_replay, self._send_repeated, self._peer
             ).receive
 
     @property
@@ -218,7 +219,7 @@ class Connection:
     ) -> dict[str, Any]:
         environ = {**self.server.environ, **request.environ, "SCRIPT_NAME": ""}
         if isinstance(self.client_address, tuple):
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
+            environ["REMOTE_ADDR"] = self._peer
             environ["REMOTE_PORT"] = str(self.client_address[1])
         environ["wsgi.input"] = body
         environ["wsgi.input_terminated"] = True

@@ -41,8 +41,11 @@ class Replayable(Protocol):
     #: Returns a copy of the body while the body is open, None where the body cannot be copied.
     copy: Callable[[], bytes | None]
 
-    def begin(self) -> AccessRecord | None:
-        """Return the access record of a repetition, None where the response would differ now."""
+    def begin(self, peer: str) -> AccessRecord | None:
+        """Return the access record of a repetition, None where the response would differ now.
+
+        `peer` is the address that the request came from, "" for a Unix socket.
+        """
 
     def end(self, record: AccessRecord, sent: int) -> None:
         """End `record`, after `sent` bytes of the body."""
@@ -116,14 +119,15 @@ class ReplayingReceiver:
         microcache: Microcache,
         may_replay: Callable[[], bool],
         send_rest: Callable[[memoryview], None],
+        peer: str = "",
     ) -> None:
-        """`descriptor` is the connection's socket.
+        """`descriptor` is the connection's socket, `peer` the address of its other end.
 
         `may_replay` is called before each repetition, and returns whether the connection stays open
         after it. `send_rest` sends, in the greenlet, the bytes that the client does not take at once.
         """
         self._descriptor, self._microcache = descriptor, microcache
-        self._may_replay, self._send_rest = may_replay, send_rest
+        self._may_replay, self._send_rest, self._peer = may_replay, send_rest, peer
         self._waiter: Waiter[bytes | None] = Waiter()
         self._unfinished: tuple[CachedResponse, AccessRecord, bytes] | None = None
 
@@ -154,7 +158,7 @@ class ReplayingReceiver:
             data = os.read(self._descriptor, RECEIVE_SIZE)
             response, record = self._microcache.find(data), None
             if response is not None and self._may_replay():
-                record = response.replay.begin()
+                record = response.replay.begin(self._peer)
             if response is None or record is None:
                 self._waiter.switch(data)
             elif not self._is_sent(response, record):

@@ -24,15 +24,17 @@ _PLAIN = re.compile(r"[!-~]*")
 class AccessRecord:
     """The facts about one request and its response."""
 
-    __slots__ = ("bytes_sent", "id", "is_interrupted", "method", "outcome", "path", "seconds",
+    __slots__ = ("bytes_sent", "client", "id", "is_interrupted", "method", "outcome", "path", "seconds",
                  "started", "status", "upstream_seconds")  # fmt: skip
 
-    def __init__(self, method: str, path: str, identity: str) -> None:
+    def __init__(self, method: str, path: str, identity: str, client: str = "") -> None:
         self.method = method
         #: Without the query, as WSGI has it: unquoted, decoded as Latin-1.
         self.path = path
         #: The value of the X-Request-Id header.
         self.id = identity
+        #: The address of the client; empty where that is unknown, as behind a Unix socket.
+        self.client = client
         self.started = time.perf_counter()
         #: Three digits; empty where no response has begun.
         self.status = ""
@@ -49,10 +51,11 @@ class AccessRecord:
 
     def __str__(self) -> str:
         cut = "cut after " if self.is_interrupted else ""
+        client = f"{self.client} " if self.client else ""
         return (
             f"{self.method} {self.plain_path} {self.status} {self.outcome or '-'}"
             f" {cut}{self.bytes_sent} bytes {self.seconds * 1000:.1f} ms"
-            f" upstream {self.upstream_seconds * 1000:.1f} ms {self.id}"
+            f" upstream {self.upstream_seconds * 1000:.1f} ms {client}{self.id}"
         )
 
     @property
@@ -78,13 +81,14 @@ class AccessRecord:
             "ms": round(self.seconds * 1000, 2),
             "upstream_ms": round(self.upstream_seconds * 1000, 2),
             "cut": self.is_interrupted,
+            "client": self.client or None,
         }
 
 
-def begin(record: AccessRecord, client: str) -> None:
-    """Set the record and the client address that the running greenlet works for."""
+def begin(record: AccessRecord) -> None:
+    """Set the record, and with it the client, that the running greenlet works for."""
     _CURRENT.set(record)
-    _CLIENT.set(client)
+    _CLIENT.set(record.client)
 
 
 def finish() -> None:

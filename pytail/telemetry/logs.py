@@ -32,6 +32,9 @@ def configure(level: str, form: str) -> None:
     """
     formatter = JsonFormatter() if form == "json" else TextFormatter()
     logging.getLogger("pytail").setLevel(level.upper())
+    # urllib3 warns of each connection that it closes because its pool is full. That is normal after
+    # many requests that waited for a slow upstream.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     for handler in log.handlers:
         if isinstance(handler, BatchingHandler):
             handler.change(formatter)

@@ -1,5 +1,8 @@
 """Sends one request to upstream, or to a host that upstream names, within limits.
 
+Each request has a slot, which it lends while it waits for upstream. Its outcome is charged to the
+object that it asks for, or to the host that fails: the last one that a redirect led to.
+
 Upstream is not trusted. A redirect stays on http and https, and never leads from https to http.
 Neither a redirect nor a link leads from a public upstream into a private network.
 Bodies are bounded in size and time. No message shows credentials.
@@ -12,33 +15,50 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+import gevent
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import DecodeError, HTTPError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    SSLError,
+)
 
 from pytail import urls
 from pytail.errors import (
     UpstreamAddressRefused,
     UpstreamBusy,
     UpstreamCircuitOpen,
+    UpstreamError,
     UpstreamGarbled,
+    UpstreamNotConnected,
     UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
+    UpstreamWithoutRanges,
 )
 from pytail.runtime.threads import give_way
 from pytail.telemetry.access import current_client
 from pytail.telemetry.metrics import KINDS, Metrics
-from pytail.upstream.circuit_breaker import CircuitBreakers, CircuitOpen
+from pytail.upstream.circuit_breaker import Attempt, Cause, CircuitBreakers, CircuitOpen
 from pytail.upstream.headers import content_length, location, retry_after
-from pytail.upstream.limiter import Limiter, LimiterFull
+from pytail.upstream.limiter import MOST_HANGING, Limiter, LimiterFull, Slot
 from pytail.upstream.networks import AddressRefused
 from pytail.upstream.transport import Transport
 from pytail.urls import masked, origin
 
 log = logging.getLogger("pytail.upstream")
 
+Result = TypeVar("Result")
+
+#: The method of a request for a range, for the circuit breaker: some hosts fail for ranges only.
+RANGE = "RANGE"
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Bytes read at once.
@@ -48,7 +68,7 @@ _BODY_TIMEOUTS = 4
 
 
 class Client:
-    """Sends requests, with slots for each kind and a circuit breaker for each host."""
+    """Sends requests, with slots for each kind, and circuit breakers for hosts and objects."""
 
     def __init__(
         self,
@@ -57,12 +77,14 @@ class Client:
         *,
         max_page_fetches: int = 32,
         max_file_fetches: int = 64,
+        max_hanging: int = MOST_HANGING,
         offline: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`max_page_fetches` bounds concurrent small requests, `max_file_fetches` files and ranges.
 
-        Files and ranges have that many slots each. With `offline`, `slot` raises UpstreamOffline.
+        Files and ranges have that many slots each. `max_hanging` bounds the requests of each kind that
+        wait for upstream without a slot. With `offline`, `exchange` raises UpstreamOffline.
         `clock` gives seconds.
         """
         self.metrics = metrics
@@ -70,7 +92,7 @@ class Client:
         self._breakers = CircuitBreakers(clock)
         #: By kind of fetch.
         self.limiters = {
-            kind: Limiter(kind, most, metrics.count_turned_away)
+            kind: Limiter(kind, most, metrics.count_turned_away, max_hanging)
             for kind, most in zip(KINDS, (max_page_fetches, *[max_file_fetches] * 2), strict=True)
         }
 
@@ -78,58 +100,66 @@ class Client:
         """Return whether the circuit breaker of the host of `url` is open."""
         return self._breakers.is_open(origin(url))
 
-    def slot(self, url: str, kind: str) -> contextlib.ExitStack:
-        """Return a slot of `kind` for a request of `url`; closing the stack gives the slot back.
+    def require(self, url: str, method: str = "GET") -> None:
+        """Raise UpstreamCircuitOpen where the object at `url` may not be asked for now."""
+        with _circuit_errors(url):
+            self._breakers.require(origin(url), url, method)
 
-        Raises UpstreamOffline or UpstreamCircuitOpen without a wait, UpstreamBusy after 8 seconds.
+    def is_lost(self, url: str, age: float) -> bool:
+        """Return whether a request for `url`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._breakers.is_lost(origin(url), self._clock() - age)
+
+    def exchange(self, url: str, kind: str, method: str = "GET") -> Exchange:
+        """Return a request about the object at `url`, with a slot of `kind`, to be closed.
+
+        `method` is GET, HEAD or RANGE. Raises UpstreamOffline or UpstreamCircuitOpen without a wait,
+        UpstreamBusy after 8 seconds.
         """
         if self._is_offline:
             raise UpstreamOffline(masked(url))
-        with _circuit_errors(url):
-            self._breakers.require(origin(url))
-        limiter, client = self.limiters[kind], current_client()
-        try:
-            limiter.acquire(client)
-        except LimiterFull:
-            raise UpstreamBusy(masked(url), limiter.limit) from None
-        slot = contextlib.ExitStack()
-        slot.callback(limiter.release, client)
-        return slot
+        self.require(url, method)
+        limiter = self.limiters[kind]
+        with _busy_errors(url, limiter):
+            return Exchange(url, method, limiter, Slot(limiter, current_client()))
 
     @contextlib.contextmanager
-    def attempt(self, url: str) -> Iterator[None]:
-        """Count the block as one attempt at the host of `url`, in metrics and circuit breaker.
+    def attempt(self, exchange: Exchange) -> Iterator[None]:
+        """Count the block as one attempt at the object of `exchange`, and at the hosts that it asks.
 
         Raises UpstreamCircuitOpen.
         """
-        with _circuit_errors(url), self._breakers.attempt(origin(url)) as attempt:
-            try:
-                yield
-            except UpstreamRefused as error:
-                attempt.is_failure = error.status >= 500 or error.status == 429
-                if attempt.is_failure:
-                    self.metrics.count_upstream_error("refused")
-                attempt.retry_after = error.retry_after
-                raise
-            except UpstreamUnreachable:
-                self.metrics.count_upstream_error("unreachable")
-                raise
-            except UpstreamGarbled:
-                self.metrics.count_upstream_error("garbled")
-                # A wrong response shows that the host can be reached.
-                attempt.is_failure = False
-                raise
+        url = exchange.url
+        with _circuit_errors(url):
+            exchange.attempt = self._breakers.attempt(origin(url), url, exchange.method)
+        try:
+            yield
+        except (UpstreamCircuitOpen, UpstreamBusy, UpstreamAddressRefused):
+            # No request was sent, or its response was not read.
+            raise
+        except UpstreamError as error:
+            self._charge(exchange.attempt, error)
+            raise
+        except gevent.Timeout as limit:
+            # The client's patience is shorter than the timeout of the request.
+            reason = f"no response within {limit.seconds:g} seconds"
+            self._breakers.fail(exchange.attempt, Cause.HOST, reason)
+            raise
+        else:
+            self._breakers.succeed(exchange.attempt)
 
     def request(
-        self, url: str, headers: Mapping[str, str], method: str = "GET"
+        self, exchange: Exchange, url: str, headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[BaseHTTPResponse, str]:
-        """Return the response, its body unread, and its URL after up to 5 redirects.
+        """Return the response of `url`, its body unread, and its URL after up to 5 redirects.
 
         Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed, such as
         UpstreamAddressRefused.
         """
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._send(method, url, headers)
+            response = self._send(exchange, method, url, headers)
             target = location(response.headers)
             if response.status not in _REDIRECTS or target is None:
                 return response, url
@@ -138,7 +168,13 @@ class Client:
         raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
 
     def read_body(
-        self, response: BaseHTTPResponse, url: str, limit: int, *, decode: bool = False
+        self,
+        exchange: Exchange,
+        response: BaseHTTPResponse,
+        url: str,
+        limit: int,
+        *,
+        decode: bool = False,
     ) -> bytes | None:
         """Return the body of `response`, None where it is longer than `limit` bytes.
 
@@ -151,7 +187,7 @@ class Client:
         chunks, size = [], 0
         try:
             # `read` would wait for a full chunk, past the deadline where bytes come slowly.
-            while chunk := response.read1(_CHUNK, decode_content=decode):
+            while chunk := exchange.wait(lambda: response.read1(_CHUNK, decode_content=decode)):
                 chunks.append(chunk)
                 size += len(chunk)
                 # Reading from a fast host never waits, so other greenlets would not run.
@@ -171,18 +207,88 @@ class Client:
         """Close the idle connections."""
         self._transport.close()
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _charge(self, attempt: Attempt, error: UpstreamError) -> None:
+        """Count `error` in the metrics, and as a failure of what caused it."""
+        cause = _cause_of(error)
+        if cause is None:
+            self._breakers.succeed(attempt)
+        else:
+            retry_after = error.retry_after if isinstance(error, UpstreamRefused) else None
+            self._breakers.fail(attempt, cause, error.reason, retry_after)
+        if isinstance(error, UpstreamGarbled):
+            self.metrics.count_upstream_error("garbled")
+        elif cause is not None:
+            is_refused = isinstance(error, UpstreamRefused)
+            self.metrics.count_upstream_error("refused" if is_refused else "unreachable")
+
+    def _send(
+        self, exchange: Exchange, method: str, url: str, headers: Mapping[str, str]
+    ) -> BaseHTTPResponse:
         started = self._clock()
+        with _circuit_errors(url):
+            exchange.go_to(url)
         try:
-            response = self._transport.request(method, url, headers)
+            response = exchange.wait(
+                lambda: self._transport.request(method, url, headers), BaseHTTPResponse.close
+            )
         except AddressRefused as error:
             raise UpstreamAddressRefused(_shown(url), error.network.value) from error
         except (HTTPError, OSError) as error:
-            raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            kind = UpstreamNotConnected if is_not_connected(error) else UpstreamUnreachable
+            raise kind(masked(url), reason_of(error)) from error
         seconds = self._clock() - started
         self.metrics.observe_upstream(seconds)
         log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, seconds * 1000)
         return response
+
+
+class Exchange:
+    """One request about an object, from its slot to the end of the body of the response."""
+
+    def __init__(self, url: str, method: str, limiter: Limiter, slot: Slot) -> None:
+        """`method` is GET, HEAD or RANGE; `close` gives `slot` back."""
+        self.url, self.method = url, method
+        #: Set while `Client.attempt` runs.
+        self.attempt: Attempt | None = None
+        self._limiter, self._slot, self._is_kept = limiter, slot, False
+
+    def __enter__(self) -> Exchange:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_kept:
+            self.close()
+
+    def keep(self) -> None:
+        """Leave it to the caller to close this exchange, not to the end of its ``with`` block."""
+        self._is_kept = True
+
+    def close(self) -> None:
+        """Give the slot back."""
+        self._slot.close()
+
+    def go_to(self, url: str) -> None:
+        """Charge what follows to the host of `url`. Raises CircuitOpen."""
+        if self.attempt is not None:
+            self.attempt.go_to(origin(url))
+
+    def wait(
+        self, receive: Callable[[], Result], discard: Callable[[Result], object] | None = None
+    ) -> Result:
+        """Return what `receive` receives from upstream; the slot is lent where that takes long.
+
+        `discard` is called with the result where no slot is free for it. Raises UpstreamBusy.
+        """
+        with self._slot.waiting():
+            result = receive()
+        try:
+            with _busy_errors(self.url, self._limiter):
+                self._slot.take_back()
+        except BaseException:
+            if discard is not None:
+                discard(result)
+            raise
+        return result
 
 
 def discard(response: BaseHTTPResponse) -> None:
@@ -220,12 +326,43 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def _cause_of(error: UpstreamError) -> Cause | None:
+    """Return what `error` is charged to besides its object; None where it is no failure."""
+    if isinstance(error, UpstreamRefused):
+        if error.status == 429 or (error.status >= 500 and error.retry_after is not None):
+            # A host that asks for fewer requests, or for later ones, is well.
+            return Cause.OBJECT
+        return Cause.HOST if error.status >= 500 else None
+    if isinstance(error, UpstreamGarbled):
+        return None if isinstance(error, UpstreamWithoutRanges) else Cause.OBJECT
+    return Cause.CONNECTION if isinstance(error, UpstreamNotConnected) else Cause.HOST
+
+
+def is_not_connected(error: BaseException) -> bool:
+    """Return whether `error` is of the connection: name resolution, TCP, TLS or the proxy."""
+    if isinstance(error, ProtocolError):
+        # urllib3 wraps the OSError of http.client for a proxy that refuses CONNECT.
+        return "Tunnel connection failed" in str(error)
+    # An OSError that urllib3 has not wrapped comes from making the connection, except for the
+    # TimeoutError of `Transport.request`.
+    kinds = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError)
+    return isinstance(error, kinds) or not isinstance(error, (HTTPError, TimeoutError))
+
+
 @contextlib.contextmanager
 def _circuit_errors(url: str) -> Iterator[None]:
     try:
         yield
     except CircuitOpen as circuit:
         seconds = math.ceil(circuit.seconds)
-        failures = f"{circuit.failures} failures in a row"
+        failures = f"{circuit.failures} failures in a row: {circuit.reason}"
         reason = f"circuit breaker is open for {seconds} seconds, after {failures}"
         raise UpstreamCircuitOpen(masked(url), reason, seconds) from None
+
+
+@contextlib.contextmanager
+def _busy_errors(url: str, limiter: Limiter) -> Iterator[None]:
+    try:
+        yield
+    except LimiterFull:
+        raise UpstreamBusy(masked(url), limiter.limit) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 
 from urllib3 import BaseHTTPResponse
@@ -17,7 +16,7 @@ from pytail.errors import (
 from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
-from pytail.upstream.client import Client, discard, reason_of, refusal
+from pytail.upstream.client import RANGE, Client, Exchange, discard, reason_of, refusal
 from pytail.upstream.headers import (
     content_length,
     content_range,
@@ -57,11 +56,11 @@ class UpstreamFile:
         response: BaseHTTPResponse,
         url: str,
         metrics: Metrics,
-        slot: contextlib.ExitStack,
+        exchange: Exchange,
     ) -> None:
-        """`close` gives `slot` back."""
+        """`close` closes `exchange`."""
         self._response, self._url, self._metrics = response, masked(url), metrics
-        self._slot = slot
+        self._exchange = exchange
         #: Offset in the file of the first byte; -1 where a partial response does not say.
         self.start = 0
         #: Offset one behind the last byte; None where upstream does not say.
@@ -84,7 +83,9 @@ class UpstreamFile:
         Empty at the end. Raises UpstreamUnreachable where the connection breaks or times out.
         """
         try:
-            return self._response.read1(min(size, _CHUNK), decode_content=False)
+            return self._exchange.wait(
+                lambda: self._response.read1(min(size, _CHUNK), decode_content=False)
+            )
         except (HTTPError, OSError) as error:
             self._metrics.count_upstream_error("cut")
             raise UpstreamUnreachable(self._url, reason_of(error)) from error
@@ -92,7 +93,7 @@ class UpstreamFile:
     def close(self) -> None:
         """Close the connection, unless the body was read to its end and the pool has it again."""
         self._response.close()
-        self._slot.close()
+        self._exchange.close()
 
 
 class FileClient:
@@ -122,8 +123,8 @@ class FileClient:
             if rest.stop == rest.size and (rest.start == 0 or (rest.start == start and is_same)):
                 return rest
             rest.close()
-        with self._client.slot(url, kind) as slot, self._client.attempt(url):
-            return self._opened(self._request_whole(url), url, slot)
+        with self._client.exchange(url, kind) as exchange, self._client.attempt(exchange):
+            return self._opened(exchange, self._request_whole(exchange))
 
     def open_range(self, url: str, start: int, stop: int, size: int) -> UpstreamFile:
         """Open the bytes from `start` to before `stop` of the file at `url`, of `size` bytes.
@@ -131,9 +132,12 @@ class FileClient:
         Raises UpstreamWithoutRanges where upstream sends whole files only, or another
         UpstreamError.
         """
-        with self._client.slot(url, "part") as slot, self._client.attempt(url):
+        with (
+            self._client.exchange(url, "part", RANGE) as exchange,
+            self._client.attempt(exchange),
+        ):
             try:
-                response = self._request_range(url, start, stop, size)
+                response = self._request_range(exchange, start, stop, size)
             except UpstreamRefused as error:
                 if error.status in (416, 501):
                     raise UpstreamWithoutRanges(masked(url)) from error
@@ -141,7 +145,7 @@ class FileClient:
             if response.status == 200:
                 discard(response)
                 raise UpstreamWithoutRanges(masked(url))
-            return self._opened(response, url, slot)
+            return self._opened(exchange, response)
 
     def read_range(self, url: str, start: int, stop: int) -> Piece:
         """Read the bytes from `start` to before `stop` of the file at `url`, or to its end.
@@ -150,15 +154,18 @@ class FileClient:
         UpstreamWithoutRanges for a larger one, or another UpstreamError: UpstreamRefused with the
         status 416 where the file ends before `start`.
         """
-        with self._client.slot(url, "page"), self._client.attempt(url):
-            response = self._request_range(url, start, stop)
+        with (
+            self._client.exchange(url, "page", RANGE) as exchange,
+            self._client.attempt(exchange),
+        ):
+            response = self._request_range(exchange, start, stop)
             try:
                 if response.status == 200:
-                    return self._read_whole(response, url)
+                    return self._read_whole(exchange, response)
                 found = content_range(response.headers)
                 if found is None or found[0] != start or found[1] != min(stop, found[2]):
                     raise UpstreamGarbled(masked(url), "sends another range than asked for")
-                data = self._client.read_body(response, url, self._max_range_bytes)
+                data = self._client.read_body(exchange, response, url, self._max_range_bytes)
             finally:
                 response.close()
             length = found[1] - start
@@ -172,12 +179,16 @@ class FileClient:
 
         Raises an UpstreamError.
         """
-        with UpstreamWait(), self._client.slot(url, "page"), self._client.attempt(url):
-            response, _ = self._client.request(url, _HEADERS, method="HEAD")
+        with (
+            UpstreamWait(),
+            self._client.exchange(url, "page", "HEAD") as exchange,
+            self._client.attempt(exchange),
+        ):
+            response, _ = self._client.request(exchange, url, _HEADERS, method="HEAD")
             if response.status in (405, 501):
                 # Headers of GET are those of HEAD (RFC 9110, section 9.3.2); the body is not read.
                 discard(response)
-                response, _ = self._client.request(url, _HEADERS)
+                response, _ = self._client.request(exchange, url, _HEADERS)
             _require(response, url, 200)
             response.close()
             return content_length(response.headers)
@@ -191,13 +202,13 @@ class FileClient:
         conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
         headers = {**_HEADERS, **{name: value for name, value in conditions.items() if value}}
         # Not HEAD: a signed URL is for one method only, and some hosts refuse HEAD.
-        with self._client.slot(url, "page"), self._client.attempt(url):
-            response, _ = self._client.request(url, headers)
+        with self._client.exchange(url, "page") as exchange, self._client.attempt(exchange):
+            response, _ = self._client.request(exchange, url, headers)
             _require(response, url, 200, 304)
             try:
                 if response.status == 304:
                     return None
-                first = response.read1(1, decode_content=False)
+                first = exchange.wait(lambda: response.read1(1, decode_content=False))
             except (HTTPError, OSError) as error:
                 raise UpstreamUnreachable(masked(url), reason_of(error)) from error
             finally:
@@ -206,37 +217,47 @@ class FileClient:
                 raise UpstreamGarbled(masked(url), "sends no distribution")
             return validators(response.headers)
 
+    def is_lost(self, url: str, age: float) -> bool:
+        """Return whether a request for `url`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._client.is_lost(url, age)
+
     def _open_rest(self, url: str, start: int, etag: str | None, kind: str) -> UpstreamFile:
         """Open the bytes from `start` on, or the whole file where upstream sends that."""
-        with self._client.slot(url, kind) as slot, self._client.attempt(url):
+        with self._client.exchange(url, kind, RANGE) as exchange, self._client.attempt(exchange):
             try:
-                response = self._request_range(url, start, etag=etag)
+                response = self._request_range(exchange, start, etag=etag)
             except UpstreamRefused as error:
-                if error.status != 416:
+                # The file of upstream ends before `start`, so it is another file (416). Or the host
+                # fails for ranges, and may not for the whole file.
+                fails = error.status >= 500 and error.retry_after is None
+                if error.status != 416 and not fails:
                     raise
-                # The file of upstream ends before `start`, so it is another file.
-                response = self._request_whole(url)
-            return self._opened(response, url, slot)
+                response = self._request_whole(exchange)
+            return self._opened(exchange, response)
 
-    def _read_whole(self, response: BaseHTTPResponse, url: str) -> Piece:
+    def _read_whole(self, exchange: Exchange, response: BaseHTTPResponse) -> Piece:
         """Return a small file whose response has no range. Raises an UpstreamError."""
+        url = exchange.url
         length = content_length(response.headers)
         data = None
         if length is None or length <= _SMALL_FILE:
-            data = self._client.read_body(response, url, _SMALL_FILE)
+            data = self._client.read_body(exchange, response, url, _SMALL_FILE)
         if data is None:
             raise UpstreamWithoutRanges(masked(url))
         if length not in (None, len(data)):
             raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {length}")
         return Piece(0, data, len(data))
 
-    def _request_whole(self, url: str) -> BaseHTTPResponse:
-        response, _ = self._client.request(url, _HEADERS)
-        return _require(response, url, 200)
+    def _request_whole(self, exchange: Exchange) -> BaseHTTPResponse:
+        response, _ = self._client.request(exchange, exchange.url, _HEADERS)
+        return _require(response, exchange.url, 200)
 
     def _request_range(
         self,
-        url: str,
+        exchange: Exchange,
         start: int,
         stop: int | None = None,
         size: int | None = None,
@@ -247,11 +268,11 @@ class FileClient:
         `stop` None: to the end. `size` None: the range of the response is not checked. Raises
         UpstreamGarbled where upstream sends another range, or another UpstreamError.
         """
-        last = "" if stop is None else stop - 1
+        url, last = exchange.url, "" if stop is None else stop - 1
         headers = {**_HEADERS, "Range": f"bytes={start}-{last}"}
         if etag is not None:
             headers["If-Range"] = etag
-        response, _ = self._client.request(url, headers)
+        response, _ = self._client.request(exchange, url, headers)
         _require(response, url, 200, 206)
         is_checked = size is not None and response.status == 206
         if is_checked and content_range(response.headers) != (start, stop, size):
@@ -259,10 +280,10 @@ class FileClient:
             raise UpstreamGarbled(masked(url), "sends another range than asked for")
         return response
 
-    def _opened(
-        self, response: BaseHTTPResponse, url: str, slot: contextlib.ExitStack
-    ) -> UpstreamFile:
-        return UpstreamFile(response, url, self._client.metrics, slot.pop_all())
+    def _opened(self, exchange: Exchange, response: BaseHTTPResponse) -> UpstreamFile:
+        opened = UpstreamFile(response, exchange.url, self._client.metrics, exchange)
+        exchange.keep()
+        return opened
 
 
 def _require(response: BaseHTTPResponse, url: str, *statuses: int) -> BaseHTTPResponse:

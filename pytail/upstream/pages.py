@@ -17,7 +17,7 @@ from pytail.model import ProjectPage
 from pytail.runtime.threads import off_loop
 from pytail.simple import fields, html, json
 from pytail.upstream import decompress
-from pytail.upstream.client import Client, discard, refusal
+from pytail.upstream.client import Client, Exchange, discard, refusal
 from pytail.upstream.headers import media_type
 from pytail.urls import masked, without_credentials
 
@@ -81,32 +81,43 @@ class PageClient:
         a flood of invented names does not pile up pages to store. Raises an UpstreamError.
         """
         url = self.page_url(project)
-        with self._client.slot(url, "page"):
-            with self._client.attempt(url):
-                fetched = self._fetch(project, url, etag)
+        with self._client.exchange(url, "page") as exchange:
+            with self._client.attempt(exchange):
+                fetched = self._fetch(exchange, project, etag)
             yield fetched
+
+    def require(self, project: str) -> None:
+        """Raise UpstreamCircuitOpen where upstream may not be asked for `project` now."""
+        self._client.require(self.page_url(project))
+
+    def is_lost(self, project: str, age: float) -> bool:
+        """Return whether a request for `project`, sent `age` seconds ago, is to be sent once more.
+
+        See `CircuitBreakers.is_lost`.
+        """
+        return self._client.is_lost(self.page_url(project), age)
 
     def close(self) -> None:
         """Wait for the page that is being parsed, and end the thread."""
         self._parser.kill()
 
-    def _fetch(self, project: str, url: str, etag: str | None) -> FetchedPage | PageState:
+    def _fetch(self, exchange: Exchange, project: str, etag: str | None) -> FetchedPage | PageState:
         headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip, deflate"}
         if etag is not None:
             headers["If-None-Match"] = etag
-        response, final_url = self._client.request(url, headers)
+        response, final_url = self._client.request(exchange, exchange.url, headers)
         try:
             if response.status in (404, 410):
                 return PageState.MISSING
             if response.status == 304 and etag is not None:
                 return PageState.UNCHANGED
             if response.status != 200:
-                raise refusal(response, url)
+                raise refusal(response, exchange.url)
             # The thread that parses decodes gzip too; other codings are not asked for.
             coding = response.headers.get("Content-Encoding", "").strip().lower()
             is_gzip = coding in decompress.GZIP
             data = self._client.read_body(
-                response, final_url, self._max_page_bytes, decode=not is_gzip
+                exchange, response, final_url, self._max_page_bytes, decode=not is_gzip
             )
         finally:
             discard(response)

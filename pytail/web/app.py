@@ -51,7 +51,10 @@ class Application(falcon.App):  # type: ignore[type-arg]
         cache = self._open_cache(settings, clock)
         pages = self._open_pages(settings, cache)
         self._recording = AccessRecording(
-            super().__call__, logs.access, cache.metrics.count_response
+            super().__call__,
+            logs.access,
+            cache.metrics.count_response,
+            trusted=settings.trusted_proxies,
         )
         self._start_background_work(settings, cache)
         self._add_routes(_routes(settings, cache, pages))

@@ -80,8 +80,10 @@ def send_problem(req: falcon.Request, resp: falcon.Response, status: str, detail
 
 
 def _status_of(error: Exception) -> str | None:
-    if isinstance(error, errors.UpstreamRefused) and error.status == 429:
-        return falcon.HTTP_503
+    if isinstance(error, errors.UpstreamRefused):
+        asks_to_wait = error.status >= 500 and error.retry_after is not None
+        if error.status == 429 or asks_to_wait:
+            return falcon.HTTP_503
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 

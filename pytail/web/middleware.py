@@ -13,10 +13,12 @@ from typing import Any
 
 import falcon
 
+from pytail.config.values import Proxies
 from pytail.server.client_socket import reset_on_close
 from pytail.server.microcache import REPLAY
 from pytail.telemetry import access
 from pytail.telemetry.access import AccessRecord
+from pytail.web.forwarded import ClientAddresses
 
 log = logging.getLogger("pytail.web")
 
@@ -69,9 +71,19 @@ class CommonHeaders:
 class AccessRecording:
     """WSGI middleware that makes one access record per request and reports it at the end."""
 
-    def __init__(self, application: Any, *report: Callable[[AccessRecord], None]) -> None:
-        """Each function of `report` is called with each finished record."""
+    def __init__(
+        self,
+        application: Any,
+        *report: Callable[[AccessRecord], None],
+        trusted: Proxies = Proxies(),  # noqa: B008, it is immutable
+    ) -> None:
+        """Each function of `report` is called with each finished record.
+
+        `trusted` proxies tell the address of the client.
+        """
         self._application, self._report = application, report
+        #: Returns the address of the client, for that of the peer and X-Forwarded-For.
+        self.client_of = ClientAddresses(trusted).of
         # Unique among processes, and cheaper than a random number per request.
         self._ids, self._prefix = itertools.count(1), os.urandom(6).hex()
 
@@ -96,7 +108,7 @@ class AccessRecording:
             body = self._application(environ, begin_response)
             is_valid = environ.get(STILL_VALID)
             if is_valid is not None and "HTTP_X_REQUEST_ID" not in environ:
-                environ[REPLAY] = Replay(record, body, is_valid, self)
+                environ[REPLAY] = Replay(record, body, is_valid, self, _sender(environ))
             return _Body(body, record, self.end, sock)
         except BaseException:
             record.is_interrupted = True
@@ -107,8 +119,9 @@ class AccessRecording:
         """Return the record of a request and make it the current one of this greenlet."""
         given: str | None = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else self.new_id()
-        record = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], request_id)
-        access.begin(record, environ.get("REMOTE_ADDR", ""))
+        client = self.client_of(*_sender(environ))
+        record = AccessRecord(environ["REQUEST_METHOD"], environ["PATH_INFO"], request_id, client)
+        access.begin(record)
         return record
 
     def new_id(self) -> str:
@@ -126,7 +139,7 @@ class AccessRecording:
 class Replay:
     """A response that the server may send again, with a new access record each time."""
 
-    __slots__ = ("_first", "_is_valid", "_recording", "body", "copy", "id")
+    __slots__ = ("_first", "_is_valid", "_recording", "_sender", "body", "copy", "id")
 
     def __init__(
         self,
@@ -134,9 +147,14 @@ class Replay:
         body: Any,
         is_valid: Callable[[], bool],
         recording: AccessRecording,
+        sender: tuple[str, str | None],
     ) -> None:
-        """`first` and `body` are of the first response; `is_valid` checks the response now."""
+        """`first` and `body` are of the first response; `is_valid` checks the response now.
+
+        `sender` is the peer of the first request and its X-Forwarded-For.
+        """
         self._first, self._is_valid, self._recording = first, is_valid, recording
+        self._sender = sender
         #: The bytes to send again; None where only `copy` gives them.
         self.body: bytes | None = b"".join(body) if isinstance(body, list) else None
         #: Returns the bytes of a body that is sent but not yet closed; None where there are none.
@@ -144,12 +162,18 @@ class Replay:
         #: The request id in the head of the first response, to be replaced in each further one.
         self.id = first.id.encode()
 
-    def begin(self) -> AccessRecord | None:
-        """Return the access record of a further response, None where the first is no longer valid."""
+    def begin(self, peer: str) -> AccessRecord | None:
+        """Return the access record of a further response, to a request that `peer` sent.
+
+        None where the first response is no longer valid.
+        """
         if not self._is_valid():
             return None
-        first = self._first
-        record = AccessRecord(first.method, first.path, self._recording.new_id())
+        first, (first_peer, forwarded) = self._first, self._sender
+        client = first.client
+        if peer != first_peer:
+            client = self._recording.client_of(peer, forwarded)
+        record = AccessRecord(first.method, first.path, self._recording.new_id(), client)
         record.status, record.outcome = first.status, first.outcome
         return record
 
@@ -157,6 +181,11 @@ class Replay:
         """Finish `record` after `sent` bytes of the body."""
         record.bytes_sent, record.is_interrupted = sent, sent < len(self.body or b"")
         self._recording.end(record)
+
+
+def _sender(environ: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the address of the peer, "" for a Unix socket, and its X-Forwarded-For."""
+    return environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR")
 
 
 class _Body:

@@ -8,10 +8,12 @@ import pytest
 
 from pytail.config.values import (
     Bind,
+    Proxies,
     bind,
     directory,
     internal_path,
     limit,
+    proxies,
     seconds,
     size,
     switch,
@@ -51,6 +53,36 @@ def test_a_listen_address_is_host_and_port_or_a_socket(value: str, address: Bind
 def test_an_invalid_listen_address_is_refused(value: str):
     with pytest.raises(ValueError, match=r"give host:port|name the socket"):
         bind(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("", ""),
+        ("unix", "unix"),
+        ("UNIX,", "unix"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("10.0.0.0/8, ::1", "10.0.0.0/8, ::1"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("2001:DB8::/32,unix", "unix, 2001:db8::/32"),
+        ("[::1]", "::1"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_proxies_are_addresses_networks_and_unix(value: str, shown: str):
+    assert str(proxies(value)) == shown
+    assert proxies(shown) == proxies(value)
+    assert (proxies(value) == Proxies()) is (not value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["*", "localhost", "10.0.0.0/33", "10.0.0.1:80", "10.0.0", "::1]", "unix:/run/x", "a b"],
+)
+def test_an_invalid_proxy_is_refused(value: str):
+    with pytest.raises(ValueError, match=r"give addresses or networks"):
+        proxies(value)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,12 @@ def test_pytail_gets_one_connection_and_no_forged_headers(tmp_path: Path, nginx:
             heads.append(head.decode().lower())
             connection.send("HTTP/1.1 200 OK", "Content-Length: 2", body=b"ok")
 
-    forged = {"X-Accel-Redirect": "no", "Connection": "close", "X-Request-Id": "mine"}
+    forged = {
+        "X-Accel-Redirect": "no",
+        "Connection": "close",
+        "X-Request-Id": "mine",
+        "X-Forwarded-For": "192.0.2.66",
+    }
     with RawServer(script) as pytail, nginx(pytail.url.removeprefix("http://"), tmp_path) as site:
         for path in ("/simple/a%2Bb+c/", "//x/../y", "/?q=%2F"):
             assert site.request("GET", path, forged).data == b"ok"
@@ -212,6 +217,8 @@ def test_pytail_gets_one_connection_and_no_forged_headers(tmp_path: Path, nginx:
         assert "x-accel-redirect" not in head
         assert "connection:" not in head
         assert "x-request-id: mine\r\n" in head
+        # pytail takes the last address, which is what nginx saw.
+        assert "x-forwarded-for: 192.0.2.66, 127.0.0.1\r\n" in head
 
 
 def test_this_machine_may_read_the_monitoring_pages(site: Site):

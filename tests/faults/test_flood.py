@@ -1,4 +1,7 @@
-"""Many requests at once: fetches wait for slots, and other clients get their responses soon."""
+"""Many requests at once: fetches wait for slots, and other clients get their responses soon.
+
+A fetch that hangs has no slot. The tests of waiting for a slot let no fetch count as hanging.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
+from pytail.config.values import proxies
 from pytail.upstream import limiter
-from tests.support.fakeindex import FakeIndex, Gated, reply, wheel
+from tests.support.fakeindex import JSON, FakeIndex, Gated, reply, wheel
 from tests.support.running import Client, embedded, serving
 from tests.support.watching import memory, timed, until
 
@@ -30,7 +35,13 @@ def fetches(client: Client, kind: str, state: str = "under_way") -> int:
 
 
 @pytest.fixture
-def small(tmp_path: Path, index: FakeIndex) -> Iterator[Client]:
+def no_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fetch hangs: each keeps its slot while it waits for upstream."""
+    monkeypatch.setattr(limiter, "GRACE", 60)
+
+
+@pytest.fixture
+def small(no_hanging: None, tmp_path: Path, index: FakeIndex) -> Iterator[Client]:
     """A client of a pytail with two slots for files."""
     with serving(tmp_path / "cache", index.url, max_file_fetches=2) as client:
         yield client
@@ -92,6 +103,34 @@ def test_a_request_without_a_slot_gets_503_with_retry_after(
     assert small.get(dist.served).data == dist.data
 
 
+@pytest.mark.usefixtures("no_hanging")
+def test_a_client_behind_a_trusted_proxy_does_not_wait_for_another_one(
+    tmp_path: Path, index: FakeIndex
+):
+    settings: dict[str, Any] = {"max_page_fetches": 1, "trusted_proxies": proxies("127.0.0.1")}
+    with serving(tmp_path / "cache", index.url, **settings) as client:
+        gates = {name: Gated(b"") for name in ("flood0", "flood1", "other")}
+        index.answers |= {f"/simple/{name}/": gate for name, gate in gates.items()}
+
+        def ask(name: str, address: str) -> gevent.Greenlet:
+            waiting = fetches(client, "page", "waiting")
+            asked = gevent.spawn(client.get, f"/simple/{name}/", X_Forwarded_For=address)
+            until(
+                lambda: gates[name].asked.is_set() or fetches(client, "page", "waiting") > waiting
+            )
+            return asked
+
+        asked = [ask("flood0", "192.0.2.1"), ask("other", "192.0.2.2"), ask("flood1", "192.0.2.1")]
+        gates["flood0"].open()
+        # The newest fetch would be the next one, were all of one client.
+        gates["other"].asked.wait()
+        assert not gates["flood1"].asked.is_set()
+        for gate in gates.values():
+            gate.open()
+        gevent.joinall(asked, timeout=10)
+
+
+@pytest.mark.usefixtures("no_hanging")
 def test_a_stale_page_is_served_where_no_slot_is_free_in_time(
     tmp_path: Path, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ):
@@ -106,6 +145,61 @@ def test_a_stale_page_is_served_where_no_slot_is_free_in_time(
         assert client.get("/simple/demo/").headers["X-Cache"] == "STALE"
         gate.open()
         asked.join(timeout=10)
+
+
+class Hanging:
+    """An upstream that sends nothing, or only the head, for what `hang` names."""
+
+    def __init__(self, index: FakeIndex, sends_head: bool) -> None:
+        self.asked = 0
+        self._index, self._sends_head = index, sends_head
+
+    def hang(self, *paths: str) -> None:
+        self._index.answers |= dict.fromkeys(paths, self._answer)
+
+    def _answer(self, _: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        self.asked += 1
+        if self._sends_head:
+            start_response("200 OK", [("Content-Type", JSON), ("Content-Length", "1000000")])
+            # The first byte, since gevent sends the head with it.
+            yield b"{"
+        Event().wait()
+
+
+@pytest.mark.parametrize("sends_head", [False, True])
+@pytest.mark.parametrize("kind", ["page", "file"])
+def test_a_hundred_requests_that_hang_delay_no_other(
+    tmp_path: Path, index: FakeIndex, kind: str, sends_head: bool
+):
+    dists = [wheel(f"slow{number}") for number in range(100)]
+    other, upstream = wheel("other"), Hanging(index, sends_head)
+    index.add(*dists, other)
+    with serving(tmp_path / "cache", index.url, client_wait_secs=5) as client:
+        if kind == "page":
+            paths = [f"/simple/{dist.project}/" for dist in dists]
+            upstream.hang(*paths)
+        else:
+            paths = [dist.served for dist in dists]
+            upstream.hang(*(dist.path for dist in dists))
+        asked = [gevent.spawn(_give_up, client, path) for path in paths]
+        until(lambda: upstream.asked > 50, 30)
+        # All of them together have one client address: that of this process.
+        for path in ("/simple/other/", other.served, f"{other.served}.metadata"):
+            answer, seconds = timed(lambda path=path: client.get(path))
+            assert answer.status == 200
+            assert seconds < 2
+        until(lambda: fetches(client, kind) == 100, 30)
+        assert fetches(client, kind, "turned_away") == 0
+        # This ends the connections.
+        index.stop()
+        gevent.joinall(asked, timeout=30)
+        until(lambda: fetches(client, kind) == 0, 30)
+
+
+def _give_up(client: Client, path: str) -> None:
+    # The response fails in one way or the other: upstream never sent what it promised.
+    with contextlib.suppress(HTTPException, OSError):
+        client.get(path)
 
 
 def test_a_page_waiting_for_the_catalog_keeps_its_slot(tmp_path: Path, index: FakeIndex):
@@ -143,7 +237,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import collections, json, sys
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 import gevent
 
 url, flood, names = sys.argv[1].removeprefix("http://"), int(sys.argv[2]), int(sys.argv[3])
@@ -226,7 +320,8 @@ def test_3000_made_up_names_and_500_idle_connections_do_not_slow_other_clients(
         assert sorted(took)[-3] < 1
         assert sum(statuses.values()) == NAMES
         assert statuses.keys() <= {"404", "503"}
-        assert upstream.most <= 32
+        # 32, and more where the machine is so busy that a response takes longer than 0.25 seconds.
+        assert upstream.most <= 100
         assert memory(running.process.pid) - before < 60_000_000
         until(lambda: fetches(client, "page") == 0)
 

@@ -229,7 +229,7 @@ class Soak:
 
     def _flap(self, host: Host) -> Callable[[random.Random], None]:
         def flap(chance: random.Random) -> None:
-            # The circuit breaker of a host stays open for ten seconds, so most of the time is good.
+            # A host that failed is asked again after a pause, so most of the time is good.
             host.change(chance.choice(list(Mood)))
             gevent.sleep(chance.uniform(0.2, 2))
             host.change(Mood.GOOD)

@@ -5,6 +5,7 @@ import pytest
 from gevent.event import Event
 
 from pytail.runtime.singleflight import SingleFlight, StillRunning
+from tests.support.watching import until
 
 
 class Work:
@@ -116,4 +117,23 @@ def test_key_is_present_only_while_its_work_runs(calls):
     assert len(calls) == 1
     work.gate.set()
     caller.join()
+    assert len(calls) == 0
+
+
+def test_work_can_start_anew_beside_work_that_runs():
+    calls: SingleFlight[str] = SingleFlight()
+    gate = Event()
+
+    def late() -> str:
+        gate.wait()
+        return "late"
+
+    first = gevent.spawn(calls.run, "key", late)
+    until(lambda: "key" in calls)
+    assert calls.run("key", lambda: "soon", anew=True) == "soon"
+    # The first one runs on for its own caller, and nobody joins it.
+    assert "key" not in calls
+    assert (calls.age("key"), calls.run("key", lambda: "later")) == (0, "later")
+    gate.set()
+    assert first.get(timeout=5) == "late"
     assert len(calls) == 0

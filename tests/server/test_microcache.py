@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
+from pytail.config.values import proxies
 from pytail.server.microcache import Microcache
 from pytail.server.server import Server
 from pytail.telemetry.access import AccessRecord
@@ -50,7 +51,9 @@ def server(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     # The clock stands still unless a test advances it.
     monkeypatch.setattr("pytail.server.microcache.time", Second())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = Server(listener, AccessRecording(site, site.records.append))
+        trusted = proxies("127.0.0.1")
+        recording = AccessRecording(site, site.records.append, trusted=trusted)
+        running = Server(listener, recording)
         running.start()
         try:
             yield running
@@ -287,9 +290,36 @@ def test_requests_and_responses_are_bounded_in_size(monkeypatch: pytest.MonkeyPa
     microcache, recording = Microcache(), AccessRecording(None)
     record = AccessRecord("GET", "/", recording.new_id())
     for number in range(200):
-        replay = Replay(record, [bytes(1_000_000)], bool, recording)
+        replay = Replay(record, [bytes(1_000_000)], bool, recording, ("", None))
         microcache.store(b"%d" % number, b"head " + replay.id + b" rest", replay)
     assert len(microcache) == 33
     microcache.expire()
     microcache.store(b"x" * 10_000, b"head", replay)
     assert microcache.find(b"x" * 10_000) is None
+
+
+def test_a_repeated_response_is_recorded_for_its_own_client(server: Server, site: Site):
+    # The first address is that of the peer, which sends no X-Forwarded-For.
+    for address in ("127.0.0.1", "127.0.0.2"):
+        with socket.create_connection(
+            ("127.0.0.1", server.server_port), timeout=10, source_address=(address, 0)
+        ) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1000).endswith(b"body")
+    until(lambda: len(site.records) == 2)
+    assert len(site.paths) == 1
+    assert [record.client for record in site.records] == ["127.0.0.1", "127.0.0.2"]
+
+
+def test_a_repeated_response_is_recorded_for_the_client_behind_a_proxy(server: Server, site: Site):
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
+    for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+        with socket.create_connection(
+            ("127.0.0.1", server.server_port), timeout=10, source_address=(address, 0)
+        ) as client:
+            client.sendall(request)
+            assert client.recv(1000).endswith(b"body")
+    until(lambda: len(site.records) == 3)
+    assert len(site.paths) == 1
+    # The last one is no trusted proxy.
+    assert [record.client for record in site.records] == ["192.0.2.7", "192.0.2.7", "127.0.0.2"]

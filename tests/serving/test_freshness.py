@@ -12,9 +12,10 @@ import pytest
 from gevent import joinall, spawn
 from gevent.event import Event
 
-from tests.support.fakeindex import HTML, JSON, FakeIndex, reply, sdist, wheel
+from pytail.upstream.circuit_breaker import OBJECTS
+from tests.support.fakeindex import HTML, JSON, FakeIndex, Gated, reply, sdist, wheel
 from tests.support.running import Answer, Client, Clock, file_path, serving, stored_path
-from tests.support.watching import until, until_earlier_requests_wait
+from tests.support.watching import timed, until, until_earlier_requests_wait
 
 TTL = 900
 
@@ -199,24 +200,83 @@ def test_the_circuit_breaker_opens_for_a_host_that_keeps_failing(
 ):
     pytail.get("/simple/demo/")
     clock.now += TTL
-    for name in "abc":
-        demo.answers[f"/simple/{name}/"] = reply(b"", "text/plain", "500 Oops")
-        assert pytail.get(f"/simple/{name}/").status == 502
+    for number in range(OBJECTS):
+        demo.answers[f"/simple/p{number}/"] = reply(b"", "text/plain", "500 Oops")
+        assert pytail.get(f"/simple/p{number}/").status == 502
     count = len(demo.seen)
     answer = pytail.get("/simple/new/")
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert "circuit breaker is open" in answer.json()["detail"]
     assert pytail.get("/simple/demo/").headers["X-Cache"] == "STALE"
     assert len(demo.seen) == count
 
 
-def test_a_rate_limit_stops_further_requests_at_once(pytail: Client, index: FakeIndex):
-    index.answers["/simple/a/"] = reply(b"", "text/plain", "429 Slow", Retry_After="42")
+def test_a_probe_that_hangs_delays_no_client_with_a_stale_page(
+    tmp_path: Path, demo: FakeIndex, clock: Clock
+):
+    with serving(tmp_path, demo.url, clock, revalidate_wait_secs=30) as pytail:
+        pytail.get("/simple/demo/")
+        clock.now += TTL
+        hanging = demo.answers["/simple/demo/"] = Gated(b"")
+        for number in range(OBJECTS):
+            demo.answers[f"/simple/p{number}/"] = reply(b"", "text/plain", "500 Oops")
+            pytail.get(f"/simple/p{number}/")
+
+        def is_probing() -> bool:
+            client = spawn(pytail.get, "/simple/demo/")
+            until(lambda: client.ready() or hanging.asked.is_set())
+            return hanging.asked.is_set()
+
+        until(is_probing)
+        answer, seconds = timed(lambda: pytail.get("/simple/demo/"))
+        assert answer.headers["X-Cache"] == "STALE"
+        assert seconds < 10
+        demo.stop()
+
+
+def test_a_page_that_always_fails_is_asked_for_in_pauses_and_stops_no_other(
+    pytail: Client, demo: FakeIndex
+):
+    demo.answers["/simple/bad/"] = reply(b"", "text/plain", "500 Oops")
+    assert [pytail.get("/simple/bad/").status for _ in range(4)] == [502, 502, 502, 503]
+    answer = pytail.get("/simple/bad/", Cache_Control="no-cache")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "3 failures in a row: answered with status 500" in answer.json()["detail"]
+    assert demo.page_count("bad") == 3
+    assert pytail.get("/simple/demo/").status == 200
+    until(lambda: pytail.get("/simple/bad/").status == 502)
+
+
+def test_a_file_and_core_metadata_that_always_fail_stop_no_other(pytail: Client, index: FakeIndex):
+    bad, good = wheel("bad"), wheel("good")
+    index.add(bad, good)
+    failing = reply(b"", "text/plain", "500 Oops")
+    index.answers |= {bad.path: failing, f"{bad.path}.metadata": failing}
+    for _ in range(20):
+        assert pytail.get(bad.served).status in (502, 503)
+        assert pytail.get(f"{bad.served}.metadata").status in (502, 503)
+    assert pytail.get(good.served).data == good.data
+    assert pytail.get(f"{good.served}.metadata").data == good.metadata
+
+
+def test_core_metadata_that_hangs_comes_out_of_the_wheel(tmp_path: Path, index: FakeIndex):
+    dist, over = wheel("demo"), Event()
+    index.add(dist)
+    index.answers[f"{dist.path}.metadata"] = lambda *_: over.wait() and [b""]
+    with serving(tmp_path, index.url, request_timeout_secs=0.3) as pytail:
+        assert pytail.get(f"{dist.served}.metadata").data == dist.metadata
+        over.set()
+
+
+@pytest.mark.parametrize("status", ["429 Slow", "503 Busy"])
+def test_a_retry_after_stops_its_page_only(pytail: Client, index: FakeIndex, status: str):
+    index.answers["/simple/a/"] = reply(b"", "text/plain", status, Retry_After="42")
     assert pytail.get("/simple/a/").headers["Retry-After"] == "42"
-    answer = pytail.get("/simple/b/")
+    answer = pytail.get("/simple/a/")
     assert answer.status == 503
     assert 40 <= int(answer.headers["Retry-After"]) <= 42  # item 119
-    assert index.page_count("b") == 0
+    assert index.page_count("a") == 1
+    assert pytail.get("/simple/b/").status == 404
 
 
 def test_missing_projects_are_stored_across_a_restart(

@@ -8,14 +8,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
+from pytail.config.values import proxies
 from pytail.telemetry import logs
 from tests.support.fakeindex import FakeIndex, Gated, wheel
-from tests.support.running import Client
+from tests.support.running import Client, serving
 from tests.support.watching import until
 
 Lines = Callable[[int], list[dict[str, Any]]]
@@ -112,6 +114,21 @@ def test_the_id_of_a_request_is_in_the_response_and_in_the_log(pytail: Client, l
     answer = pytail.get("/simple/", X_Request_Id="ci-job-17/3")
     assert answer.headers["X-Request-Id"] == "ci-job-17/3"
     assert lines(1)[0]["request_id"] == "ci-job-17/3"
+
+
+def test_each_line_has_the_client_behind_a_trusted_proxy(
+    tmp_path: Path, index: FakeIndex, lines: Lines
+):
+    with serving(tmp_path, index.url, trusted_proxies=proxies("127.0.0.1")) as pytail:
+        pytail.get("/simple/", X_Forwarded_For="192.0.2.66, 203.0.113.7:5000")
+        pytail.get("/simple/", X_Forwarded_For="garbage")
+        pytail.get("/simple/")
+    assert [line["client"] for line in lines(3)] == ["203.0.113.7", "127.0.0.1", "127.0.0.1"]
+
+
+def test_no_line_has_a_client_that_another_peer_invented(pytail: Client, lines: Lines):
+    pytail.get("/simple/", X_Forwarded_For="203.0.113.7")
+    assert lines(1)[0]["client"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("path", ["/", "/simple/", "/simple/demo/", "/nowhere", "/simple/demo"])

@@ -41,7 +41,7 @@ def call(application: Any, project: str = "demo", method: str = "GET", **more: s
     request = (id(application), project, method, *sorted(more.items()))
     if request in REPLAYS:
         response, replay = REPLAYS[request]
-        if replay.begin() is not None:
+        if replay.begin("") is not None:
             return dataclasses.replace(response, body=replay.body, was_made=False)
     response, environ = called(application, project, method, **more)
     if REPLAY in environ:

@@ -16,8 +16,8 @@ from pytail.telemetry.access import AccessRecord, UpstreamWait, current_id
 @pytest.fixture
 def record() -> Iterator[AccessRecord]:
     """A record that is the current one of this greenlet."""
-    made = AccessRecord("GET", "/simple/demo/", "id-1")
-    access.begin(made, "192.0.2.1")
+    made = AccessRecord("GET", "/simple/demo/", "id-1", "192.0.2.1")
+    access.begin(made)
     yield made
     access.finish()
 
@@ -27,7 +27,7 @@ def test_a_wait_for_upstream_counts_for_the_current_record():
 
     def serve() -> None:
         records.append(AccessRecord("GET", "/", "id-1"))
-        access.begin(records[0], "192.0.2.1")
+        access.begin(records[0])
         with UpstreamWait():
             gate.wait()
 
@@ -80,6 +80,10 @@ def test_a_record_is_one_line_of_text_or_an_object_of_json():
         "ms": 12.3,
         "upstream_ms": 10.6,
         "cut": False,
+        "client": None,
     }
+    record.client = "192.0.2.1"
+    assert str(record).endswith("upstream 10.6 ms 192.0.2.1 id-1")
+    assert record.as_dict()["client"] == "192.0.2.1"
     record.is_interrupted, record.outcome = True, ""
     assert "200 - cut after 1234 bytes" in str(record)

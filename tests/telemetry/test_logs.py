@@ -168,3 +168,29 @@ def test_access_lines_are_written_before_the_process_ends():
         check=True,
     )
     assert out.stderr.count("GET /simple/demo/") == 1
+
+
+def test_a_full_pool_of_connections_is_not_logged():
+    # More connections than the pool keeps, all of them at once.
+    code = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent, urllib3\n"
+        "from gevent.pywsgi import WSGIServer\n"
+        "from pytail.telemetry import logs\n"
+        "logs.configure('info', 'text')\n"
+        "together = gevent.event.Event()\n"
+        "def answer(environ, start_response):\n"
+        "    together.wait()\n"
+        "    start_response('200 OK', [('Content-Length', '0')])\n"
+        "    return []\n"
+        "server = WSGIServer(('127.0.0.1', 0), answer, log=None); server.start()\n"
+        "pool = urllib3.PoolManager(maxsize=1)\n"
+        "url = f'http://127.0.0.1:{server.server_port}/'\n"
+        "asked = [gevent.spawn(pool.request, 'GET', url) for _ in range(3)]\n"
+        "gevent.spawn_later(0.1, together.set)\n"
+        "gevent.joinall(asked, raise_error=True)\n"
+        "print('done')\n"
+    )
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, env=clean_environ(), check=True)
+    assert (out.stdout, "pool" in out.stderr) == ("done\n", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from email.utils import formatdate
 from typing import Any
@@ -16,13 +17,25 @@ from pytail.errors import (
     UpstreamCircuitOpen,
     UpstreamError,
     UpstreamGarbled,
+    UpstreamNotConnected,
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from pytail.upstream.circuit_breaker import OBJECTS
 from pytail.upstream.pages import PageState
-from tests.support.fakeindex import JSON, FakeIndex, RawConnection, RawServer, Seen, reply, sdist
+from tests.support.fakeindex import (
+    JSON,
+    FakeIndex,
+    Gated,
+    RawConnection,
+    RawServer,
+    Seen,
+    reply,
+    sdist,
+    wheel,
+)
 from tests.support.running import free_port
-from tests.support.upstreams import PAGE, fetched, following, json_page, redirect
+from tests.support.upstreams import ENVIRON, PAGE, fetched, following, json_page, redirect
 
 # Redirects
 
@@ -120,53 +133,232 @@ def test_an_error_status_comes_with_its_retry_after(
     assert caught.value.retry_after == seconds
 
 
-def test_a_retry_after_date_opens_the_circuit_breaker_until_then(
-    index: FakeIndex, upstream: Upstream
-):
+def test_a_retry_after_date_stops_its_object_until_then(index: FakeIndex, upstream: Upstream):
     date = formatdate(time.time() + 60, usegmt=True)
     index.answers[PAGE] = reply(b"", None, "503 Service Unavailable", Retry_After=date)
     with pytest.raises(UpstreamRefused) as refused:
         fetched(upstream)
     assert 55 <= refused.value.retry_after <= 60
-    assert upstream.client.is_circuit_open(index.url)
-    with pytest.raises(UpstreamCircuitOpen) as caught:
+    with pytest.raises(UpstreamCircuitOpen, match="status 503") as caught:
         fetched(upstream)
     assert 55 <= caught.value.retry_after <= 60
     assert index.page_count("demo") == 1
+    assert fetched(upstream, project="other") is PageState.MISSING
 
 
-@pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "200 OK", "304 Not Modified"])
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("404 Not Found", {}),
+        ("403 Forbidden", {}),
+        ("401 Unauthorized", {}),
+        ("200 OK", {}),
+        ("304 Not Modified", {}),
+        ("429 Too Many Requests", {}),
+        ("503 Service Unavailable", {"Retry_After": "60"}),
+    ],
+)
 def test_only_failures_of_the_host_open_its_circuit_breaker(
-    index: FakeIndex, upstream: Upstream, status: str
+    index: FakeIndex, upstream: Upstream, status: str, headers: dict[str, str]
 ):
-    index.answers[PAGE] = reply(b"", None, status)
-    for _ in range(4):
+    for number in range(2 * OBJECTS):
+        index.answers[f"/simple/p{number}/"] = reply(b"", None, status, **headers)
         with contextlib.suppress(UpstreamGarbled, UpstreamRefused):
-            fetched(upstream)
+            fetched(upstream, project=f"p{number}")
     assert not upstream.client.is_circuit_open(index.url)
 
 
-def test_three_failures_open_the_circuit_breaker(index: FakeIndex, upstream: Upstream):
+def test_pages_above_the_limit_are_no_failures_of_the_host(index: FakeIndex):
+    with following(index.url, max_page_bytes=10) as upstream:
+        for number in range(2 * OBJECTS):
+            index.add(wheel(f"p{number}"))
+            with pytest.raises(UpstreamGarbled, match="--max-page-bytes"):
+                fetched(upstream, project=f"p{number}")
+        assert not upstream.client.is_circuit_open(index.url)
+
+
+def fail_pages(upstream: Upstream, index: FakeIndex, count: int, answer: Any) -> None:
+    for number in range(count):
+        index.answers[f"/simple/p{number}/"] = answer
+        with pytest.raises((UpstreamRefused, UpstreamUnreachable)):
+            fetched(upstream, project=f"p{number}")
+
+
+def cut(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "9"), ("Connection", "close")])
+    return [b"{"]
+
+
+@pytest.mark.parametrize("answer", [reply(b"", None, "500 Oops"), cut])
+def test_ten_failing_pages_open_the_circuit_breaker_of_the_host(
+    index: FakeIndex, upstream: Upstream, answer: Any
+):
+    fail_pages(upstream, index, OBJECTS - 1, answer)
+    assert not upstream.client.is_circuit_open(index.url)
+    fail_pages(upstream, index, OBJECTS, answer)
+    assert upstream.client.is_circuit_open(index.url)
+
+
+def test_a_page_that_always_fails_stops_no_other(index: FakeIndex, upstream: Upstream):
     index.answers[PAGE] = reply(b"", None, "500 Oops")
     for _ in range(3):
-        assert not upstream.client.is_circuit_open(index.url)
         with pytest.raises(UpstreamRefused):
             fetched(upstream)
-    assert upstream.client.is_circuit_open(index.url)
+    with pytest.raises(UpstreamCircuitOpen, match="3 failures in a row: answered with status 500"):
+        fetched(upstream)
+    assert fetched(upstream, project="other") is PageState.MISSING
+
+
+def hang(*_: Any) -> Any:
+    Event().wait()
+
+
+def test_ten_pages_that_hang_open_the_circuit_breaker_and_one_does_not(index: FakeIndex):
+    names = [f"p{number}" for number in range(OBJECTS)]
+    index.answers |= {f"/simple/{name}/": hang for name in names}
+    with following(index.url, timeout=0.3) as upstream:
+
+        def ask(name: str) -> None:
+            with pytest.raises(UpstreamUnreachable):
+                fetched(upstream, project=name)
+
+        for _ in range(4):
+            ask("p0")
+        assert fetched(upstream, project="other") is PageState.MISSING
+        gevent.joinall([gevent.spawn(ask, name) for name in names[1:]], raise_error=True)
+        assert not upstream.client.is_circuit_open(index.url)
+        index.answers["/simple/another/"] = hang
+        ask("another")
+        assert upstream.client.is_circuit_open(index.url)
+
+
+def test_three_refused_connections_open_the_circuit_breaker():
+    url = f"http://127.0.0.1:{free_port()}"
+    with following(url) as upstream:
+        for _ in range(3):
+            assert not upstream.client.is_circuit_open(url)
+            with pytest.raises(UpstreamNotConnected):
+                fetched(upstream)
+        assert upstream.client.is_circuit_open(url)
+
+
+def assert_not_connected(url: str, timeout: float = 5, **environ: str) -> None:
+    with (
+        following(url, timeout, environ=ENVIRON | environ) as upstream,
+        pytest.raises(UpstreamNotConnected),
+    ):
+        fetched(upstream)
+
+
+def test_a_host_without_tls_is_not_connected():
+    def script(connection: RawConnection) -> None:
+        connection.send("220 mail.example.org ESMTP")
+
+    with RawServer(script) as server:
+        assert_not_connected(server.url.replace("http:", "https:"))
+
+
+def test_a_proxy_that_refuses_the_host_is_not_connected():
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        connection.send("HTTP/1.1 503 Service Unavailable", "Content-Length: 0")
+
+    with RawServer(script) as proxy:
+        assert_not_connected("https://index.example.org", HTTPS_PROXY=proxy.url)
+
+
+def test_a_proxy_that_is_down_is_not_connected():
+    proxy = f"http://127.0.0.1:{free_port()}"
+    assert_not_connected("http://index.example.org", HTTP_PROXY=proxy)
+
+
+def test_a_connection_that_hangs_is_not_connected():
+    # The kernel accepts so many connections for the listener, and lets further ones wait.
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+        assert_not_connected(f"http://127.0.0.1:{address[1]}", timeout=0.3)
+
+
+def test_a_redirect_to_a_host_that_is_down_is_charged_to_that_host(
+    index: FakeIndex, upstream: Upstream
+):
+    away = f"http://127.0.0.1:{free_port()}"
+    for number in range(3):
+        index.answers[f"/simple/p{number}/"] = redirect(f"{away}/simple/")
+        with pytest.raises(UpstreamNotConnected):
+            fetched(upstream, project=f"p{number}")
+    assert upstream.client.is_circuit_open(away)
+    assert not upstream.client.is_circuit_open(index.url)
+    with pytest.raises(UpstreamCircuitOpen):
+        fetched(upstream, project="p0")
+    assert fetched(upstream, project="other") is PageState.MISSING
+
+
+def test_a_file_whose_head_requests_fail_can_be_read(index: FakeIndex, upstream: Upstream):
+    def only_get(environ: dict[str, Any], start_response: Any) -> Any:
+        is_get = environ["REQUEST_METHOD"] == "GET"
+        answer = reply(b"data", None) if is_get else reply(b"", None, "500 Oops")
+        return answer(environ, start_response)
+
+    index.answers["/file"] = only_get
+    for _ in range(4):
+        with pytest.raises((UpstreamRefused, UpstreamCircuitOpen)):
+            upstream.files.size(f"{index.url}/file")
+    with contextlib.closing(upstream.files.open(f"{index.url}/file")) as file:
+        assert file.read() == b"data"
+
+
+def test_a_file_whose_ranges_fail_is_read_whole(index: FakeIndex, upstream: Upstream):
+    def no_ranges(environ: dict[str, Any], start_response: Any) -> Any:
+        is_range = "HTTP_RANGE" in environ
+        answer = reply(b"", None, "500 Oops") if is_range else reply(b"data", None)
+        return answer(environ, start_response)
+
+    index.answers["/file"] = no_ranges
+    for _ in range(4):
+        with contextlib.closing(upstream.files.open(f"{index.url}/file", 2)) as file:
+            assert (file.start, file.read()) == (0, b"data")
+
+
+def test_a_cancelled_request_is_no_failure(index: FakeIndex, upstream: Upstream):
+    gated = index.answers[PAGE] = Gated(json_page(), Content_Type=JSON)
+    for _ in range(4):
+        request = gevent.spawn(fetched, upstream)
+        gated.asked.wait()
+        request.kill()
+        gated.asked.clear()
+    gated.open()
+    assert fetched(upstream).page.files == ()
+
+
+def test_a_request_that_outlasts_the_patience_of_its_client_is_a_failure(
+    index: FakeIndex, upstream: Upstream
+):
+    index.answers["/file"] = hang
+    for _ in range(3):
+        with pytest.raises(gevent.Timeout), gevent.Timeout(0.2):
+            upstream.files.size(f"{index.url}/file")
+    with pytest.raises(UpstreamCircuitOpen, match=r"no response within 0\.2 seconds"):
+        upstream.files.size(f"{index.url}/file")
 
 
 def test_a_refused_connection_is_unreachable():
     with (
         following(f"http://127.0.0.1:{free_port()}", timeout=0.2) as upstream,
-        pytest.raises(UpstreamUnreachable),
+        pytest.raises(UpstreamNotConnected),
     ):
         fetched(upstream)
 
 
 def test_an_unknown_host_name_is_unreachable():
     with (
-        following("http://index.invalid", timeout=0.2) as upstream,
-        pytest.raises(UpstreamUnreachable),
+        following("http://index.invalid", timeout=5) as upstream,
+        pytest.raises(UpstreamNotConnected),
     ):
         fetched(upstream)
 

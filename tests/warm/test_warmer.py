@@ -13,7 +13,6 @@ import pytest
 
 from pytail.cache.cache import Cache
 from pytail.config.settings import Settings
-from pytail.upstream import circuit_breaker
 from pytail.warm.requirements import parse_requirement
 from pytail.warm.targets import Target
 from pytail.warm.warmer import Warmer
@@ -89,12 +88,6 @@ class Busy:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open circuit breaker half-opens after 0.1 seconds; errors round that up to one."""
-    monkeypatch.setattr(circuit_breaker, "INTERVAL", 0.1)
-
-
-@pytest.fixture
 def answered(warmer: Warmer, index: FakeIndex) -> None:
     """Upstream has answered a request."""
     index.add(wheel("demo"), *(wheel(f"p{number}") for number in range(6)))
@@ -108,22 +101,29 @@ def outcomes(warmer: Warmer) -> list[bool]:
     return [not selection.missing for _, selection in found]
 
 
-@pytest.mark.usefixtures("quick", "answered")
+@pytest.mark.usefixtures("answered")
 def test_an_open_circuit_breaker_is_waited_for(cache: Cache, index: FakeIndex):
-    one = new_warmer(cache, jobs=1)
+    one, client = new_warmer(cache, jobs=1), cache.upstream.client
     assert one.select("demo", [parse_requirement("demo")], HERE).missing == []
-    index.answers |= {f"/simple/p{number}/": Busy(index, 1) for number in range(3)}
+    index.stop()
+
+    def heal() -> None:
+        until(lambda: client.is_circuit_open(index.url))
+        index.start()
+
+    healing = gevent.spawn(heal)
     assert outcomes(one) == [False, False, False, True, True, True]
-    assert cache.upstream.client.is_circuit_open(cache.upstream.pages.url) is False
+    healing.get()
+    assert not client.is_circuit_open(index.url)
 
 
-@pytest.mark.usefixtures("quick", "answered")
+@pytest.mark.usefixtures("answered")
 def test_a_refusal_with_retry_after_is_tried_again(warmer: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 2, Retry_After="1")
     assert all(outcomes(warmer))
 
 
-@pytest.mark.usefixtures("quick", "answered")
+@pytest.mark.usefixtures("answered")
 def test_a_project_that_upstream_refuses_three_times_is_missing(warmer: Warmer, index: FakeIndex):
     index.answers["/simple/p2/"] = Busy(index, 99, Retry_After="0")
     assert sorted(outcomes(warmer)) == [False, True, True, True, True, True]

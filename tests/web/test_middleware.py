@@ -9,7 +9,8 @@ from typing import Any
 import gevent
 import pytest
 
-from pytail.telemetry.access import AccessRecord, current_id
+from pytail.config.values import proxies
+from pytail.telemetry.access import AccessRecord, current_client, current_id
 from pytail.web.middleware import AccessRecording
 
 
@@ -161,3 +162,26 @@ def test_bytes_that_the_server_sends_itself_are_counted(
 
 def test_a_body_without_a_descriptor_has_to_be_iterated():
     assert RecordedApplication([b"a"]).request().sendable() is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted", "client"),
+    [
+        ("10.0.0.1", "10.0.0.1", "203.0.113.7"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("", "unix", "203.0.113.7"),
+        ("", "", ""),
+    ],
+)
+def test_a_request_works_for_the_client_behind_a_trusted_proxy(
+    peer: str, trusted: str, client: str
+):
+    application = RecordedApplication()
+    recording = AccessRecording(application, application.records.append, trusted=proxies(trusted))
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}
+    if peer:
+        environ["REMOTE_ADDR"] = peer
+    body = recording(environ, lambda *_: None)
+    assert current_client() == client
+    body.close()
+    assert application.records[0].client == client
