@@ -143,7 +143,7 @@ def _is_empty(markup: bytes, project: str) -> bool:
 
 
 def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None:
-    href = attributes.get("href", "")
+    href, _, fragment = attributes.get("href", "").partition("#")
     url = urls.http_url(href, base)
     if url is None:
         return None
@@ -151,7 +151,7 @@ def _file(attributes: Mapping[str, str], base: str, project: str) -> File | None
     is_file = names.is_filename(filename) and names.is_distribution(filename)
     if not is_file or not names.is_of_project(filename, project):
         return None
-    hashes = fields.hash_in(href.partition("#")[2])
+    hashes = fields.hash_in(fragment)
     size = fields.decimal(attributes.get("data-size"))
     signature = attributes.get("data-gpg-sig")
     return File(

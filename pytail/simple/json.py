@@ -86,9 +86,9 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     filename, url = entry.get("filename"), urls.http_url(entry.get("url"), base)
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
-    fragment = entry["url"].partition("#")[2]
-    hashes = fields.hash_in(fragment) | fields.hashes(entry.get("hashes"))
-    size = fields.size(entry.get("size"))
+    hashes, size = fields.hashes(entry.get("hashes")), fields.size(entry.get("size"))
+    if "#" in entry["url"]:
+        hashes = fields.hash_in(entry["url"].partition("#")[2]) | hashes
     metadata = None
     for key in _METADATA_KEYS:
         metadata = entry.get(key)

@@ -100,5 +100,6 @@ def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:
     An absent type is "none/none", a malformed one "text/plain". None: there is no charset.
     """
     message = Message()
-    message["Content-Type"] = headers.get("Content-Type", "none/none")
+    # A field that is there twice is joined by a comma.
+    message["Content-Type"] = headers.get("Content-Type", "none/none").partition(",")[0]
     return message.get_content_type(), message.get_content_charset()
