@@ -7,6 +7,7 @@ a client stops waiting, and its result is used for the next client.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -139,8 +140,12 @@ class Revalidator:
         if fetched.is_blank and self._lists_files(known):
             reason = "sent a blank page where it listed files before"
             raise UpstreamGarbled(self._upstream.page_url(project), reason)
-        if known.found and self._catalog.has_page(fetched.page, known.upstream):
+        page = self._catalog.with_core_metadata(fetched.page)
+        if known.found and self._catalog.has_page(page, known.upstream):
             return self._unchanged(known, fetched.version, "unchanged, in other bytes")
+        if page is not fetched.page:
+            # The revision of a page that pytail has changed is not the one that upstream sent.
+            return self._new(project, replace(fetched, page=page), secrets.token_hex(16))
         return self._new(project, fetched)
 
     def _is_lagging(self, page: ProjectPage, known: Entry) -> bool:
@@ -176,11 +181,11 @@ class Revalidator:
         self._catalog.mark_revalidated(entry)
         return self._result(entry, Outcome.REVALIDATED, reason)
 
-    def _new(self, project: str, fetched: FetchedPage) -> PageResult:
+    def _new(self, project: str, fetched: FetchedPage, revision: str = "") -> PageResult:
         entry = replace(
             self._entry(project, found=True).with_version(fetched.version),
             last_serial=fetched.page.last_serial,
-            revision=fetched.version.fingerprint,
+            revision=revision or fetched.version.fingerprint,
             status=fetched.page.status,
         )
         self._catalog.remember(entry, fetched.page)

@@ -30,6 +30,7 @@ from pytail.storage.schema import (
     Project,
     ReadyPage,
     VerifiedSize,
+    WheelMetadata,
 )
 
 #: Maximum of projects in the catalog that upstream does not have; clients can ask for any name.
@@ -48,6 +49,7 @@ _SELECT_LAST_SERIAL = "SELECT max(last_serial) FROM project WHERE upstream = ?"
 _SELECT_VERIFIED_SIZE = "SELECT size FROM measured WHERE location = ?"
 _CHECK_COLUMNS = ("key", "stored_at", "size", "checked_at", "etag", "last_modified")
 _SELECT_CHECK = f"SELECT {', '.join(_CHECK_COLUMNS)} FROM checked WHERE key = ?"
+_SELECT_WHEEL_METADATA = "SELECT key, sha256 FROM wheelmetadata WHERE project = ?"
 _SELECT_MISNAMED = "SELECT project FROM stray WHERE shelf = ? AND filename = ?"
 # Those packs of a project that may list a file with the given fingerprint.
 _SELECT_PACKS = (
@@ -212,6 +214,7 @@ class Catalog:
 
         def change(database: peewee.SqliteDatabase) -> None:
             _put(database, entry, ProjectPage(name=entry.name, status=entry.status))
+            WheelMetadata.delete().where(WheelMetadata.project == entry.name).execute(database)
             # Not `~Project.found`, for which SQLite does not use the index.
             is_missing = Project.found == 0
             missing = Project.select(Project.checked_at).where(is_missing)
@@ -272,7 +275,8 @@ class Catalog:
     def set_core_metadata(self, wheel: File, sha256: str | None) -> None:
         """Record the digest of the core metadata of `wheel`; None: the wheel has no core metadata.
 
-        The pages that list the wheel get a new revision.
+        The pages that list the wheel get a new revision. A digest holds for their successors too, see
+        `with_core_metadata`.
         """
         found = {"sha256": sha256} if sha256 is not None else False
         if found == wheel.core_metadata:
@@ -285,12 +289,35 @@ class Catalog:
                 if changed is None:
                     continue
                 FilePack.update(lines=changed).where(FilePack.id == pack).execute(database)
+                if sha256 is not None and wheel.has_digest:
+                    row = WheelMetadata.replace(project=project, key=wheel.key, sha256=sha256)  # type: ignore[no-untyped-call]
+                    row.execute(database)
                 is_same = Project.name == project
                 revision = secrets.token_hex(16)
                 Project.update(revision=revision).where(is_same).execute(database)
                 _delete_ready(database, ReadyPage.project == project)
 
         self._database.write(change)
+
+    def with_core_metadata(self, page: ProjectPage) -> ProjectPage:
+        """Return `page` with the digests that `set_core_metadata` recorded for its wheels.
+
+        Upstream promises the wrong ones again with each new page.
+        """
+
+        def query(database: peewee.SqliteDatabase) -> dict[str, str]:
+            return dict(database.execute_sql(_SELECT_WHEEL_METADATA, (page.name,)).fetchall())
+
+        known = self._database.inline(query)
+        if not known:
+            return page
+
+        def corrected(file: File) -> File:
+            sha256 = known.get(file.key) if file.core_metadata else None
+            return file if sha256 is None else replace(file, core_metadata={"sha256": sha256})
+
+        files = tuple(map(corrected, page.files))
+        return page if files == page.files else replace(page, files=files)
 
     def verified_size(self, key: str) -> int | None:
         """Return the size in bytes that `remember_size` recorded, None when there is none."""
@@ -461,7 +488,7 @@ def _columns(page: ProjectPage) -> dict[str, Any]:
 
 def _delete(database: peewee.SqliteDatabase, names: list[str]) -> int:
     """Delete the projects `names` with all their rows; return how many projects there were."""
-    for model in (FilePack, MisnamedFile, ReadyPage):
+    for model in (FilePack, MisnamedFile, ReadyPage, WheelMetadata):
         model.delete().where(model.project.in_(names)).execute(database)
     return Project.delete().where(Project.name.in_(names)).execute(database)  # type: ignore[no-any-return]
 

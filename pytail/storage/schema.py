@@ -123,6 +123,20 @@ class VerifiedSize(peewee.Model):
         without_rowid = True
 
 
+class WheelMetadata(peewee.Model):
+    """The digest of core metadata that was read out of a wheel, because upstream's own was not good."""
+
+    project = peewee.CharField()
+    #: Of the wheel.
+    key = peewee.TextField()
+    sha256 = peewee.CharField()
+
+    class Meta:
+        table_name = "wheelmetadata"
+        without_rowid = True
+        primary_key = peewee.CompositeKey("project", "key")
+
+
 class CheckedFile(peewee.Model):
     """A stored file without a digest, and what upstream said of its version."""
 
@@ -172,7 +186,15 @@ ReadyPage.add_index(
     )
 )
 
-TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, CheckedFile, ReadyPage)
+TABLES = (
+    Project,
+    FilePack,
+    MisnamedFile,
+    VerifiedSize,
+    WheelMetadata,
+    CheckedFile,
+    ReadyPage,
+)
 
 _INSERT_PACK = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
 _INSERT_MISNAMED = "INSERT OR IGNORE INTO stray (shelf, filename, project) VALUES (?, ?, ?)"

@@ -12,7 +12,7 @@ import pytest
 from pytail.errors import ProjectNotFound, UpstreamGarbled, UpstreamRefused, UpstreamUnreachable
 from pytail.model import Outcome
 from tests.cache.conftest import DAY, PAGE, TTL
-from tests.support.fakeindex import JSON, Gated, reply, sdist
+from tests.support.fakeindex import JSON, Gated, reply, sdist, wheel
 from tests.support.watching import until
 
 # One request
@@ -178,6 +178,25 @@ def test_an_unchanged_page_keeps_its_corrected_core_metadata(cache, index, clock
     result = cache.index.page("demo")
     assert (result.outcome, result.entry.revision) == (Outcome.REVALIDATED, corrected)
     assert cache.index.content(result).files[0].core_metadata == {"sha256": "ab" * 32}
+
+
+def test_a_changed_page_keeps_its_corrected_core_metadata(cache, index, clock):
+    one, other = wheel("demo"), wheel("demo", "2.0")
+    one.extra["core-metadata"] = {"sha256": "0" * 64}
+    index.add(one)
+    (file,) = cache.index.content(cache.index.page("demo")).files
+    cache.catalog.set_core_metadata(file, "ab" * 32)
+    for number in range(2):
+        # The files change, and then only the bytes.
+        index.add(*[other] * (number == 0))
+        index.page_extra["demo"] = {"meta": {"api-version": "1.4", "x": number}}
+        clock.now += TTL
+        result = cache.index.page("demo")
+        expected = (Outcome.MISS, Outcome.REVALIDATED)[number]
+        assert result.outcome is expected
+        for page in (cache.index.content(result), cache.catalog.page("demo")):
+            assert page.files[0].core_metadata == {"sha256": "ab" * 32}
+            assert len(page.files) == 2
 
 
 def test_a_page_of_an_earlier_pytail_is_fetched_whole(cache, index, clock, tmp_path):

@@ -315,6 +315,22 @@ def test_a_wrong_digest_of_metadata_that_upstream_has_is_corrected(
     assert pytail.get(path_of(dist)).data == dist.metadata
 
 
+def test_a_corrected_digest_of_metadata_survives_a_new_page(
+    pytail: Client, index: FakeIndex, clock: Clock
+):
+    dist = wheel("demo", **{"core-metadata": {"sha256": "0" * 64}})
+    index.add(dist)
+    assert pytail.get(path_of(dist)).status == 502
+    right = {"sha256": hashlib.sha256(dist.metadata or b"").hexdigest()}
+    for number in range(2, 5):
+        index.add(sdist("demo", f"{number}.0"))
+        clock.now += 900
+        files = pytail.json("demo")["files"]
+        assert len(files) == number
+        assert files[0]["core-metadata"] == right
+        assert pytail.get(path_of(dist)).data == dist.metadata
+
+
 def test_metadata_of_a_wrong_digest_is_not_listed_where_the_wheel_cannot_be_read(
     pytail: Client, index: FakeIndex
 ):

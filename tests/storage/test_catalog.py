@@ -363,6 +363,47 @@ def test_unchanged_core_metadata_changes_no_revision(catalog):
     assert catalog.entry("demo") == FULL_ENTRY
 
 
+def test_core_metadata_of_a_wheel_holds_for_later_pages(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    assert catalog.with_core_metadata(FULL_PAGE) == catalog.page("demo")
+    others = dataclasses.replace(FULL_PAGE, files=FULL_PAGE.files[1:])
+    assert catalog.with_core_metadata(others) is others
+    other = dataclasses.replace(FULL_PAGE, name="other")
+    assert catalog.with_core_metadata(other) is other
+
+
+@pytest.mark.parametrize("core_metadata", [None, False])
+def test_core_metadata_that_a_later_page_does_not_promise_is_not_added(catalog, core_metadata):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    file = dataclasses.replace(FULL_FILE, core_metadata=core_metadata)
+    later = ProjectPage(name="demo", files=(file,))
+    assert catalog.with_core_metadata(later) is later
+
+
+def test_a_wheel_without_core_metadata_is_asked_for_with_each_page(catalog):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, None)
+    assert catalog.with_core_metadata(FULL_PAGE) is FULL_PAGE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.forget(["demo"]),
+        lambda catalog: catalog.remember_missing(entry(found=False)),
+        lambda catalog: catalog.trim(0),
+    ],
+    ids=["forgotten", "missing", "trimmed"],
+)
+def test_core_metadata_is_forgotten_with_its_project(catalog, change):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    change(catalog)
+    assert catalog.with_core_metadata(FULL_PAGE) is FULL_PAGE
+
+
 def test_core_metadata_of_an_unlisted_file_has_no_effect(catalog):
     catalog.set_core_metadata(FULL_FILE, "d" * 64)
     assert catalog.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) is None

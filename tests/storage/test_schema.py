@@ -43,8 +43,8 @@ def works(path):
 
 # Names on disk
 
-#: The columns of each table and index of schema 6. Schema 5 lacks the last two columns of "project",
-#: and schema 4 the table "checked" too.
+#: The columns of each table and index of schema 6. Schema 5 lacks the last two columns of "project" and
+#: the table "wheelmetadata", schema 4 the table "checked" too.
 ON_DISK = {
     "project": [
         "name", "upstream", "found", "etag", "last_serial", "fetched_at", "checked_at", "revision",
@@ -53,6 +53,7 @@ ON_DISK = {
     "part": ["id", "project", "number", "keys", "lines"],
     "stray": ["shelf", "filename", "project"],
     "measured": ["location", "size"],
+    "wheelmetadata": ["project", "key", "sha256"],
     "checked": ["key", "stored_at", "size", "checked_at", "etag", "last_modified"],
     "ready": ["id", "project", "variant", "revision", "version", "etag", "data"],
     "project_found_checked_at": ["found", "checked_at"],
@@ -281,6 +282,7 @@ def as_schema(version, path, *pages):
     with contextlib.closing(sqlite3.connect(path)) as older:
         older.execute("ALTER TABLE project DROP COLUMN last_modified")
         older.execute("ALTER TABLE project DROP COLUMN fingerprint")
+        older.execute("DROP TABLE wheelmetadata")
         if version < 5:
             older.execute("DROP TABLE checked")
         if version >= 4:
