@@ -58,8 +58,8 @@ _SMALL = 64 * 1024
 _AVOIDED_FOR = 60.0
 #: Failures to remember for that.
 _MAX_FAILURES = 4000
-#: The field that core metadata cannot lack, within the header (Core Metadata Specifications).
-_METADATA_VERSION = re.compile(rb"(?:[^\r\n]+\r?\n)*?Metadata-Version[ \t]*:", re.IGNORECASE)
+#: One of the fields that core metadata cannot lack, within the header (Core Metadata Specifications).
+_REQUIRED_FIELD = re.compile(rb"(?:[^\r\n]+\r?\n)*?(?:Metadata-Version|Name)[ \t]*:", re.IGNORECASE)
 
 
 class MetadataSource:
@@ -135,7 +135,7 @@ class CoreMetadata:
         with time_limit(self._own_wait, UpstreamUnreachable(masked(sidecar.url), reason)):
             data, validators = self._from_index(sidecar)
         # A digest tells core metadata from a login page; else its fields do.
-        if not sidecar.hashes and not _METADATA_VERSION.match(data[:_SMALL]):
+        if not sidecar.hashes and not _REQUIRED_FIELD.match(data[:_SMALL]):
             raise UpstreamGarbled(masked(sidecar.url), "sends no core metadata")
         return data, validators
 
