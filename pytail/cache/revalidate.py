@@ -142,7 +142,8 @@ class Revalidator:
             raise UpstreamGarbled(self._upstream.page_url(project), reason)
         page = self._catalog.with_core_metadata(fetched.page)
         if known.found and self._catalog.has_page(page, known.upstream):
-            return self._unchanged(known, fetched.version, "unchanged, in other bytes")
+            result = self._unchanged(known, fetched.version, "unchanged, in other bytes")
+            return replace(result, page=page)
         if page is not fetched.page:
             # The revision of a page that pytail has changed is not the one that upstream sent.
             return self._new(project, replace(fetched, page=page), secrets.token_hex(16))

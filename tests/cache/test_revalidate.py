@@ -154,6 +154,14 @@ def rows_of(directory, table):
         return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
 
 
+def test_a_page_that_is_fetched_whole_is_returned_also_where_it_is_unchanged(cache, index):
+    index.answers[PAGE] = unchanged(LINKS)
+    cache.index.page("demo")
+    result = cache.revalidator.fetch("demo")
+    assert result.outcome is Outcome.REVALIDATED
+    assert result.page == cache.catalog.page("demo")
+
+
 def test_the_last_validator_of_an_unchanged_page_is_sent(cache, index, clock):
     for etag in ('"1"', '"2"', None):
         headers = {"etag": etag} if etag else {"Last_Modified": OLD}
