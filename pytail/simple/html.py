@@ -49,7 +49,8 @@ def parse(
     base = urls.http_url(tags.base, url) or url
     found = (_file(attributes, base, project) for attributes in tags.anchors)
     files = fields.unique(file for file in found if file is not None)
-    if not files and "pypi:repository-version" not in tags.metas and not _is_empty(markup, project):
+    is_index = files or "pypi:repository-version" in tags.metas
+    if not is_index and not _is_empty(_tree(markup), project):
         raise PageUnreadable(f"the HTML lists no file of {project!r} and is not an empty listing")
     status = fields.status(tags.metas.get("pypi:project-status"))
     reason = fields.text(tags.metas.get("pypi:project-status-reason"))
@@ -125,13 +126,17 @@ def _text(body: bytes, charset: str | None) -> str:
         return body.decode("utf-8", "replace")
 
 
-def _is_empty(markup: bytes, project: str) -> bool:
-    # In an empty listing an index names the project in the title or heading, or has no text.
+def _tree(markup: bytes) -> etree._Element | None:
+    """Return the tree of `markup`; None where there is nothing in it."""
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True)
     try:
-        root = etree.fromstring(markup, parser)
+        return etree.fromstring(markup, parser)
     except (etree.XMLSyntaxError, ValueError):
-        root = None
+        return None
+
+
+def _is_empty(root: etree._Element | None, project: str) -> bool:
+    # In an empty listing an index names the project in the title or heading, or has no text.
     if root is None:
         return False
     if next(root.iter("form", "script", "iframe", "input"), None) is not None:
