@@ -330,3 +330,23 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Free the connection."""
+
+
+class FileStream(Protocol):
+    """The bytes of a file for one reader, in memory or in an open file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes as soon as there is one; empty at the end."""
+
+    def sendable(self, size: int, /) -> tuple[int, int, int] | None:
+        """Return descriptor, offset and length of the next bytes, as soon as there is one.
+
+        The length is up to `size`. The caller sends them and then calls `advance`. None at the end,
+        and where `read` has the next bytes.
+        """
+
+    def advance(self, count: int, /) -> None:
+        """Skip `count` bytes."""
+
+    def close(self) -> None:
+        """Free descriptor and connection."""

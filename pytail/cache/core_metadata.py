@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import re
@@ -39,7 +38,7 @@ from pytail.runtime.threads import off_loop
 from pytail.runtime.timeouts import time_limit
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
-from pytail.storage.store import Store
+from pytail.storage.store import Store, StoredFile
 from pytail.upstream.files import FileClient, Piece
 from pytail.upstream.resume import ResumingSource
 from pytail.urls import masked
@@ -247,7 +246,7 @@ class CoreMetadata:
             return self._upstream.read_range(wheel.url, 0, END_SIZE)
 
 
-def _read_stored(opened: io.FileIO, filename: str) -> bytes:
+def _read_stored(opened: StoredFile, filename: str) -> bytes:
     """Return the core metadata of an open wheel. Raises WheelUnreadable or OSError."""
     reading = Reading(os.fstat(opened.fileno()).st_size, filename)
     while reading.needed is not None:

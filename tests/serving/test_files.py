@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from gevent import joinall, spawn
 
+from pytail.storage.store import StoredFile
 from pytail.upstream import resume
 from pytail.web.files import FileBody
 from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
@@ -290,7 +290,7 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
         if os.fstat(descriptor).st_ino == bad and offset >= middle:
             raise OSError(errno.EIO, "Input/output error")
 
-    class Failing(io.FileIO):
+    class Failing(StoredFile):
         def read(self, size: int = -1, /) -> bytes:
             check(self.fileno(), self.tell())
             return super().read(min(size, middle))
@@ -305,7 +305,7 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
 
         return call
 
-    monkeypatch.setattr("pytail.storage.store.io.FileIO", Failing)
+    monkeypatch.setattr("pytail.storage.store.StoredFile", Failing)
     for name in ("pread", "preadv"):
         monkeypatch.setattr(os, name, failing(name))
     if is_iterated:
