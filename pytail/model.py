@@ -278,9 +278,10 @@ class ProjectPage:
 
     #: The normalized name of the project (PEP 503).
     name: str
-    #: In upstream's order, with one file for each filename.
+    #: In upstream's order. A filename with two digests stands for two files.
     files: tuple[File, ...] = ()
-    #: All versions, also those without files (PEP 700); None when upstream does not say.
+    #: All versions, also those without files (PEP 700), as upstream gives them, else those of the
+    #: files. None for a page that an earlier pytail wrote to the catalog.
     versions: tuple[str, ...] | None = None
     #: active, archived, quarantined or deprecated (PEP 792); None when upstream does not say.
     status: str | None = None
@@ -299,6 +300,17 @@ class ProjectPage:
     def is_quarantined(self) -> bool:
         """Whether an index must not offer any file of the project (PEP 792)."""
         return self.status == "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class PageVersion:
+    """What tells one version of a page of upstream from another."""
+
+    #: SHA-256 of all that the page is made of, in hex: an equal one means an equal page.
+    fingerprint: str
+    #: ETag and Last-Modified of upstream, verbatim; None where there is none.
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class Source(Protocol):

@@ -96,7 +96,7 @@ class Cache:
             catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
         lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
-        metadata = CoreMetadata(catalog, store, upstream.files)
+        metadata = CoreMetadata(catalog, store, upstream.files, wait)
         files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 

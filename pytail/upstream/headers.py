@@ -110,11 +110,25 @@ def _idna(url: str) -> str:
         return url
 
 
+def strong_last_modified(headers: Mapping[str, str], now: float) -> str | None:
+    """Return Last-Modified where no other version can have the same one (section 8.8.2.2), else None.
+
+    It counts whole seconds, so it tells nothing of a version that is sent within its own second. `now`,
+    in seconds since the epoch, counts where there is no Date.
+    """
+    value = validators(headers).last_modified
+    modified_at, sent_at = date(value), date(headers.get("Date"))
+    if modified_at is None or (now if sent_at is None else sent_at) - modified_at < 1:
+        return None
+    return value
+
+
 def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """Return type and charset of Content-Type (section 8.3), in lower case.
 
     An absent type is "none/none", a malformed one "text/plain". None: there is no charset.
     """
     message = Message()
-    message["Content-Type"] = headers.get("Content-Type", "none/none")
+    # A field that is there twice is joined by a comma.
+    message["Content-Type"] = headers.get("Content-Type", "none/none").partition(",")[0]
     return message.get_content_type(), message.get_content_charset()

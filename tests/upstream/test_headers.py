@@ -96,6 +96,7 @@ def test_only_a_strong_etag_is_returned(value: str, etag: str | None):
     [
         ("text/html", ("text/html", None)),
         ("Text/HTML; Charset=UTF-8", ("text/html", "utf-8")),
+        ("text/html, text/html; charset=utf-8", ("text/html", None)),
         (";;;", ("text/plain", None)),
     ],
 )
