@@ -291,6 +291,22 @@ def get_pages(server: Server, projects: Iterable[str], headers: Mapping[str, str
         list(pool.map(get_page, projects))
 
 
+def refresh_pages(server: Server, etags: Mapping[str, str], headers: Mapping[str, str]) -> float:
+    """Return the seconds for a 304 for each page of `etags`, by project, which upstream confirms first.
+
+    Raises WrongResponse.
+    """
+    before = time.perf_counter()
+    with contextlib.closing(server.connect()) as connection:
+        for project, etag in etags.items():
+            path = server.page(project)
+            sent = _send(connection, path, {**headers, "If-None-Match": etag})
+            response = Response(sent.status, _lower(sent), sent.read())
+            if _expect(server, path, response, 304).headers["x-cache"] != "REVALIDATED":
+                raise WrongResponse(f"{server.name}: upstream was not asked for {path}")
+    return time.perf_counter() - before
+
+
 def uv_headers(uv: Path) -> dict[str, str]:
     """Return the headers of uv's request for a page, less Host."""
     seen: list[dict[str, str]] = []

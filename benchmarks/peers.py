@@ -36,8 +36,14 @@ http {{
   {server}
 }}
 """
-_STATIC = "server {{ listen 127.0.0.1:{port} backlog=1024; root {root}; index index.json; }}"
-
+#: Below `BARE`, the same index without ETag and Last-Modified.
+_STATIC = """
+server {{
+  listen 127.0.0.1:{port} backlog=1024; root {root}; index index.json;
+  location {bare}/ {{ alias {root}/; etag off; if_modified_since off; add_header Last-Modified ""; }}
+}}
+"""
+BARE = "/bare"
 
 #: A location that stores what it fetches, without verifying it and without a sync to the disk.
 _PROXY = """
@@ -108,7 +114,7 @@ class Peers:
     def nginx(self) -> Iterator[Server]:
         """Start the upstream index, which is also a peer to measure against."""
         port, run = free_port(), self._run("nginx")
-        static = _STATIC.format(port=port, root=self.site)
+        static = _STATIC.format(port=port, root=self.site, bare=BARE)
         serving = self._nginx("nginx", run, port, static)
         with serving as server, self._behind_latency(server) as upstream:
             self._upstream = upstream.url
@@ -124,10 +130,14 @@ class Peers:
             yield server
 
     @contextlib.contextmanager
-    def pytail(self, cache: Path | None = None) -> Iterator[Server]:
-        """Start pytail in one process, as installed for this interpreter."""
+    def pytail(self, cache: Path | None = None, *options: str, below: str = "") -> Iterator[Server]:
+        """Start pytail in one process, as installed for this interpreter, with more `options`.
+
+        It follows the index `below` that path of upstream.
+        """
         port, run = free_port(), self._run("pytail")
-        command = [sys.executable, "-m", "pytail", *self._options(port, cache or run / "cache")]
+        command = [sys.executable, "-m", "pytail"]
+        command += [*self._options(port, cache or run / "cache", below), *options]
         with self._serving("pytail", command, run, port, "/simple/") as server:
             yield server
 
@@ -212,9 +222,9 @@ class Peers:
         with self._serving("relay", [*command, self.latency], run, port, "/simple/") as relay:
             yield relay
 
-    def _options(self, port: int, cache: Path) -> list[Any]:
+    def _options(self, port: int, cache: Path, below: str = "") -> list[Any]:
         bind = ["--bind", f"127.0.0.1:{port}", "--cache-dir", cache]
-        return [*bind, "--upstream-base-url", self._upstream]
+        return [*bind, "--upstream-base-url", f"{self._upstream}{below}"]
 
     def _run(self, name: str) -> Path:
         run = self.work / "run" / f"{name}-{next(self._numbers)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from functools import partial
 from benchmarks import load
 from benchmarks.installs import Client
 from benchmarks.load import GZIP, PLAIN, Request
-from benchmarks.peers import Peers, Server
+from benchmarks.peers import BARE, Peers, Server
 from benchmarks.results import OURS, Bound, Row, Samples, interleaved, log_spaced
 from benchmarks.upstream import KIB, MIB, Site
 
@@ -192,6 +193,37 @@ def cold_page(bench: Bench) -> Row:
     return Row("cold-page", work, "ms", samples, [_time(1.0, "rust")])
 
 
+def refresh(bench: Bench) -> Row:
+    """Milliseconds for each of 200 large pages that upstream has not changed."""
+    count = 20 if bench.quick else 200
+    projects = [bench.site.page(f"many-{number}", 3000) for number in range(count)]
+    work = "refresh of 200 unchanged pages of 3,000 files, without ETag"
+    work += " (here 20 pages)" * bench.quick
+    row = Row("refresh", work, "ms a page", bounds=[_time(8.0, "with ETag")])
+
+    def measure(server: Server, name: str, etags: Mapping[str, str]) -> float:
+        # All pages get stale.
+        time.sleep(1.1)
+        server.settle()
+        before = server.busy()
+        seconds = load.refresh_pages(server, etags, bench.uv)
+        row.costs.setdefault(name, []).append((server.busy() - before) * 1e6 / count)
+        return seconds * 1000 / count
+
+    with ExitStack() as stack:
+        contestants: dict[str, Callable[[], float]] = {}
+        for name, below in ((OURS, BARE), ("with ETag", "")):
+            start = bench.peers.pytail(None, "--project-cache-ttl-secs", "1", below=below)
+            server = stack.enter_context(start)
+            etags = {
+                project: load.get(server, server.page(project), bench.uv).headers["etag"]
+                for project in projects
+            }
+            contestants[name] = partial(measure, server, name, etags)
+        row.samples = interleaved(bench.rounds, contestants)
+    return row
+
+
 def uv_warm(bench: Bench) -> Row:
     """Seconds of an installation by uv, all files stored."""
     samples = _warm_installs(bench, "uv")
@@ -262,6 +294,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "cold-file-32": partial(cold_file, clients=32),
     "cold-small-files": cold_small_files,
     "cold-page": cold_page,
+    "refresh": refresh,
     "uv-warm": uv_warm,
     "uv-cold": uv_cold,
     "pip-warm": pip_warm,

@@ -25,6 +25,7 @@
         ├── UpstreamOffline         not asked: pytail runs with --offline
         ├── UpstreamRefused         a response with an error status
         └── UpstreamGarbled         a response that cannot be parsed or trusted
+            ├── UpstreamAddressRefused  not asked: the host has a private address
             ├── UpstreamNotIndex        no URL that the configured one can mean is an index
             └── UpstreamWithoutRanges   a response with the whole of a large file, not the range
 
@@ -350,6 +351,21 @@ class UpstreamNotIndex(UpstreamGarbled):
 
     def __init__(self, url: str, tried: str) -> None:
         super().__init__(url, f"is no index: asked {tried}")
+
+
+class UpstreamAddressRefused(UpstreamGarbled):
+    """A link or redirect of upstream leads to a host in a `network` that only pytail can reach.
+
+    `url` has scheme, host and port only.
+    """
+
+    def __init__(self, url: str, network: str) -> None:
+        super().__init__(
+            url,
+            f"the host has a {network} address, to which upstream must not lead;"
+            " if it may, set --allow-private-redirects yes",
+        )
+        self.network = network
 
 
 class UpstreamWithoutRanges(UpstreamGarbled):

@@ -278,9 +278,10 @@ class ProjectPage:
 
     #: The normalized name of the project (PEP 503).
     name: str
-    #: In upstream's order, with one file for each filename.
+    #: In upstream's order. A filename with two digests stands for two files.
     files: tuple[File, ...] = ()
-    #: All versions, also those without files (PEP 700); None when upstream does not say.
+    #: All versions, also those without files (PEP 700), as upstream gives them, else those of the
+    #: files. None for a page that an earlier pytail wrote to the catalog.
     versions: tuple[str, ...] | None = None
     #: active, archived, quarantined or deprecated (PEP 792); None when upstream does not say.
     status: str | None = None
@@ -301,6 +302,17 @@ class ProjectPage:
         return self.status == "quarantined"
 
 
+@dataclass(frozen=True, slots=True)
+class PageVersion:
+    """What tells one version of a page of upstream from another."""
+
+    #: SHA-256 of all that the page is made of, in hex: an equal one means an equal page.
+    fingerprint: str
+    #: ETag and Last-Modified of upstream, verbatim; None where there is none.
+    etag: str | None = None
+    last_modified: str | None = None
+
+
 class Source(Protocol):
     """The bytes of a file, from an offset on."""
 
@@ -318,3 +330,23 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Free the connection."""
+
+
+class FileStream(Protocol):
+    """The bytes of a file for one reader, in memory or in an open file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes as soon as there is one; empty at the end."""
+
+    def sendable(self, size: int, /) -> tuple[int, int, int] | None:
+        """Return descriptor, offset and length of the next bytes, as soon as there is one.
+
+        The length is up to `size`. The caller sends them and then calls `advance`. None at the end,
+        and where `read` has the next bytes.
+        """
+
+    def advance(self, count: int, /) -> None:
+        """Skip `count` bytes."""
+
+    def close(self) -> None:
+        """Free descriptor and connection."""

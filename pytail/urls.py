@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 #: Scheme, host and port.
 Origin: TypeAlias = tuple[str, str | None, int]
 
-_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 #: Most links match, and need no parsing.
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 #: ``../`` any number of times, then names that begin with a letter or digit: no name is a dot.

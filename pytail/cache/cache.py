@@ -29,6 +29,7 @@ from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
 from pytail.upstream.limiter import MOST_HANGING
+from pytail.upstream.networks import any_network, network_of
 from pytail.upstream.pages import PageClient
 from pytail.upstream.root import IndexRoot
 from pytail.upstream.transport import Transport
@@ -100,7 +101,7 @@ class Cache:
             catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
         )
         lookup = FileLookup(index, catalog, store, root, clock, promised, freshness=freshness)
-        metadata = CoreMetadata(catalog, store, upstream.files)
+        metadata = CoreMetadata(catalog, store, upstream.files, wait)
         files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
@@ -137,6 +138,7 @@ def upstream_of(
         os.environ,
         ca=settings.upstream_ca,
         client_cert=settings.upstream_client_cert,
+        classify=any_network if settings.allow_private_redirects else network_of,
     )
     most = max(1, descriptors.spare() // _DESCRIPTORS)
     if most < max(settings.max_page_fetches, settings.max_file_fetches):

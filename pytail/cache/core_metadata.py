@@ -1,21 +1,22 @@
 """Core metadata and signatures: small files beside a file, read whole before they are used.
 
 Resolvers fail where a page promises core metadata and the response is an error. So where upstream's
-own metadata is absent, refused or not what the page says, pytail reads it out of the stored wheel, or
-out of a few ranges of the wheel upstream. Afterwards, the page promises the digest of that metadata,
-or no metadata where the wheel is unreadable.
+own metadata is absent, refused, late or not what the page says, pytail reads it out of the stored wheel,
+or out of a few ranges of the wheel upstream. Afterwards, the page promises the digest of that metadata,
+or no metadata where the wheel is unreadable. Upstream's own is not asked for again for a minute.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
+import re
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pytail.cache.lazy_wheel import END_SIZE, Reading
 from pytail.errors import (
@@ -29,38 +30,54 @@ from pytail.errors import (
     UpstreamNotConnected,
     UpstreamOffline,
     UpstreamRefused,
+    UpstreamUnreachable,
     UpstreamWithoutRanges,
     WheelUnreadable,
 )
 from pytail.model import LARGEST_SIDECAR, File, Validators
 from pytail.runtime.threads import off_loop
+from pytail.runtime.timeouts import time_limit
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
-from pytail.storage.store import Store
+from pytail.storage.store import Store, StoredFile
 from pytail.upstream.files import FileClient, Piece
 from pytail.upstream.resume import ResumingSource
+from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
 
 Result = TypeVar("Result")
+#: When, by the monotonic clock, and how.
+_Failure: TypeAlias = tuple[float, PytailError]
 
 #: Maximum number of ranges for one wheel. Most need two; a directory is read 4 MiB at a time.
 _MAX_RANGES = 24
 #: Bytes up to which hashing takes less time than a change to a thread.
 _SMALL = 64 * 1024
+#: Seconds for which upstream's own metadata is not asked for, after the wheel had it instead.
+_AVOIDED_FOR = 60.0
+#: Failures to remember for that.
+_MAX_FAILURES = 4000
+#: One of the fields that core metadata cannot lack, within the header (Core Metadata Specifications).
+_REQUIRED_FIELD = re.compile(rb"(?:[^\r\n]+\r?\n)*?(?:Metadata-Version|Name)[ \t]*:", re.IGNORECASE)
 
 
 class MetadataSource:
     """A `Source` of the bytes of a small file."""
 
-    def __init__(self, data: bytes, start: int = 0, validators: Validators | None = None) -> None:
-        """The source begins at the offset `start` of `data`; `validators` are those of upstream."""
+    def __init__(self, data: bytes, validators: Validators | None) -> None:
+        """`validators` are those of upstream, None where `data` does not come from there as it is."""
         self.size: int | None = len(data)
         self.etag: str | None = None
         #: Whether the source itself tells a complete file from one whose end is missing.
         self.is_delimited = True
         self.validators = validators
-        self._data = data[start:]
+        self._data = data
+
+    def at(self, start: int) -> MetadataSource:
+        """Skip the first `start` bytes, and return the source."""
+        self._data = self._data[start:]
+        return self
 
     def read(self) -> bytes:
         """Return all bytes at the first call, then none."""
@@ -74,8 +91,14 @@ class MetadataSource:
 class CoreMetadata:
     """Reads core metadata and signatures from upstream, and core metadata out of wheels."""
 
-    def __init__(self, catalog: Catalog, store: Store, upstream: FileClient) -> None:
+    def __init__(
+        self, catalog: Catalog, store: Store, upstream: FileClient, wait: float = 9.0
+    ) -> None:
+        """A client waits `wait` seconds; upstream's own metadata may take half of them."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
+        self._own_wait = wait / 2
+        #: By key, the failures of upstream's own metadata that the wheel had.
+        self._failures: dict[str, _Failure] = {}
 
     def source(self, sidecar: File, start: int = 0) -> MetadataSource:
         """Return the bytes of `sidecar` from `start` on.
@@ -84,13 +107,37 @@ class CoreMetadata:
         have another one; then the catalog promises that from now on. Raises FileGone,
         DigestMismatch, DownloadInterrupted, WheelUnreadable or an UpstreamError.
         """
-        try:
+        wheel = sidecar.wheel
+        if wheel is None:
+            return MetadataSource(*self._from_index(sidecar)).at(start)
+        failure = self._recent_failure(sidecar.key)
+        if failure is None:
+            try:
+                return MetadataSource(*self._in_time(sidecar)).at(start)
+            except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
+                failure = time.monotonic(), error.with_traceback(None)
+        data = self._instead(wheel, failure[1])
+        # Only now: where the wheel fails too, upstream's own is asked for again.
+        if len(self._failures) >= _MAX_FAILURES:
+            self._failures.clear()
+        self._failures[sidecar.key] = failure
+        return MetadataSource(data, None).at(start)
+
+    def _recent_failure(self, key: str) -> _Failure | None:
+        """Forget and return how upstream's own metadata failed; None where that is a minute ago."""
+        failure = self._failures.pop(key, None)
+        is_recent = failure is not None and time.monotonic() - failure[0] < _AVOIDED_FOR
+        return failure if is_recent else None
+
+    def _in_time(self, sidecar: File) -> tuple[bytes, Validators | None]:
+        """Return as `_from_index`, while the client has time left for the wheel."""
+        reason = f"no core metadata within {self._own_wait:g} seconds"
+        with time_limit(self._own_wait, UpstreamUnreachable(masked(sidecar.url), reason)):
             data, validators = self._from_index(sidecar)
-            return MetadataSource(data, start, validators)
-        except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
-            if sidecar.wheel is None:
-                raise
-            return MetadataSource(self._instead(sidecar.wheel, error), start)
+        # A digest tells core metadata from a login page; else its fields do.
+        if not sidecar.hashes and not _REQUIRED_FIELD.match(data[:_SMALL]):
+            raise UpstreamGarbled(masked(sidecar.url), "sends no core metadata")
+        return data, validators
 
     def _from_index(self, sidecar: File) -> tuple[bytes, Validators | None]:
         """Return the bytes that upstream has at the URL of `sidecar`, verified, and their validators."""
@@ -127,6 +174,9 @@ class CoreMetadata:
                     raise error
                 data = self._from_upstream(wheel)
         except WheelUnreadable as unreadable:
+            if isinstance(error, UpstreamUnreachable):
+                # Upstream's own metadata may be right, and is asked for again.
+                raise error from unreadable
             self._withdraw(wheel, unreadable)
             raise
         except (UpstreamError, FileGone) as failure:
@@ -197,7 +247,7 @@ class CoreMetadata:
             return self._upstream.read_range(wheel.url, 0, END_SIZE)
 
 
-def _read_stored(opened: io.FileIO, filename: str) -> bytes:
+def _read_stored(opened: StoredFile, filename: str) -> bytes:
     """Return the core metadata of an open wheel. Raises WheelUnreadable or OSError."""
     reading = Reading(os.fstat(opened.fileno()).st_size, filename)
     while reading.needed is not None:
@@ -207,9 +257,8 @@ def _read_stored(opened: io.FileIO, filename: str) -> bytes:
 
 
 def _is_no_answer(error: PytailError) -> bool:
-    """Return whether the host cannot be asked, or asked for fewer requests."""
-    is_busy = isinstance(error, UpstreamRefused) and error.status == 429
-    return is_busy or isinstance(error, (UpstreamNotConnected, UpstreamBusy, UpstreamOffline))
+    """Return whether no request at all can be sent to upstream."""
+    return isinstance(error, (UpstreamNotConnected, UpstreamBusy, UpstreamOffline))
 
 
 def _gone(file: File, error: UpstreamRefused) -> PytailError:

@@ -12,13 +12,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from io import FileIO
 from typing import TypeVar
 
 from pytail.errors import UpstreamError
 from pytail.model import File, Validators
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, FileCheck
+from pytail.storage.store import StoredFile
 from pytail.telemetry.access import UpstreamWait, for_client
 from pytail.upstream.files import FileClient
 from pytail.upstream.headers import date
@@ -72,7 +72,7 @@ class FileFreshness:
         #: By key, when upstream failed.
         self._failed_at: dict[str, float] = {}
 
-    def is_current(self, file: File, stored: FileIO) -> bool:
+    def is_current(self, file: File, stored: StoredFile) -> bool:
         """Return whether `stored` may be served for `file`; False where upstream has another file.
 
         Asks upstream where the last check is older than the TTL. True where upstream fails.

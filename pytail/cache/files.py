@@ -7,24 +7,22 @@ client does not wait for bytes that it did not ask for.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import gevent
 from gevent.threadpool import ThreadPool
 
 from pytail.cache import former_keys
 from pytail.cache.core_metadata import CoreMetadata
-from pytail.cache.download import Download, DownloadReader, DownloadState
+from pytail.cache.download import Download, DownloadState
 from pytail.cache.fetch import Feeder
 from pytail.cache.file_freshness import FileFreshness
-from pytail.cache.passthrough import PassThrough, client_wait, pass_through, read_verified
+from pytail.cache.passthrough import PassThrough, client_wait, pass_through
 from pytail.errors import (
     DigestMismatch,
     DownloadAbandoned,
@@ -36,13 +34,13 @@ from pytail.errors import (
     UpstreamRefused,
     UpstreamWithoutRanges,
 )
-from pytail.model import ByteRange, File, Outcome, Source
+from pytail.model import ByteRange, File, FileStream, Outcome, Source
 from pytail.runtime.singleflight import SingleFlight
 from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog
 from pytail.storage.digests import FileVerifier
 from pytail.storage.quota import Quota
-from pytail.storage.store import Store
+from pytail.storage.store import Store, StoredFile
 from pytail.telemetry.access import for_client
 from pytail.upstream.files import FileClient
 from pytail.upstream.resume import ResumingSource
@@ -50,7 +48,6 @@ from pytail.upstream.resume import ResumingSource
 log = logging.getLogger("pytail.cache")
 
 Result = TypeVar("Result")
-Stream: TypeAlias = "io.FileIO | DownloadReader | PassThrough | io.BytesIO"
 
 #: Seconds that a client waits for a response to begin. The least patient clients time out after 10.
 CLIENT_WAIT = 9.0
@@ -66,12 +63,17 @@ _SYNCS = 8
 class OpenedFile:
     """A file to read from; the caller closes `stream`."""
 
-    stream: Stream
+    stream: FileStream
     #: Bytes of the whole file; None where it is unknown before the end.
     size: int | None
     outcome: Outcome = Outcome.HIT
-    #: Seconds since the epoch at which a stored file was stored; None for other files.
-    stored_at: float | None = None
+    #: The status of a stored file; None for other files.
+    stored: os.stat_result | None = None
+
+    @property
+    def stored_at(self) -> float | None:
+        """Seconds since the epoch at which a stored file was stored; None for other files."""
+        return None if self.stored is None else self.stored.st_mtime
 
 
 class Files:
@@ -154,7 +156,7 @@ class Files:
             return
         raise DownloadAbandoned
 
-    def open_stored(self, file: File) -> io.FileIO | None:
+    def open_stored(self, file: File) -> StoredFile | None:
         """Open `file` in the store; None where it is not stored, or upstream has another file by now.
 
         A file that another program wrote is verified first, and removed where it is wrong.
@@ -166,10 +168,10 @@ class Files:
 
     def distrust(self, opened: OpenedFile) -> None:
         """Have a stored file that could not be read verified before its next use, or fetched again."""
-        if isinstance(opened.stream, io.FileIO):
+        if isinstance(opened.stream, StoredFile):
             self._store.distrust(opened.stream)
 
-    def _open_current(self, file: File, *, adopts: bool = False) -> io.FileIO | None:
+    def _open_current(self, file: File, *, adopts: bool = False) -> StoredFile | None:
         """Return as `open_stored`; with `adopts`, also a file that is stored under a former key."""
         stored = self._store.open(file)
         if stored is None and adopts and former_keys.adopt(self._store, file):
@@ -184,7 +186,7 @@ class Files:
         stored.close()
         return None
 
-    def _is_verified(self, stored: io.FileIO, file: File) -> bool:
+    def _is_verified(self, stored: StoredFile, file: File) -> bool:
         """Return whether the stored file was verified, also where its page has another size."""
         if self._store.is_verified(stored, file):
             return True
@@ -384,18 +386,17 @@ class Files:
 
         with client_wait(self._wait, file):
             if file.is_sidecar:
-                with contextlib.closing(self._source(file)) as source:
-                    data = read_verified(file, source)
-                whole = io.BytesIO(data)
-                whole.seek(start)
-                return OpenedFile(whole, len(data), Outcome.PASS)
+                # All bytes are in memory, and verified.
+                source = self._source(file, start)
+                stream = PassThrough(file, source, None, source.size)
+                return OpenedFile(stream, source.size, Outcome.PASS)
             return OpenedFile(pass_through(file, source_at, start), size, Outcome.PASS)
 
 
-def _opened(stored: io.FileIO, start: int) -> OpenedFile:
+def _opened(stored: StoredFile, start: int) -> OpenedFile:
     stored.seek(start)
     found = os.fstat(stored.fileno())
-    return OpenedFile(stored, found.st_size, stored_at=found.st_mtime)
+    return OpenedFile(stored, found.st_size, stored=found)
 
 
 def _or_gone(file: File, ask: Callable[[], Result]) -> Result:

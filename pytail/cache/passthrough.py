@@ -59,10 +59,13 @@ class PassThrough:
         chunk, self._received = self._received[:released], self._received[released:]
         return chunk
 
-    def skip(self, size: int) -> None:
-        """Read and drop `size` bytes. Raises DownloadInterrupted."""
-        while size > 0:
-            size -= len(self.read(size)) or size
+    def sendable(self, _size: int) -> None:
+        """Return None: no open file has the bytes."""
+
+    def advance(self, count: int) -> None:
+        """Read and drop `count` bytes. Raises DownloadInterrupted."""
+        while count > 0:
+            count -= len(self.read(count)) or count
 
     def close(self) -> None:
         """Close the source."""
@@ -107,24 +110,11 @@ def pass_through(
     source = source_at(verifier.size, etag)
     stream = PassThrough(file, source, verifier, source.size)
     try:
-        stream.skip(start - verifier.size)
+        stream.advance(start - verifier.size)
     except BaseException:
         stream.close()
         raise
     return stream
-
-
-def read_verified(file: File, source: Source) -> bytes:
-    """Return all bytes of a sidecar after verifying them.
-
-    Raises DigestMismatch, DownloadInterrupted or an UpstreamError.
-    """
-    verifier, chunks = FileVerifier(file), []
-    while chunk := source.read():
-        verifier.add(chunk)
-        chunks.append(chunk)
-    verifier.verify(source.size)
-    return b"".join(chunks)
 
 
 def client_wait(seconds: float, file: File) -> contextlib.AbstractContextManager[None]:

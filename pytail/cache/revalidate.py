@@ -7,6 +7,7 @@ a client stops waiting, and its result is used for the next client.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -20,11 +21,11 @@ from pytail.errors import (
     UpstreamOffline,
     UpstreamUnreachable,
 )
-from pytail.model import Outcome, ProjectPage
+from pytail.model import Outcome, PageVersion, ProjectPage
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, Entry
 from pytail.telemetry.access import UpstreamWait, for_client
-from pytail.upstream.pages import FetchedPage, PageClient, PageState
+from pytail.upstream.pages import FetchedPage, PageClient, UnchangedPage
 from pytail.upstream.root import IndexRoot
 
 log = logging.getLogger("pytail.cache")
@@ -60,7 +61,7 @@ class Revalidator:
         return len(self._requests)
 
     def revalidate(self, project: str, known: Entry | None, wait: float) -> PageResult:
-        """Ask upstream for `project`, with the validator of `known` (None: nothing is cached).
+        """Ask upstream for `project`, with the version of `known` (None: nothing is cached).
 
         `wait` is in seconds. Raises UpstreamUnreachable after that, or another UpstreamError. A
         project that upstream does not have is a result with an entry that is not `found`.
@@ -68,7 +69,7 @@ class Revalidator:
         return self._shared(project, project, known, wait)
 
     def fetch(self, project: str) -> PageResult:
-        """Ask upstream for the whole page of `project`, without a validator.
+        """Ask upstream for the whole page of `project`, whether it is known or not.
 
         Raises an UpstreamError.
         """
@@ -119,28 +120,43 @@ class Revalidator:
         return result
 
     def _ask(self, project: str, known: Entry | None) -> PageResult:
-        etag = known.etag if known is not None and known.found else None
+        version = known.page_version if known is not None else None
         # The slot lasts until the page is in the catalog, so its limit holds for these writes too.
-        with self._upstream.fetch(project, etag) as fetched:
-            if fetched is PageState.MISSING:
-                return self._missing(project)
-            page = fetched if isinstance(fetched, FetchedPage) else None
-            return self._found(project, known, page)
+        with self._upstream.fetch(project, version) as fetched:
+            # Another process may have written a newer page in the meantime.
+            latest = known_entry(self._catalog, project, self._upstream.root)
+            if isinstance(fetched, FetchedPage):
+                latest = latest if latest is not None and latest.found else known
+                return self._found(project, latest, fetched)
+            if isinstance(fetched, UnchangedPage):
+                assert known is not None, "a page is unchanged only where a version is known"
+                return self._confirmed(latest or known, fetched.version)
+            return self._missing(project, latest)
 
-    def _found(self, project: str, known: Entry | None, fetched: FetchedPage | None) -> PageResult:
-        """Decide between `known` and `fetched`, which is None where upstream answered 304."""
-        # Another process may have written a newer page in the meantime.
-        latest = known_entry(self._catalog, project, self._upstream.root)
-        known = latest if latest is not None and latest.found else known
-        if fetched is None:
-            assert known is not None, "upstream answers 304 only to conditional requests"
-            self._lagging_since.pop(project, None)
-            return self._unchanged(known, "unchanged")
-        if known is not None and self._is_lagging(fetched.page, known):
-            return self._unchanged(known, f"upstream went back from serial {known.last_serial}")
-        if fetched.is_blank and known is not None and self._lists_files(known):
+    def _confirmed(self, known: Entry, version: PageVersion) -> PageResult:
+        """Return `known`, which is the page of `version`, or a newer one of another process."""
+        self._lagging_since.pop(known.name, None)
+        if known.fingerprint != version.fingerprint:
+            return self._result(known, Outcome.REVALIDATED, "fetched by another process")
+        return self._unchanged(known, version, "unchanged")
+
+    def _found(self, project: str, known: Entry | None, fetched: FetchedPage) -> PageResult:
+        """Decide between `known` and `fetched`."""
+        if known is None:
+            return self._new(project, fetched)
+        if self._is_lagging(fetched.page, known):
+            reason = f"upstream went back from serial {known.last_serial}"
+            return self._unchanged(known, known.page_version, reason)
+        if fetched.is_blank and self._lists_files(known):
             reason = "sent a blank page where it listed files before"
             raise UpstreamGarbled(self._upstream.page_url(project), reason)
+        page = self._catalog.with_core_metadata(fetched.page)
+        if known.found and self._catalog.has_page(page, known.upstream):
+            result = self._unchanged(known, fetched.version, "unchanged, in other bytes")
+            return replace(result, page=page)
+        if page is not fetched.page:
+            # The revision of a page that pytail has changed is not the one that upstream sent.
+            return self._new(project, replace(fetched, page=page), secrets.token_hex(16))
         return self._new(project, fetched)
 
     def _is_lagging(self, page: ProjectPage, known: Entry) -> bool:
@@ -162,8 +178,7 @@ class Revalidator:
         page = self._catalog.page(known.name) if known.found else None
         return page is not None and bool(page.files)
 
-    def _missing(self, project: str) -> PageResult:
-        known = known_entry(self._catalog, project, self._upstream.root)
+    def _missing(self, project: str, known: Entry | None) -> PageResult:
         entry = self._entry(project, found=False)
         if known is not None and known.status == "quarantined":
             # A malicious project is often quarantined first and then removed (PEP 792).
@@ -171,17 +186,17 @@ class Revalidator:
         self._catalog.remember_missing(entry)
         return self._result(entry, Outcome.MISS, "upstream has no such project")
 
-    def _unchanged(self, known: Entry, reason: str) -> PageResult:
-        now = self._clock()
-        self._catalog.mark_revalidated(known.name, now)
-        return self._result(replace(known, checked_at=now), Outcome.REVALIDATED, reason)
+    def _unchanged(self, known: Entry, version: PageVersion | None, reason: str) -> PageResult:
+        """Return `known` as fresh, to be revalidated with `version` from now on."""
+        entry = replace(known.with_version(version), checked_at=self._clock())
+        self._catalog.mark_revalidated(entry)
+        return self._result(entry, Outcome.REVALIDATED, reason)
 
-    def _new(self, project: str, fetched: FetchedPage) -> PageResult:
+    def _new(self, project: str, fetched: FetchedPage, revision: str = "") -> PageResult:
         entry = replace(
-            self._entry(project, found=True),
-            etag=fetched.etag,
+            self._entry(project, found=True).with_version(fetched.version),
             last_serial=fetched.page.last_serial,
-            revision=fetched.revision,
+            revision=revision or fetched.version.fingerprint,
             status=fetched.page.status,
         )
         self._catalog.remember(entry, fetched.page)

@@ -132,6 +132,11 @@ class Settings:
     upstream_client_cert: Path | None = _setting(
         values.file, "", "PEM file with the client certificate and key for upstream"
     )
+    allow_private_redirects: bool = _setting(
+        values.switch,
+        "no",
+        "yes: follow links and redirects of a public upstream to hosts with private addresses",
+    )
     accel_redirect: str = _setting(
         values.internal_path,
         "",

@@ -25,7 +25,7 @@ def off_loop(work: Callable[[], Result], pool: ThreadPool | None = None) -> Resu
     # Not `pool or ...`: a pool without tasks is false.
     threads = gevent.get_hub().threadpool if pool is None else pool
     try:
-        error, result = threads.apply(_outcome, (work,))
+        error, result = threads.apply(outcome, (work,))
     except RuntimeError as refusal:
         if "interpreter shutdown" not in str(refusal):
             raise
@@ -65,8 +65,11 @@ def shorten_switch_interval() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL)
 
 
-def _outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:
-    # gevent prints errors that are raised in its threads, so they are returned.
+def outcome(work: Callable[[], Result]) -> tuple[BaseException | None, Result | None]:
+    """Return the error of `work`, or None and its result.
+
+    gevent prints errors that its threads and greenlets raise, so they are returned.
+    """
     try:
         return None, work()
     except BaseException as error:  # noqa: BLE001

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
 from pytail import urls
-from pytail.model import DIGEST_LENGTHS, File
+from pytail.model import DIGEST_LENGTHS, File, digest_in
 from pytail.simple import names
 
 #: The project statuses of PEP 792.
 PROJECT_STATUSES = frozenset({"active", "archived", "deprecated", "quarantined"})
 
+#: JSON can spell half of a surrogate pair, which no encoding can (RFC 8259, section 8.2).
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HEX = re.compile(r"[0-9a-f]+")
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?"
@@ -37,13 +38,20 @@ _PLAIN_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: object) -> str | None:
-    """Return a string that is not blank, else None."""
-    return value if isinstance(value, str) and value.strip() else None
+    """Return a string that is not blank and can be encoded as UTF-8, else None."""
+    is_text = isinstance(value, str) and value.strip() and not _SURROGATE.search(value)
+    return value if is_text else None  # type: ignore[return-value]
 
 
 def size(value: object) -> int | None:
     """Return a number of bytes, None for any other value."""
     return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def decimal(value: object) -> int | None:
+    """Return the number that up to 18 decimal digits spell, None for any other value."""
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18
+    return int(value) if is_number else None  # type: ignore[call-overload]
 
 
 def hashes(value: object) -> dict[str, str]:
@@ -102,11 +110,9 @@ def upload_time(value: object) -> str | None:
 def yanked(value: object) -> bool | str:
     """Return True or the reason for a yanked file, False otherwise.
 
-    Indexes that write an empty reason in JSON mean "not yanked".
+    As in pip, each value but an empty one means "yanked", and an empty reason in JSON means "not yanked".
     """
-    if isinstance(value, str):
-        return value if value.strip() else False
-    return value is True
+    return text(value) or bool(value)
 
 
 def core_metadata(value: object) -> dict[str, str] | bool | None:
@@ -130,55 +136,46 @@ def versions(value: object) -> tuple[str, ...] | None:
 
 def serial(value: object) -> int | None:
     """Return the last serial of a header or of JSON, None for any other value."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
-        value = int(value)
-    return size(value)
+    return decimal(value) if isinstance(value, str) else size(value)
 
 
 def provenance(value: object, base: str) -> str | None:
-    """Return the absolute URL of a provenance document; `base` is the URL of the page.
+    """Return the absolute https URL of a provenance document, else None.
 
-    None for an absolute URL that is not https.
+    `base` is the URL of the page, against which a relative URL is resolved.
     """
     url = urls.http_url(value, base)
-    if url is None or url.startswith("https:"):
-        return url
-    is_relative = isinstance(value, str) and not urlsplit(value.strip()).scheme
-    return url if is_relative else None
+    return url if url is not None and url.startswith("https:") else None
 
 
 def unique(files: Iterable[File]) -> tuple[File, ...]:
-    """Return `files` with each filename once, in the same order.
+    """Return `files` with each content once, in the same order.
 
-    Of several entries with one filename, the first with a hash remains, else the first.
+    A filename with two digests stands for two files. Of entries with one filename and no digest, the
+    first remains, unless another entry of that name has a digest.
     """
-    found: dict[str, File] = {}
+    found: dict[tuple[str, object], File] = {}
+    digested: set[str] = set()
     for file in files:
-        known = found.get(file.filename)
-        if known is None or (file.hashes and not known.hashes):
-            found[file.filename] = file
-    return tuple(found.values())
+        digest = digest_in(file.directory)
+        found.setdefault((file.filename, digest), file)
+        if digest is not None:
+            digested.add(file.filename)
+    return tuple(
+        file for (name, digest), file in found.items() if digest is not None or name not in digested
+    )
 
 
-def complete_versions(
-    versions: tuple[str, ...] | None, files: Iterable[File], project: str
-) -> tuple[str, ...] | None:
-    """Return `versions` with the missing versions of `files`, as PEP 700 requires.
+def versions_of(files: Iterable[File], project: str) -> tuple[str, ...]:
+    """Return the versions in the filenames of `files` of `project`, each once, the lowest first.
 
-    None where `versions` is None.
+    A filename may spell a version in another way than its release (1.0_1, 1.0.post1). Text that is no
+    version, such as a version with the platform of an old installer, is left out.
     """
-    if versions is None:
-        return None
-    spelled = {names.version_text(file.filename, project) or "" for file in files} - {*versions}
-    # A filename may spell a listed version in another way (1.0_1, 1_0). Text that is not a version,
-    # such as a version with the platform of an old installer, is not added.
-    known = {None, *map(_version, versions)} if spelled else set()
-    added = []
-    for version in map(_version, sorted(spelled)):
-        if version not in known:
-            known.add(version)
-            added.append(str(version))
-    return versions + tuple(added)
+    spelled = dict.fromkeys(names.version_text(file.filename, project) or "" for file in files)
+    # Of equal versions (1.0, 1.0.0) the first one remains, in every process.
+    known = dict.fromkeys(version for version in map(_version, spelled) if version is not None)
+    return tuple(map(str, sorted(known)))
 
 
 def _version(text: str) -> Version | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,24 +42,24 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
         return _file(entry, url) if isinstance(entry, dict) else None
 
     try:
-        data, found = json_chunks.decoded(body.removeprefix(b"\xef\xbb\xbf"), file)
-    except orjson.JSONDecodeError as error:
+        data, found = json_chunks.decoded(body.removeprefix(codecs.BOM_UTF8), file)
+    except ValueError as error:
         raise PageUnreadable(f"the JSON is broken: {error}") from None
     if found is None and isinstance(data, dict) and isinstance(data.get("projects"), list):
         raise NoProjectPage
     if found is None:
         raise PageUnreadable("the JSON is not a project page: it has no list of files")
     meta = data["meta"] if isinstance(data.get("meta"), dict) else {}
-    _check_version(meta.get("api-version") or "1.0")
-    name = data.get("name") or project
-    if not isinstance(name, str) or names.normalized(name) != project:
-        raise PageUnreadable(f"the page is for {str(name)[:80]!r}, not for {project!r}")
+    _check_version(meta.get("api-version"))
+    name = fields.text(data.get("name"))
+    if name is not None and names.normalized(name) != project:
+        raise PageUnreadable(f"the page is for {name[:80]!r}, not for {project!r}")
     files = fields.unique(file for file in found if file is not None)
     status, reason = _status(data, meta)
     return ProjectPage(
         name=project,
         files=() if status == "quarantined" else files,
-        versions=fields.complete_versions(fields.versions(data.get("versions")), files, project),
+        versions=fields.versions(data.get("versions")) or fields.versions_of(files, project),
         status=status,
         status_reason=reason,
         last_serial=fields.serial(meta.get("_last-serial")),
@@ -67,9 +68,10 @@ def parse(body: bytes, url: str, project: str) -> ProjectPage:
 
 
 def _check_version(version: object) -> None:
-    major = str(version).partition(".")[0]
-    if major != "1":
-        raise PageUnreadable(f"its api-version is {str(version)[:20]!r}, which is not 1.x")
+    is_given = isinstance(version, (str, int, float)) and not isinstance(version, bool)
+    text = str(version) if is_given and version != "" else "1.0"
+    if text.partition(".")[0] != "1":
+        raise PageUnreadable(f"its api-version is {text[:20]!r}, which is not 1.x")
 
 
 def _status(data: dict[str, Any], meta: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -88,6 +90,8 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
     if not isinstance(filename, str) or not names.is_filename(filename) or url is None:
         return None
     hashes, size = fields.hashes(entry.get("hashes")), fields.size(entry.get("size"))
+    if "#" in entry["url"]:
+        hashes = fields.hash_in(entry["url"].partition("#")[2]) | hashes
     metadata = None
     for key in _METADATA_KEYS:
         metadata = entry.get(key)
@@ -113,13 +117,16 @@ def _file(entry: dict[str, Any], base: str) -> File | None:
 def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     if data.keys() <= known:
         return {}
-    other = {key: value for key, value in data.items() if key not in known}
+    return {key: value for key, value in data.items() if key not in known and _can_send(key, value)}
+
+
+def _can_send(key: str, value: object) -> bool:
     try:
         # Two levels deeper, as in a page: orjson decodes deeper nesting than it encodes.
-        orjson.dumps([[other]] if other else None)
+        orjson.dumps([[{key: value}]])
     except orjson.JSONEncodeError:
-        return {}
-    return other
+        return False
+    return True
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:

@@ -91,6 +91,8 @@ def may_belong_to(filename: str, project: str) -> bool:
 
 def is_of_project(filename: str, project: str) -> bool:
     """Return whether `project` (normalized) is among the likeliest projects of `filename`."""
+    if filename.endswith(".whl"):
+        return _is_named(filename.partition("-")[0], project)
     splits = _splits(filename)
     likely = [head for head, version in splits if _VERSION_START.match(version)]
     return project in map(normalized, likely or [head for head, _ in splits])

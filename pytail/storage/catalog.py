@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import orjson
 import peewee
 
 from pytail import __version__
-from pytail.model import File, ProjectPage
+from pytail.model import File, PageVersion, ProjectPage
 from pytail.simple import names
 from pytail.storage import packing, schema
 from pytail.storage.database import Database
@@ -30,6 +30,7 @@ from pytail.storage.schema import (
     Project,
     ReadyPage,
     VerifiedSize,
+    WheelMetadata,
 )
 
 #: Maximum of projects in the catalog that upstream does not have; clients can ask for any name.
@@ -41,7 +42,7 @@ _BATCH = 20
 
 _ENTRY_COLUMNS = (
     "name", "upstream", "found", "fetched_at", "checked_at", "etag", "last_serial", "revision",
-    "status",
+    "status", "last_modified", "fingerprint",
 )  # fmt: skip
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
 _SELECT_FOUND = "SELECT 1 FROM project WHERE found = 1 AND upstream = ? LIMIT 1"
@@ -49,6 +50,7 @@ _SELECT_LAST_SERIAL = "SELECT max(last_serial) FROM project WHERE upstream = ?"
 _SELECT_VERIFIED_SIZE = "SELECT size FROM measured WHERE location = ?"
 _CHECK_COLUMNS = ("key", "stored_at", "size", "checked_at", "etag", "last_modified")
 _SELECT_CHECK = f"SELECT {', '.join(_CHECK_COLUMNS)} FROM checked WHERE key = ?"
+_SELECT_WHEEL_METADATA = "SELECT key, sha256 FROM wheelmetadata WHERE project = ?"
 _SELECT_MISNAMED = "SELECT project FROM stray WHERE shelf = ? AND filename = ?"
 # Those packs of a project that may list a file with the given fingerprint.
 _SELECT_PACKS = (
@@ -90,6 +92,21 @@ class Entry:
     revision: str = ""
     #: The project status (PEP 792); None when upstream does not say.
     status: str | None = None
+    #: The Last-Modified of the page, verbatim; None when upstream gave none that tells versions apart.
+    last_modified: str | None = None
+    #: Of the page as upstream sent it, see `PageVersion`; None when an earlier pytail wrote the entry.
+    fingerprint: str | None = None
+
+    @property
+    def page_version(self) -> PageVersion | None:
+        """The version of the page; None where it has to be fetched whole."""
+        if not self.found or self.fingerprint is None:
+            return None
+        return PageVersion(self.fingerprint, self.etag, self.last_modified)
+
+    def with_version(self, version: PageVersion | None) -> Entry:
+        """Return the same entry with another version of the page; None: with the same."""
+        return self if version is None else replace(self, **asdict(version))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +227,7 @@ class Catalog:
 
         def change(database: peewee.SqliteDatabase) -> None:
             _put(database, entry, ProjectPage(name=entry.name, status=entry.status))
+            WheelMetadata.delete().where(WheelMetadata.project == entry.name).execute(database)
             # Not `~Project.found`, for which SQLite does not use the index.
             is_missing = Project.found == 0
             missing = Project.select(Project.checked_at).where(is_missing)
@@ -220,13 +238,36 @@ class Catalog:
 
         self._database.write(change)
 
-    def mark_revalidated(self, name: str, checked_at: float) -> None:
-        """Record that the page of `name` was revalidated at `checked_at`, in seconds since the epoch.
+    def has_page(self, page: ProjectPage, upstream: str) -> bool:
+        """Return whether the catalog has an equal page of that project and `upstream`."""
 
-        Has no effect on a forgotten project.
+        def query(database: peewee.SqliteDatabase) -> bool:
+            is_same = (Project.name == page.name) & (Project.upstream == upstream)
+            with database.atomic("DEFERRED"):
+                found = Project.select().where(is_same, Project.found).dicts().execute(database)
+                known = next(iter(found), None)
+                if known is None or not _columns(page).items() <= known.items():
+                    return False
+                rows = database.execute_sql(_SELECT_LINES, (page.name,)).fetchall()
+            packs = itertools.zip_longest(rows, packing.packs(page.files), fillvalue=(None, None))
+            # Most pages that changed differ in the first or in the last pack.
+            return all(row[0] == pack[1] for row, pack in packs)
+
+        return self._database.read(query) or False
+
+    def mark_revalidated(self, entry: Entry) -> None:
+        """Record when the page of `entry` was revalidated, and its version.
+
+        Has no effect where the project is forgotten, or has another revision by now.
         """
-        query = Project.update(checked_at=checked_at).where(Project.name == name)
-        self._database.write(query.execute)
+        query = Project.update(
+            checked_at=entry.checked_at,
+            etag=entry.etag,
+            last_modified=entry.last_modified,
+            fingerprint=entry.fingerprint,
+        )
+        is_same = (Project.name == entry.name) & (Project.revision == entry.revision)
+        self._database.write(query.where(is_same).execute)
 
     def forget(self, names: Iterable[str] | None = None) -> int:
         """Delete all that is known of the projects `names` (None: all); return how many there were."""
@@ -247,7 +288,8 @@ class Catalog:
     def set_core_metadata(self, wheel: File, sha256: str | None) -> None:
         """Record the digest of the core metadata of `wheel`; None: the wheel has no core metadata.
 
-        The pages that list the wheel get a new revision.
+        The pages that list the wheel get a new revision. A digest holds for their successors too, see
+        `with_core_metadata`.
         """
         found = {"sha256": sha256} if sha256 is not None else False
         if found == wheel.core_metadata:
@@ -260,12 +302,35 @@ class Catalog:
                 if changed is None:
                     continue
                 FilePack.update(lines=changed).where(FilePack.id == pack).execute(database)
+                if sha256 is not None and wheel.has_digest:
+                    row = WheelMetadata.replace(project=project, key=wheel.key, sha256=sha256)  # type: ignore[no-untyped-call]
+                    row.execute(database)
                 is_same = Project.name == project
                 revision = secrets.token_hex(16)
                 Project.update(revision=revision).where(is_same).execute(database)
                 _delete_ready(database, ReadyPage.project == project)
 
         self._database.write(change)
+
+    def with_core_metadata(self, page: ProjectPage) -> ProjectPage:
+        """Return `page` with the digests that `set_core_metadata` recorded for its wheels.
+
+        Upstream promises the wrong ones again with each new page.
+        """
+
+        def query(database: peewee.SqliteDatabase) -> dict[str, str]:
+            return dict(database.execute_sql(_SELECT_WHEEL_METADATA, (page.name,)).fetchall())
+
+        known = self._database.inline(query)
+        if not known:
+            return page
+
+        def corrected(file: File) -> File:
+            sha256 = known.get(file.key) if file.core_metadata else None
+            return file if sha256 is None else replace(file, core_metadata={"sha256": sha256})
+
+        files = tuple(map(corrected, page.files))
+        return page if files == page.files else replace(page, files=files)
 
     def verified_size(self, key: str) -> int | None:
         """Return the size in bytes that `remember_size` recorded, None when there is none."""
@@ -414,20 +479,29 @@ def _put(database: peewee.SqliteDatabase, entry: Entry, page: ProjectPage) -> No
         upstream=entry.upstream,
         found=entry.found,
         etag=entry.etag,
-        last_serial=entry.last_serial,
+        last_modified=entry.last_modified,
+        fingerprint=entry.fingerprint,
         fetched_at=entry.fetched_at,
         checked_at=entry.checked_at,
         revision=entry.revision,
-        versions=None if page.versions is None else orjson.dumps(page.versions),
-        status=page.status,
-        status_reason=page.status_reason,
-        other=orjson.dumps(page.other),
+        **_columns(page) | {"last_serial": entry.last_serial},
     ).execute(database)
+
+
+def _columns(page: ProjectPage) -> dict[str, Any]:
+    """Return the columns of a project that are made of its `page`."""
+    return {
+        "last_serial": page.last_serial,
+        "versions": None if page.versions is None else orjson.dumps(page.versions),
+        "status": page.status,
+        "status_reason": page.status_reason,
+        "other": orjson.dumps(page.other),
+    }
 
 
 def _delete(database: peewee.SqliteDatabase, names: list[str]) -> int:
     """Delete the projects `names` with all their rows; return how many projects there were."""
-    for model in (FilePack, MisnamedFile, ReadyPage):
+    for model in (FilePack, MisnamedFile, ReadyPage, WheelMetadata):
         model.delete().where(model.project.in_(names)).execute(database)
     return Project.delete().where(Project.name.in_(names)).execute(database)  # type: ignore[no-any-return]
 

@@ -106,7 +106,7 @@ class Database:
 
     def inline(self, query: Query[Result]) -> Result | None:
         """Return the result of a short `query`, run on the event loop; None where it fails."""
-        return self._try("read", lambda: query(self._inline))
+        return self._try("read", lambda: self._asked(query, self._inline))
 
     def look_up(self, query: Callable[..., Result | None], *parameters: str) -> Result | None:
         """Return the result of `query` with `parameters` as `inline`, or from the memo.
@@ -142,7 +142,11 @@ class Database:
 
     def read(self, query: Query[Result]) -> Result | None:
         """Return the result of `query`, run in the thread for reads; None where it fails."""
-        return self._try("read", lambda: off_loop(lambda: query(self._reader), self._read_thread))
+
+        def ask() -> Result:
+            return self._asked(query, self._reader)
+
+        return self._try("read", lambda: off_loop(ask, self._read_thread))
 
     def write(self, change: Query[Result]) -> Result | None:
         """Run `change` as one transaction in the thread for writes; return its result, None on failure."""
@@ -287,6 +291,18 @@ class Database:
             if isinstance(error, (peewee.DatabaseError, sqlite3.DatabaseError)):
                 self._recover(str(error), identity)
             return None
+
+    def _asked(self, query: Query[Result], database: peewee.SqliteDatabase) -> Result:
+        """Return the result of `query`; where it raises, the next one opens the file again."""
+        try:
+            return query(database)
+        except _TROUBLE:
+            # Python 3.10 leaves a statement open whose row it cannot decode. The connection would
+            # see the old rows for as long.
+            if self.write_error is None:
+                with contextlib.suppress(*_TROUBLE):
+                    database.close()
+            raise
 
     def _report(self, what: str, error: Exception) -> None:
         """Log that `what` failed, once for errors that follow each other within a minute."""

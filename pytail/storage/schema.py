@@ -1,10 +1,10 @@
 """The tables of the catalog, and the preparation of its SQLite file at the start.
 
-`prepare` migrates a file of schema 2, 3 or 4 and keeps its content. It renames a file that is damaged, of
+`prepare` migrates a file of schema 2 to 5 and keeps its content. It renames a file that is damaged, of
 another schema or of another program, and creates an empty one. It refuses a file of a newer schema
 and does not change it.
 
-The names of tables, columns and indexes on disk are those of schema 5. Some differ from the names of
+The names of tables, columns and indexes on disk are those of schema 6. Some differ from the names of
 the Python classes and fields.
 """
 
@@ -34,7 +34,7 @@ log = logging.getLogger("pytail.storage")
 #: ``PRAGMA application_id`` of a catalog ("ptal"; https://www.sqlite.org/pragma.html).
 APPLICATION_ID = 0x7074616C
 #: ``PRAGMA user_version`` of a catalog; each change of the tables below increases it by one.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 #: The oldest schema that is migrated.
 _OLDEST_MIGRATED = 2
 #: Seconds to wait for the lock that another process holds while it writes.
@@ -72,6 +72,10 @@ class Project(peewee.Model):
     status = peewee.CharField(null=True)
     status_reason = peewee.TextField(null=True)
     other = peewee.BlobField()
+    #: The Last-Modified of the page, verbatim; None when upstream gave none that tells versions apart.
+    last_modified = peewee.TextField(null=True)
+    #: Of the page as upstream sent it; None when an earlier pytail wrote the row.
+    fingerprint = peewee.CharField(null=True)
 
     class Meta:
         table_name = "project"
@@ -117,6 +121,20 @@ class VerifiedSize(peewee.Model):
     class Meta:
         table_name = "measured"
         without_rowid = True
+
+
+class WheelMetadata(peewee.Model):
+    """The digest of core metadata that was read out of a wheel, because upstream's own was not good."""
+
+    project = peewee.CharField()
+    #: Of the wheel.
+    key = peewee.TextField()
+    sha256 = peewee.CharField()
+
+    class Meta:
+        table_name = "wheelmetadata"
+        without_rowid = True
+        primary_key = peewee.CompositeKey("project", "key")
 
 
 class CheckedFile(peewee.Model):
@@ -168,7 +186,15 @@ ReadyPage.add_index(
     )
 )
 
-TABLES = (Project, FilePack, MisnamedFile, VerifiedSize, CheckedFile, ReadyPage)
+TABLES = (
+    Project,
+    FilePack,
+    MisnamedFile,
+    VerifiedSize,
+    WheelMetadata,
+    CheckedFile,
+    ReadyPage,
+)
 
 _INSERT_PACK = "INSERT INTO part (project, number, keys, lines) VALUES (?, ?, ?, ?)"
 _INSERT_MISNAMED = "INSERT OR IGNORE INTO stray (shelf, filename, project) VALUES (?, ?, ?)"
@@ -378,10 +404,13 @@ def _sign(database: peewee.SqliteDatabase) -> None:
 def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
     """Bring the files of each project into packs, under their present directories.
 
+    Each page is to be fetched whole the next time, because an earlier pytail did not keep all of it.
+
     A service manager may stop a start that takes too long, so each project has a transaction of its own.
     Then the next start continues the migration.
     """
     log.info("migrating the catalog %s to schema %d", path, SCHEMA_VERSION)
+    _add_columns(database)
     if has_rows := database.table_exists("file"):
         # Schema 2 and 3 had one row for each file.
         not_moved = Project.select(Project.name).where(
@@ -397,6 +426,16 @@ def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
         if has_rows:
             database.execute_sql("DROP TABLE file")
         _sign(database)
+
+
+def _add_columns(database: peewee.SqliteDatabase) -> None:
+    """Add the columns of schema 6, and drop the validators of the pages."""
+    known = {column.name for column in database.get_columns("project")}
+    with database.atomic():
+        for name, kind in (("last_modified", "TEXT"), ("fingerprint", "VARCHAR(255)")):
+            if name not in known:
+                database.execute_sql(f"ALTER TABLE project ADD COLUMN {name} {kind}")
+        database.execute_sql("UPDATE project SET etag = NULL")
 
 
 def _move_directories(database: peewee.SqliteDatabase, project: str) -> None:

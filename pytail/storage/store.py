@@ -61,6 +61,18 @@ class DiskFile:
     used: float
 
 
+class StoredFile(io.FileIO):
+    """A file on the disk as a `FileStream`, at the position of its next byte."""
+
+    def sendable(self, size: int) -> tuple[int, int, int]:
+        """Return descriptor, offset and length of the next `size` bytes."""
+        return self.fileno(), self.tell(), size
+
+    def advance(self, count: int) -> None:
+        """Skip `count` bytes."""
+        self.seek(count, os.SEEK_CUR)
+
+
 class Store:
     """The stored files below ``<cache-dir>/+files`` and the partial ones in ``<cache-dir>/+partial``."""
 
@@ -87,7 +99,7 @@ class Store:
         with contextlib.suppress(OSError):
             self._remove_old_partials()
 
-    def open(self, file: File) -> io.FileIO | None:
+    def open(self, file: File) -> StoredFile | None:
         """Open `file` for reading, and count that as a use; None when the file is not stored.
 
         No process removes the file until the caller closes it. Raises ValueError where the directory
@@ -101,7 +113,7 @@ class Store:
             self._last_uses[path] = time.time()
         return opened
 
-    def is_verified(self, opened: io.FileIO, file: File) -> bool:
+    def is_verified(self, opened: StoredFile, file: File) -> bool:
         """Return whether pytail verified the stored `file`; where not, its digest decides.
 
         That is not so for a file that another program put there, and for one of another size than
@@ -112,7 +124,7 @@ class Store:
             return True
         return not status.st_mode & WRITE_BITS and _has_known_size(status.st_size, file)
 
-    def mark_verified(self, opened: io.FileIO) -> None:
+    def mark_verified(self, opened: StoredFile) -> None:
         """Record that a stored file was verified, for all processes if its mode can be changed."""
         # This process also remembers a file of another user or on a read-only file system, and one
         # whose page has another size.
@@ -122,7 +134,7 @@ class Store:
             self._verified.add(_identity(os.fstat(opened.fileno())))
             make_read_only(opened.fileno())
 
-    def distrust(self, opened: io.FileIO) -> None:
+    def distrust(self, opened: StoredFile) -> None:
         """Have a stored file verified again before its next use, by all processes."""
         with contextlib.suppress(OSError):
             found = os.fstat(opened.fileno())
@@ -136,7 +148,7 @@ class Store:
         """
         self.remove(self._path(file), found=found)
 
-    def move(self, opened: io.FileIO, old: File, new: File) -> bool:
+    def move(self, opened: StoredFile, old: File, new: File) -> bool:
         """Give a stored file, `opened` under the key of `old`, the key of `new`; return whether it has it.
 
         The file must be the one that `new` means. Raises ValueError as `open`.
@@ -270,7 +282,7 @@ class Store:
                     (self._files / directory).rmdir()
         return True
 
-    def _open_unused(self, path: Path) -> io.FileIO:
+    def _open_unused(self, path: Path) -> StoredFile:
         """Open and lock a file that no process uses. Raises OSError, also where a process uses it."""
         try:
             opened = _opened(path, "r+")
@@ -295,7 +307,7 @@ class Store:
         except OSError:
             return False
 
-    def _open(self, path: Path, file: File) -> io.FileIO | None:
+    def _open(self, path: Path, file: File) -> StoredFile | None:
         try:
             opened = _opened(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -322,7 +334,7 @@ class Store:
             raise ValueError(f"not the key of a file: {file.key!r}")
         return self._files / file.directory / file.filename
 
-    def _is_intact(self, opened: io.FileIO, file: File) -> bool:
+    def _is_intact(self, opened: StoredFile, file: File) -> bool:
         """Return whether an open file can be `file`; see `is_verified`. Raises OSError."""
         size = os.fstat(opened.fileno()).st_size
         if size == 0:
@@ -338,7 +350,7 @@ class Store:
             file.verified_size is None or size == file.size
         )
 
-    def _digest(self, opened: io.FileIO, algorithm: str) -> str:
+    def _digest(self, opened: StoredFile, algorithm: str) -> str:
         """Return the digest of a small file, read once for all requests until it changes.
 
         The result is "" where the disk cannot read the file.
@@ -396,9 +408,9 @@ def _entries(directory: str | Path) -> Iterator[tuple[str, os.stat_result]]:
                 yield from _entries(entry.path)
 
 
-def _opened(path: Path, mode: str = "r") -> io.FileIO:
+def _opened(path: Path, mode: str = "r") -> StoredFile:
     """Open a regular file. Raises OSError."""
-    opened = io.FileIO(path, mode, opener=_open_at_once)
+    opened = StoredFile(path, mode, opener=_open_at_once)
     try:
         is_regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
     except BaseException:
@@ -415,7 +427,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _locked_for_writing(opened: io.FileIO, path: Path) -> io.FileIO:
+def _locked_for_writing(opened: StoredFile, path: Path) -> StoredFile:
     """Return the read-only file `opened` open for writing too, and locked exclusively.
 
     NFS needs that (nfs(5)), and the owner may change the mode. While it is changed, the file does not

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 Result = TypeVar("Result")
@@ -140,39 +140,3 @@ class UpstreamWait:
         record = _CURRENT.get()
         if record is not None and self.counts:
             record.upstream_seconds += time.perf_counter() - self._started
-
-
-class Readable(Protocol):
-    """The methods of a file that `TimedStream` needs."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end."""
-
-    def close(self) -> None:
-        """Free the resources of the file."""
-
-
-class TimedStream:
-    """A stream whose bytes come from upstream: each read is an `UpstreamWait`."""
-
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self._sendable = getattr(stream, "sendable", None)
-        self.close = stream.close
-
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes of the stream, none at the end."""
-        with UpstreamWait():
-            return self._stream.read(size)
-
-    def sendable(self, size: int) -> tuple[int, int, int] | None:
-        """Return the stream's own `sendable`, None where the stream has none."""
-        with UpstreamWait():
-            if self._sendable is None:
-                return None
-            found: tuple[int, int, int] | None = self._sendable(size)
-            return found
-
-    def advance(self, count: int) -> None:
-        """Note that the next `count` bytes of `sendable` are sent."""
-        self._stream.advance(count)  # type: ignore[attr-defined]

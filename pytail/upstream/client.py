@@ -4,6 +4,7 @@ Each request has a slot, which it lends while it waits for upstream. Its outcome
 object that it asks for, or to the host that fails: the last one that a redirect led to.
 
 Upstream is not trusted. A redirect stays on http and https, and never leads from https to http.
+Neither a redirect nor a link leads from a public upstream into a private network.
 Bodies are bounded in size and time. No message shows credentials.
 """
 
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import gevent
 from urllib3 import BaseHTTPResponse
@@ -30,6 +32,7 @@ from urllib3.exceptions import (
 
 from pytail import urls
 from pytail.errors import (
+    UpstreamAddressRefused,
     UpstreamBusy,
     UpstreamCircuitOpen,
     UpstreamError,
@@ -44,8 +47,9 @@ from pytail.runtime.threads import give_way
 from pytail.telemetry.access import current_client
 from pytail.telemetry.metrics import KINDS, Metrics
 from pytail.upstream.circuit_breaker import Attempt, Cause, CircuitBreakers, CircuitOpen
-from pytail.upstream.headers import content_length, retry_after
+from pytail.upstream.headers import content_length, location, retry_after
 from pytail.upstream.limiter import MOST_HANGING, Limiter, LimiterFull, Slot
+from pytail.upstream.networks import AddressRefused
 from pytail.upstream.transport import Transport
 from pytail.urls import masked, origin
 
@@ -135,7 +139,7 @@ class Client:
             exchange.attempt = self._breakers.attempt(origin(url), url, exchange.method)
         try:
             yield
-        except (UpstreamCircuitOpen, UpstreamBusy):
+        except (UpstreamCircuitOpen, UpstreamBusy, UpstreamAddressRefused):
             # No request was sent, or its response was not read.
             raise
         except UpstreamError as error:
@@ -154,18 +158,16 @@ class Client:
     ) -> tuple[BaseHTTPResponse, str]:
         """Return the response of `url`, its body unread, and its URL after up to 5 redirects.
 
-        Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed.
+        Raises UpstreamUnreachable, or UpstreamGarbled where a redirect must not be followed, such as
+        UpstreamAddressRefused.
         """
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._send(exchange, method, url, headers)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or not location:
+            target = location(response.headers)
+            if response.status not in _REDIRECTS or target is None:
                 return response, url
             discard(response)
-            target = urls.http_url(location, url)
-            if target is None or (url.startswith("https:") and not target.startswith("https:")):
-                raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
-            url = target
+            url = _followed(target, url)
         raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
 
     def read_body(
@@ -251,6 +253,8 @@ class Client:
             response = exchange.wait(
                 lambda: self._transport.request(method, url, headers), BaseHTTPResponse.close
             )
+        except AddressRefused as error:
+            raise UpstreamAddressRefused(_shown(url), error.network.value) from error
         except (HTTPError, OSError) as error:
             kind = UpstreamNotConnected if is_not_connected(error) else UpstreamUnreachable
             raise kind(masked(url), reason_of(error)) from error
@@ -323,6 +327,20 @@ def reason_of(error: BaseException) -> str:
     """Return the message of `error` in one line of up to 300 characters, without credentials."""
     text = " ".join(masked(str(error)).split())
     return text[:300] or type(error).__name__
+
+
+def _followed(location: str, url: str) -> str:
+    """Return the URL that `location` means in a response from `url`. Raises UpstreamGarbled."""
+    target = urls.http_url(location, url)
+    if target is None or (url.startswith("https:") and not target.startswith("https:")):
+        raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
+    return target
+
+
+def _shown(url: str) -> str:
+    """Return scheme, host and port of `url`: path and query may hold secrets of upstream."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _cause_of(error: UpstreamError) -> Cause | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote, unquote
 
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
@@ -16,6 +17,12 @@ from pytail.simple import fields
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
+#: Characters that stay in a URL as they are: those of RFC 3986, and those that make it malformed.
+_URL = "!#$%&'()*+,-./:;=?@[]_~\\" + "".join(map(chr, (*range(32), 127)))
+#: A percent-encoded byte outside of ASCII in the host name.
+_ENCODED_HOST = re.compile(
+    r"((?:https?:)?//(?:[^/?#@]*@)?)([^/?#@:]*%[89A-F][^/?#@:]*)", re.IGNORECASE
+)
 #: Characters of the longest validator that is kept.
 _MAX_VALIDATOR = 1000
 
@@ -81,11 +88,47 @@ def date(value: str | None) -> float | None:
         return None
 
 
+def location(headers: Mapping[str, str]) -> str | None:
+    """Return Location (section 10.2.2) in ASCII; None: absent or empty.
+
+    Many servers send a path in raw UTF-8. Each byte that may not stand in a URL is percent-encoded,
+    and a host name is encoded as IDNA.
+    """
+    # http.client decodes each byte as one character.
+    raw = headers.get("Location", "").strip().encode("latin-1", "replace")
+    return _idna(quote(raw, safe=_URL)) or None
+
+
+def _idna(url: str) -> str:
+    """Return `url` with a percent-encoded host name in its ASCII form (RFC 5890)."""
+    match = _ENCODED_HOST.match(url)
+    if match is None:
+        return url
+    try:
+        return f"{match[1]}{unquote(match[2], errors='strict').encode('idna').decode()}{url[match.end() :]}"
+    except UnicodeError:
+        return url
+
+
+def strong_last_modified(headers: Mapping[str, str], now: float) -> str | None:
+    """Return Last-Modified where no other version can have the same one (section 8.8.2.2), else None.
+
+    It counts whole seconds, so it tells nothing of a version that is sent within its own second. `now`,
+    in seconds since the epoch, counts where there is no Date.
+    """
+    value = validators(headers).last_modified
+    modified_at, sent_at = date(value), date(headers.get("Date"))
+    if modified_at is None or (now if sent_at is None else sent_at) - modified_at < 1:
+        return None
+    return value
+
+
 def media_type(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """Return type and charset of Content-Type (section 8.3), in lower case.
 
     An absent type is "none/none", a malformed one "text/plain". None: there is no charset.
     """
     message = Message()
-    message["Content-Type"] = headers.get("Content-Type", "none/none")
+    # A field that is there twice is joined by a comma.
+    message["Content-Type"] = headers.get("Content-Type", "none/none").partition(",")[0]
     return message.get_content_type(), message.get_content_charset()

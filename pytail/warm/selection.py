@@ -93,15 +93,23 @@ class LockedFile:
 
     def find(self, page: ProjectPage) -> File | str:
         """Return the same file on `page`, or the reason why the page does not have it."""
-        listed = next((file for file in page.files if file.filename == self.filename), None)
-        if listed is None:
-            return f"the page of {page.name} does not list the file; lock again if it was removed"
+        reason = f"the page of {page.name} does not list the file; lock again if it was removed"
+        # A page can list one filename with several digests.
+        for listed in (file for file in page.files if file.filename == self.filename):
+            fault = self._fault(listed)
+            if fault is None:
+                return listed
+            reason = fault
+        return reason
+
+    def _fault(self, listed: File) -> str | None:
+        """Return why `listed` is not known to be the same file, None where it is."""
         common = self.hashes.keys() & listed.hashes.keys()
         if any(self.hashes[name].lower() != listed.hashes[name] for name in common):
             return "the project page gives another digest than the lock file"
         if self.hashes and not common:
             return "the project page gives no digest to compare with the lock file"
-        return listed
+        return None
 
 
 @dataclass(frozen=True, slots=True)

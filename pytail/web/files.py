@@ -8,7 +8,7 @@ The content type is always a stream of bytes without a content coding, so that n
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
@@ -28,7 +28,7 @@ from pytail.errors import (
     WheelUnreadable,
 )
 from pytail.model import DIGEST_LENGTHS, ByteRange, File, Outcome
-from pytail.telemetry.access import Readable, TimedStream, UpstreamWait, count_sent_elsewhere
+from pytail.telemetry.access import UpstreamWait, count_sent_elsewhere
 from pytail.web.conditional import RangeNotSatisfiable, etag_matches, requested_range
 from pytail.web.middleware import STILL_VALID
 
@@ -103,9 +103,7 @@ class FileResource:
             opened.stream.close()
             self._send_by_nginx(resp, file, length, is_whole=range_ is None)
             return
-        is_timed = opened.outcome is not Outcome.HIT
-        stream = TimedStream(opened.stream) if is_timed else opened.stream
-        body = FileBody(file.filename, stream, length, lambda: self._files.distrust(opened))
+        body = FileBody(file.filename, opened, length, lambda: self._files.distrust(opened))
         _send_body(resp, body, length)
         if opened.stored_at is not None and length is not None and length <= _MAX_REPLAYED:
             req.env[STILL_VALID] = self._lookup.still_stored(file, opened.stored_at)
@@ -242,19 +240,19 @@ class FileBody:
     """The bytes of an opened file as a WSGI body; `close` closes the file."""
 
     def __init__(
-        self, filename: str, stream: Readable, length: int | None, at_fault: Callable[[], None]
+        self, filename: str, opened: OpenedFile, length: int | None, at_fault: Callable[[], None]
     ) -> None:
-        """`length` is in bytes; None: up to the end of `stream`.
+        """`length` is in bytes; None: up to the end of the file.
 
         `at_fault` is called where the disk cannot read the file.
         """
-        self._filename, self._stream, self._left = filename, stream, length
+        self._filename, self._opened, self._stream = filename, opened, opened.stream
         self._at_fault = at_fault
-        self._length, self._ready = length, b""
+        self._length, self._left, self._ready = length, length, b""
 
     def start(self) -> None:
         """Read the first bytes of a stream without a descriptor. Raises the errors of `read`."""
-        if not isinstance(self._stream, io.FileIO) and self.sendable() is None:
+        if self.sendable() is None:
             self._ready = self._read()
 
     def sendable(self) -> tuple[int, int, int] | None:
@@ -266,25 +264,21 @@ class FileBody:
         """
         if not self._left or self._ready:
             return None
-        if isinstance(self._stream, io.FileIO):
-            return self._stream.fileno(), self._stream.tell(), self._left
-        return self._stream.sendable(self._left) if isinstance(self._stream, TimedStream) else None
+        with self._waiting():
+            return self._stream.sendable(self._left)
 
     def advance(self, count: int) -> None:
         """Skip `count` bytes that the server has sent from the descriptor."""
-        assert self._left is not None
-        if isinstance(self._stream, io.FileIO):
-            self._stream.seek(count, os.SEEK_CUR)
-        else:
-            assert isinstance(self._stream, TimedStream), "other streams are iterated"
-            self._stream.advance(count)
+        assert self._left is not None, "a body of unknown length is iterated"
+        self._stream.advance(count)
         self._left -= count
 
     def copy(self) -> bytes | None:
         """Return the whole body of a stored file once all of it is sent, None otherwise."""
-        if self._left != 0 or not isinstance(self._stream, io.FileIO) or self._length is None:
+        if self._left != 0 or self._length is None or self._opened.stored is None:
             return None
-        data = os.pread(self._stream.fileno(), self._length, self._stream.tell() - self._length)
+        span = self._stream.sendable(0)
+        data = b"" if span is None else os.pread(span[0], self._length, span[1] - self._length)
         return data if len(data) == self._length else None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -301,11 +295,16 @@ class FileBody:
     def close(self) -> None:
         self._stream.close()
 
+    def _waiting(self) -> contextlib.AbstractContextManager[object]:
+        """Count a ``with`` block as time of waiting for upstream, unless the file is stored."""
+        return UpstreamWait() if self._opened.stored is None else contextlib.nullcontext()
+
     def _read(self) -> bytes:
         if self._left == 0:
             return b""
         try:
-            chunk = self._stream.read(_CHUNK if self._left is None else min(_CHUNK, self._left))
+            with self._waiting():
+                chunk = self._stream.read(_CHUNK if self._left is None else min(_CHUNK, self._left))
         except OSError as error:
             if isinstance(error, PytailError):
                 raise
@@ -338,9 +337,7 @@ def _etag_of_opened(file: File, opened: OpenedFile) -> str | None:
     """Return the ETag of the bytes of `opened`; None for a file without a digest that is not stored."""
     if file.has_digest:
         return etag_of(file)
-    if opened.stored_at is None or not isinstance(opened.stream, io.FileIO):
-        return None
-    return _etag_of_stored(os.fstat(opened.stream.fileno()))
+    return None if opened.stored is None else _etag_of_stored(opened.stored)
 
 
 def _etag_of_stored(status: os.stat_result) -> str:

@@ -440,6 +440,8 @@ def test_each_worker_gives_the_metrics_of_all_also_of_killed_ones(
         # A connection for each request, so that both workers answer some.
         for _ in range(30):
             assert running.client.get("/simple/demo/").status == 200
+        # A worker counts a request after the client has its response.
+        until(lambda: request_count(running.client) == before + 30)
         assert {request_count(running.client) for _ in range(10)} == {before + 30}
         status = running.client.get("/+status").json()
         assert sum(status["requests"].values()) == before + 30

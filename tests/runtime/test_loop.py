@@ -150,7 +150,8 @@ def test_greenlets_that_give_way_are_no_stall():
     with reporting(0.5) as messages:
         gevent.joinall([gevent.spawn(work) for _ in range(3)], raise_error=True)
         gevent.sleep(0.2)
-        assert messages == []
+        # A loaded machine can stop the whole process for as long, but then nothing is computed.
+        assert [each for each in messages if computed(each) >= 400] == []
 
 
 def test_nothing_is_logged_and_no_thread_runs_after_the_stop(caplog: pytest.LogCaptureFixture):

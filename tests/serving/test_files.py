@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from gevent import joinall, spawn
 
+from pytail.storage.store import StoredFile
 from pytail.upstream import resume
 from pytail.web.files import FileBody
 from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
@@ -290,7 +290,7 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
         if os.fstat(descriptor).st_ino == bad and offset >= middle:
             raise OSError(errno.EIO, "Input/output error")
 
-    class Failing(io.FileIO):
+    class Failing(StoredFile):
         def read(self, size: int = -1, /) -> bytes:
             check(self.fileno(), self.tell())
             return super().read(min(size, middle))
@@ -305,7 +305,7 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
 
         return call
 
-    monkeypatch.setattr("pytail.storage.store.io.FileIO", Failing)
+    monkeypatch.setattr("pytail.storage.store.StoredFile", Failing)
     for name in ("pread", "preadv"):
         monkeypatch.setattr(os, name, failing(name))
     if is_iterated:
@@ -453,6 +453,34 @@ def test_a_file_on_another_host_is_served_by_pytail(pytail: Client, index: FakeI
         index.add(dist)
         assert pytail.get(dist.served).data == dist.data
         assert "Authorization" not in files.seen[0].headers
+
+
+@pytest.mark.parametrize("is_redirect", [True, False])
+def test_a_private_address_that_upstream_names_is_502_with_the_remedy(
+    pytail: Client, index: FakeIndex, *, is_redirect: bool
+):
+    # An index on loopback leads to loopback, but not to the services of a cloud.
+    target = "http://169.254.169.254/latest/S3cr3t/demo-1.0.tar.gz?token=S3cr3t"
+    dist = sdist("demo", url=f"../..{sdist('demo').path}" if is_redirect else target)
+    index.add(dist)
+    index.answers[dist.path] = reply(b"", None, "302 Found", Location=target)
+    index.answers["/simple/moved/"] = reply(b"", None, "302 Found", Location=target)
+    for path in (dist.served, "/simple/moved/"):
+        answer = pytail.get(path)
+        assert answer.status == 502
+        assert "169.254.169.254" in answer.json()["detail"]
+        assert "--allow-private-redirects" in answer.json()["detail"]
+        assert b"S3cr3t" not in answer.data
+    assert pytail.get("/simple/demo/").status == 200
+
+
+def test_with_the_option_upstream_may_name_any_address(index: FakeIndex, tmp_path: Path):
+    # No connection to a multicast address is possible, which ends the test at once.
+    index.answers["/simple/moved/"] = reply(b"", None, "302 Found", Location="http://224.0.0.1/")
+    for is_allowed, status in ((False, 502), (True, 503)):
+        cache = tmp_path / str(is_allowed)
+        with serving(cache, index.url, allow_private_redirects=is_allowed) as pytail:
+            assert pytail.get("/simple/moved/").status == status
 
 
 def test_an_unrequested_content_coding_leaves_the_bytes_as_they_are(

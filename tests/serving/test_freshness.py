@@ -370,3 +370,25 @@ def test_an_empty_page_with_a_title_removes_the_files(
     index.answers["/simple/demo/"] = reply(page, HTML)
     clock.now += 901
     assert pytail.json("demo")["files"] == []
+
+
+# Unchanged pages
+
+
+@pytest.mark.parametrize("form", ["application/vnd.pypi.simple.v1+json", "text/html"])
+@pytest.mark.parametrize("comment", ["", "<!--TIMESTAMP {}-->", "<p>{}</p>"])
+def test_an_unchanged_page_without_validators_keeps_its_etag_at_clients(
+    pytail: Client, index: FakeIndex, clock: Clock, form: str, comment: str
+):
+    links = '<a href="demo-1.0.zip">x</a><a href="demo-2.0.zip">x</a>'
+    etag = None
+    for number in range(3):
+        body = f"{links}{comment.format(number)}".encode()
+        index.answers["/simple/demo/"] = reply(body, "text/html")
+        answer = pytail.get("/simple/demo/", Accept=form, If_None_Match=etag or "")
+        etag = etag or answer.headers["ETag"]
+        assert answer.headers["ETag"] == etag  # item 105
+        expected = (304, "REVALIDATED") if number else (200, "MISS")
+        assert (answer.status, answer.headers["X-Cache"]) == expected
+        clock.now += 900
+    assert index.page_count("demo") == 3

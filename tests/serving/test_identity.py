@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from http.client import IncompleteRead
@@ -611,3 +613,61 @@ def test_pages_give_the_digest_of_upstream(pytail: Client, index: FakeIndex):
     html = pytail.get("/simple/demo/", Accept="text/html").data.decode()
     assert f'{entry["url"]}#sha512={hashes["sha512"]}"' in html
     assert pytail.get("/simple/demo/", Accept=JSON).status == 200
+
+
+# One filename with two digests
+
+
+def page_of_two(*pairs: tuple[Dist, str], html: bool) -> tuple[bytes, str]:
+    """Return the body of a page that lists each file at its path, and its media type."""
+    if html:
+        links = (
+            f'<a href="{path}#sha256={dist.sha256}" data-core-metadata="true">{dist.filename}</a>'
+            for dist, path in pairs
+        )
+        return "".join(links).encode(), "text/html"
+    entries = [dist.entry() | {"url": path, "core-metadata": True} for dist, path in pairs]
+    return json.dumps({"name": "demo", "files": entries}).encode(), JSON
+
+
+@pytest.mark.parametrize("html", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_filename_with_two_digests_gives_each_url_its_own_bytes(
+    pytail: Client, index: FakeIndex, tmp_path: Path, html: bool, known: bool
+):
+    one, other = wheel("demo"), wheel("demo", requires=["six"])
+    pairs = (one, "/a/demo.whl"), (other, "/b/demo.whl")
+    pairs = tuple((dist, path.replace("demo.whl", dist.filename)) for dist, path in pairs)
+    index.answers["/simple/demo/"] = reply(*page_of_two(*pairs, html=html))
+    for dist, path in pairs:
+        index.answers[path] = reply(dist.data, BINARY)
+        index.answers[f"{path}.metadata"] = reply(dist.metadata or b"", BINARY)
+    if known:
+        assert [file_path(entry) for entry in pytail.json("demo")["files"]] == [
+            one.served,
+            other.served,
+        ]  # item 135
+        links = re.findall(rb'href="(?:\.\./)*([^"#]+)#', pytail.get("/simple/demo/").data)
+        assert [f"/{link.decode()}" for link in links] == [one.served, other.served]
+    for _ in range(2):
+        for dist in (other, one):
+            assert pytail.get(dist.served).data == dist.data
+            assert pytail.get(f"{dist.served}.metadata").data == dist.metadata
+    assert {path.read_bytes() for path in stored_files(tmp_path / "cache")} == {
+        data for dist in (one, other) for data in (dist.data, dist.metadata)
+    }
+
+
+def test_offline_one_of_two_files_with_one_filename_is_listed_where_it_alone_is_stored(
+    tmp_path: Path, index: FakeIndex, clock: Clock
+):
+    one, other = wheel("demo"), wheel("demo", requires=["six"])
+    pairs = (one, f"/a/{one.filename}"), (other, f"/b/{other.filename}")
+    index.answers["/simple/demo/"] = reply(*page_of_two(*pairs, html=False))
+    index.answers[pairs[1][1]] = reply(other.data, BINARY)
+    with serving(tmp_path, index.url, clock) as pytail:
+        assert len(pytail.json("demo")["files"]) == 2
+        assert stored(pytail, other.served).data == other.data
+    with serving(tmp_path, index.url, clock, offline=True) as pytail:
+        (entry,) = pytail.json("demo")["files"]
+        assert file_path(entry) == other.served  # item 135

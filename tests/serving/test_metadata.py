@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gevent.event import Event
 
 from tests.support.fakeindex import JSON, Dist, FakeIndex, reply, sdist, wheel
 from tests.support.running import Client, Clock, file_path, serving
@@ -191,8 +192,12 @@ def test_a_wrong_size_of_the_wheel_on_the_page_does_not_matter(
 
 
 @pytest.mark.parametrize(
-    "status", ["401 Unauthorized", "403 Forbidden", "500 Oops", "503 Busy", "451 Unavailable"]
-)
+    "status",
+    [
+        "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone", "429 Slow", "451 Unavailable",
+        "500 Oops", "502 Bad", "503 Busy", "504 Late", "204 None", "304 Same", "206 Part",
+    ],
+)  # fmt: skip
 def test_metadata_that_upstream_refuses_is_read_from_the_wheel(
     pytail: Client, index: FakeIndex, status: str
 ):
@@ -202,6 +207,89 @@ def test_metadata_that_upstream_refuses_is_read_from_the_wheel(
     index.answers[f"{dist.path}.metadata"] = reply(b"no", "text/plain", status)
     answer = pytail.get(path_of(dist))
     assert (answer.status, answer.data) == (200, dist.metadata)
+
+
+def test_metadata_that_upstream_keeps_refusing_is_read_from_each_wheel(
+    pytail: Client, index: FakeIndex
+):
+    dists = [wheel("demo", f"{number}.0", payload=LARGE) for number in range(6)]
+    index.add(*dists)
+    for dist in dists:
+        index.answers[dist.path] = ranged(dist.data)
+        index.answers[f"{dist.path}.metadata"] = reply(b"no", "text/plain", "500 Oops")
+    for dist in dists:
+        assert pytail.get(path_of(dist)).data == dist.metadata
+
+
+@pytest.mark.parametrize("promised", [True, None])
+@pytest.mark.parametrize(
+    "page",
+    [b"", b"<!DOCTYPE html><p>Log in: now</p>", b'{"detail": "no"}', b"Error: not now", b"\n\nMetadata-Version: 2"],
+)  # fmt: skip
+def test_a_login_page_is_no_core_metadata(
+    tmp_path: Path, clock: Clock, index: FakeIndex, page: bytes, promised: bool | None
+):
+    dist = wheel("demo", payload=LARGE, **{"core-metadata": promised})
+    index.add(dist)
+    index.answers[dist.path] = ranged(dist.data)
+    index.answers[f"{dist.path}.metadata"] = reply(page, "text/html")
+    with serving(tmp_path, index.url, clock, core_metadata_from_wheels=True) as pytail:
+        answer = pytail.get(path_of(dist))
+        assert (answer.status, answer.data) == (200, dist.metadata)
+
+
+def test_core_metadata_without_a_digest_is_taken_from_upstream(pytail: Client, index: FakeIndex):
+    dist = wheel("demo", **{"core-metadata": True})
+    index.add(dist)
+    own = b"Name: demo\r\nmetadata-version: 2.1\r\nVersion: 1.0\r\n\r\nupstream's own"
+    index.answers[f"{dist.path}.metadata"] = reply(own, "text/plain")
+    assert pytail.get(path_of(dist)).data == own
+    assert index.count(dist.path) == 0
+
+
+@pytest.mark.parametrize("sent", ["nothing", "a part", "drops"])
+def test_metadata_that_hangs_is_read_from_the_wheel_while_the_client_waits(
+    tmp_path: Path, clock: Clock, index: FakeIndex, sent: str
+):
+    dist = wheel("demo", payload=LARGE)
+    index.add(dist)
+    index.answers[dist.path] = ranged(dist.data)
+    over = Event()
+
+    def hang(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        if sent == "nothing":
+            over.wait()
+        start_response("200 OK", [("Content-Length", "100000")])
+        yield b"M"
+        while sent == "drops" and not over.wait(0.1):
+            yield b"M"
+        over.wait()
+
+    index.answers[f"{dist.path}.metadata"] = hang
+    with serving(tmp_path, index.url, clock, client_wait_secs=8) as pytail:
+        answer = pytail.get(path_of(dist))
+        over.set()
+    assert (answer.status, answer.data) == (200, dist.metadata)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "500 Oops"])
+def test_refused_metadata_is_not_asked_for_again_while_the_wheel_has_it(
+    pytail: Client, index: FakeIndex, tmp_path: Path, status: str
+):
+    dist = wheel("demo")
+    index.add(dist)
+    own = f"{dist.path}.metadata"
+    index.answers[own] = reply(b"no", "text/plain", status)
+    for _ in range(3):
+        assert pytail.get(path_of(dist)).data == dist.metadata
+        for stored in tmp_path.rglob("*.metadata"):
+            stored.unlink()
+    assert index.count(own) == 1
+    # Where the wheel fails too, upstream's own is asked for again.
+    index.answers[dist.path] = reply(b"no", "text/plain", "403 Forbidden")
+    assert pytail.get(path_of(dist)).status in (404, 502)
+    del index.answers[own]
+    assert pytail.get(path_of(dist)).data == dist.metadata
 
 
 @pytest.mark.parametrize("wrong", [b"", b"other bytes", b"<html>login</html>" * 100])
@@ -225,6 +313,22 @@ def test_a_wrong_digest_of_metadata_that_upstream_has_is_corrected(
     right = {"sha256": hashlib.sha256(dist.metadata or b"").hexdigest()}
     assert pytail.json("demo")["files"][0]["core-metadata"] == right
     assert pytail.get(path_of(dist)).data == dist.metadata
+
+
+def test_a_corrected_digest_of_metadata_survives_a_new_page(
+    pytail: Client, index: FakeIndex, clock: Clock
+):
+    dist = wheel("demo", **{"core-metadata": {"sha256": "0" * 64}})
+    index.add(dist)
+    assert pytail.get(path_of(dist)).status == 502
+    right = {"sha256": hashlib.sha256(dist.metadata or b"").hexdigest()}
+    for number in range(2, 5):
+        index.add(sdist("demo", f"{number}.0"))
+        clock.now += 900
+        files = pytail.json("demo")["files"]
+        assert len(files) == number
+        assert files[0]["core-metadata"] == right
+        assert pytail.get(path_of(dist)).data == dist.metadata
 
 
 def test_metadata_of_a_wrong_digest_is_not_listed_where_the_wheel_cannot_be_read(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytail.model import DIGEST_LENGTHS, File
+from pytail.model import DIGEST_LENGTHS, File, directory_of
 from pytail.simple import fields
 
 quickly = settings(max_examples=200, deadline=None)
@@ -32,7 +32,9 @@ def test_text_stays_as_it_is(value: str):
     assert fields.text(value) == value
 
 
-@pytest.mark.parametrize("value", ["", "  \n", None, 0, 1, True, [], ["x"], {}, b"x"])
+@pytest.mark.parametrize(
+    "value", ["", "  \n", "\ud800", "x\udfff", None, 0, 1, True, [], ["x"], {}, b"x"]
+)
 def test_blank_text_and_other_values_are_dropped(value: object):
     assert fields.text(value) is None  # item 127
 
@@ -139,13 +141,18 @@ def test_an_upload_time_stays_the_same_instant(moment: datetime, minutes: int):
     assert datetime.fromisoformat(found.removesuffix("Z") + "+00:00") == moment  # item 28
 
 
-@pytest.mark.parametrize("value", [True, "broken", 'a "b" <c>', " "])
-def test_yanked_is_true_or_a_reason_that_is_not_blank(value: object):
-    assert fields.yanked(value) == (value if value != " " else False)
+@pytest.mark.parametrize("value", ["broken", 'a "b" <c>', "false"])
+def test_a_reason_stays_as_it_is(value: str):
+    assert fields.yanked(value) == value
 
 
-@pytest.mark.parametrize("value", [False, None, "", 0, 1, [], ["x"], {}])
-def test_other_values_mean_not_yanked(value: object):
+@pytest.mark.parametrize("value", [True, 1, -1, 0.5, " ", "\ud800", ["x"], {"reason": "x"}])
+def test_each_other_value_that_is_not_empty_means_yanked(value: object):
+    assert fields.yanked(value) is True  # items 30, 127
+
+
+@pytest.mark.parametrize("value", [False, None, "", 0, 0.0, [], {}])
+def test_an_empty_value_means_not_yanked(value: object):
     assert fields.yanked(value) is False  # items 30, 127
 
 
@@ -202,6 +209,16 @@ def test_an_invalid_serial_is_dropped(value: object):
     assert fields.serial(value) is None
 
 
+@pytest.mark.parametrize(("value", "number"), [("0", 0), ("007", 7), ("9" * 18, 10**18 - 1)])
+def test_a_decimal_is_a_number(value: str, number: int):
+    assert fields.decimal(value) == number
+
+
+@pytest.mark.parametrize("value", [None, "", " 7", "-1", "1.5", "\u0667", "\xb2", "9" * 19, 7, [7]])
+def test_other_text_and_values_are_no_decimal(value: object):
+    assert fields.decimal(value) is None
+
+
 @pytest.mark.parametrize(
     ("value", "url"),
     [
@@ -224,6 +241,7 @@ def test_provenance_is_an_absolute_url(value: str, url: str):
         "http://files.example.org/p",
         "javascript:x",
         "https://[",
+        "https://files.example.org/\ud800",
         1,
         [],
         {},
@@ -233,30 +251,62 @@ def test_provenance_that_is_not_https_is_dropped(value: object):
     assert fields.provenance(value, BASE) is None  # items 15, 139
 
 
-def test_of_entries_with_one_filename_the_first_with_a_hash_remains():
-    bare, better = file("foo-1.0.zip"), file("foo-1.0.zip", hashes={"md5": MD5})
-    other, third = file("foo-2.0.zip"), file("foo-1.0.zip", hashes={"sha256": SHA256})
-    assert fields.unique([bare, other, better, third]) == (better, other)  # item 135
+@pytest.mark.parametrize("value", ["/foo.provenance", "foo.provenance", "//files.example.org/p"])
+def test_relative_provenance_of_a_page_over_http_is_dropped(value: str):
+    assert fields.provenance(value, "http://index.example.org/simple/foo/") is None  # items 15, 33
+
+
+def file_with(hashes: dict[str, str], filename: str = "foo-1.0.zip", **known) -> File:
+    url = f"{BASE}{known.pop('place', '')}{filename}"
+    directory = directory_of(hashes, url, known.get("size"))
+    return File(filename=filename, url=url, directory=directory, hashes=hashes, **known)
+
+
+def test_a_filename_with_two_digests_stays_listed_twice():
+    one, other = file_with({"sha256": SHA256}), file_with({"sha256": "cd" * 32})
+    third, weak = file_with({"sha256": SHA256}, "foo-2.0.zip"), file_with({"md5": MD5})
+    listed = (one, third, other, weak)
+    assert fields.unique(listed) == listed  # item 135
+
+
+def test_of_entries_with_one_filename_and_digest_the_first_remains():
+    one = file_with({"sha256": SHA256})
+    again = [file_with({"sha256": SHA256}, place=place) for place in ("a/", "b/")]
+    assert fields.unique([one, *again]) == (one,)  # item 135
+
+
+def test_a_weak_digest_with_and_without_the_size_is_one_digest():
+    one, other = file_with({"md5": MD5}, size=7), file_with({"md5": MD5})
+    assert fields.unique([one, other]) == (one,)  # item 135
+
+
+def test_an_entry_without_a_digest_gives_way_to_one_with_a_digest():
+    bare, better = file_with({}), file_with({"md5": MD5})
+    other = file_with({}, "foo-2.0.zip")
+    assert fields.unique([bare, other, better]) == (other, better)  # item 135
+
+
+def test_of_entries_with_one_filename_and_no_digest_the_first_remains():
+    one, other = file_with({}, place="a/"), file_with({}, place="b/")
+    assert fields.unique([one, other]) == (one,)  # item 135
 
 
 @pytest.mark.parametrize(
-    ("listed", "filenames", "complete"),
+    ("filenames", "versions"),
     [
-        (("1.0",), ["foo-1.0.tar.gz"], ("1.0",)),
-        (("1.0",), ["foo-2.0.tar.gz", "foo-3.0-py3-none-any.whl"], ("1.0", "2.0", "3.0")),
-        ((), ["foo-1.0.tar.gz", "foo-1.0-py3-none-any.whl"], ("1.0",)),
-        (("1.0.post1",), ["foo-1.0-1.tar.gz", "foo-1.0_1-py3-none-any.whl"], ("1.0.post1",)),
-        (("1.0",), ["foo-1.0.0.tar.gz"], ("1.0",)),
-        (("3.0", "1.0"), ["foo-1.0.tar.gz"], ("3.0", "1.0")),
-        ((), ["foo-1.0.tar.gz", "foo-1.0.0.tar.gz"], ("1.0",)),
-        ((), ["foo-1.0_1-py3-none-any.whl"], ("1.0.post1",)),
+        ([], ()),
+        (["foo-2.0.tar.gz", "foo-1.0.tar.gz"], ("1.0", "2.0")),
+        (["foo-10.0.zip", "foo-9.0.zip", "foo-9.0rc1.zip"], ("9.0rc1", "9.0", "10.0")),
+        (["foo-1.0.tar.gz", "foo-1.0-py3-none-any.whl"], ("1.0",)),
+        (["foo-1.0.tar.gz", "foo-1.0.0.tar.gz"], ("1.0",)),
+        (["foo-1.0.0.tar.gz", "foo-1.0.tar.gz"], ("1.0.0",)),
+        (["foo-1.0-1.tar.gz", "foo-1.0_1-py3-none-any.whl"], ("1.0.post1",)),
     ],
 )
-def test_complete_versions_list_the_version_of_each_file_once(
-    listed: tuple, filenames: list, complete: tuple
+def test_versions_are_made_of_filenames_each_once_the_lowest_first(
+    filenames: list[str], versions: tuple[str, ...]
 ):
-    files = [file(name) for name in filenames]
-    assert fields.complete_versions(listed, files, "foo") == complete  # item 24
+    assert fields.versions_of(map(file, filenames), "foo") == versions  # item 24
 
 
 @pytest.mark.parametrize(
@@ -266,12 +316,9 @@ def test_complete_versions_list_the_version_of_each_file_once(
         "foo-1.0-1.noarch.rpm", "foo-1.0.tar.gz.asc", "foo-1.0-variants.json", "foo-dev.tar.gz",
     ],
 )  # fmt: skip
-def test_text_in_a_filename_that_is_no_version_is_not_listed(filename: str):
-    assert fields.complete_versions(("1.0",), [file(filename)], "foo") == ("1.0",)  # item 135
-
-
-def test_without_a_list_complete_versions_are_none():
-    assert fields.complete_versions(None, [file("foo-1.0.zip")], "foo") is None  # item 134
+def test_text_in_a_filename_that_is_no_version_is_no_version(filename: str):
+    listed = [file(filename), file("foo-1.0.zip")]
+    assert fields.versions_of(listed, "foo") == ("1.0",)  # item 135
 
 
 @quickly
@@ -279,7 +326,7 @@ def test_without_a_list_complete_versions_are_none():
 def test_no_value_raises(value: object):
     for read in (
         fields.text, fields.size, fields.hashes, fields.upload_time, fields.yanked,
-        fields.core_metadata, fields.status, fields.versions, fields.serial,
+        fields.core_metadata, fields.status, fields.versions, fields.serial, fields.decimal,
     ):  # fmt: skip
         read(value)
     fields.provenance(value, BASE)

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from pytail.model import File, ProjectPage, directory_of, former_directories
+from pytail.model import File, PageVersion, ProjectPage, directory_of, former_directories
 from pytail.storage import catalog as catalog_module
 from pytail.storage.catalog import Catalog, FileCheck
 from tests.support.storage import (
@@ -88,16 +88,70 @@ def test_a_new_page_replaces_no_page_of_another_project(catalog):
     assert catalog.page("one") == page("one")
 
 
-def test_a_revalidation_changes_only_when_the_page_was_checked(catalog):
+@pytest.mark.parametrize(
+    "version",
+    [
+        FULL_ENTRY.page_version,
+        PageVersion("ff" * 32, '"new"'),
+        PageVersion("ff" * 32, None, "Tue, 07 May 2024 07:08:09 GMT"),
+    ],
+)
+def test_a_revalidation_changes_only_when_the_page_was_checked_and_its_version(
+    catalog, path, version
+):
     catalog.remember(FULL_ENTRY, FULL_PAGE)
-    catalog.mark_revalidated("demo", 1_800_000_000.5)
-    assert catalog.entry("demo") == dataclasses.replace(FULL_ENTRY, checked_at=1_800_000_000.5)
+    before = rows_of_files(path)
+    checked = dataclasses.replace(
+        FULL_ENTRY.with_version(version), checked_at=1_800_000_000.5, fetched_at=1.0
+    )
+    catalog.mark_revalidated(checked)
+    fetched_at = FULL_ENTRY.fetched_at
+    assert catalog.entry("demo") == dataclasses.replace(checked, fetched_at=fetched_at)
+    assert catalog.entry("demo").page_version == version
     assert catalog.page("demo") == FULL_PAGE
+    assert rows_of_files(path) == before
 
 
-def test_a_revalidation_of_a_forgotten_page_has_no_effect(catalog):
-    catalog.mark_revalidated("demo", 30.0)
-    assert catalog.entry("demo") is None
+def rows_of_files(path):
+    """Return the rows with files; a row that is written again has another id."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT * FROM part ORDER BY id").fetchall()
+
+
+@pytest.mark.parametrize("others", [[], [entry(revision="r2")]])
+def test_a_revalidation_of_a_page_that_is_gone_or_changed_has_no_effect(catalog, others):
+    for other in others:
+        catalog.remember(other, BARE_PAGE)
+    catalog.mark_revalidated(entry(checked_at=30.0, revision="r1"))
+    assert catalog.entry("demo") == (others[0] if others else None)
+
+
+def test_an_equal_page_is_found_and_no_other(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.remember(entry("large"), page("large", 1000))
+    assert catalog.has_page(FULL_PAGE, UPSTREAM)
+    assert catalog.has_page(page("large", 1000), UPSTREAM)
+    assert not catalog.has_page(FULL_PAGE, "https://other.example.org")
+    for count in (0, 1, 999, 1001, 1200):
+        assert not catalog.has_page(page("large", count), UPSTREAM)
+    for change in (
+        {"name": "other"},
+        {"files": FULL_PAGE.files[::-1]},
+        {"files": ()},
+        {"files": (dataclasses.replace(FULL_FILE, yanked="new"), *FULL_PAGE.files[1:])},
+        {"versions": ("9.0",)},
+        {"versions": None},
+        {"status": None},
+        {"status_reason": "new"},
+        {"last_serial": 7},
+        {"other": {"new": 1}},
+    ):
+        assert not catalog.has_page(dataclasses.replace(FULL_PAGE, **change), UPSTREAM)
+
+
+def test_a_missing_project_has_no_equal_page(catalog):
+    catalog.remember_missing(entry(found=False))
+    assert not catalog.has_page(ProjectPage(name="demo"), UPSTREAM)
 
 
 def test_a_missing_project_has_an_entry_and_no_page(catalog):
@@ -188,7 +242,7 @@ def test_changes_of_another_process_show_at_once(catalog, path):
             for _ in range(2):
                 assert catalog.entry("demo").revision == str(number)
                 assert catalog.file(DIRECTORY, BARE_FILE.filename, UPSTREAM) == file
-            other.mark_revalidated("demo", 100.0 + number)
+            other.mark_revalidated(entry(revision=str(number), checked_at=100.0 + number))
             assert catalog.entry("demo").checked_at == 100.0 + number
         other.remember_missing(entry(found=False))
         assert not catalog.entry("demo").found
@@ -200,7 +254,7 @@ def test_a_recent_entry_shows_own_changes_at_once_and_others_soon(catalog, path)
         for number in range(3):
             catalog.remember(entry(revision=str(number)), ProjectPage(name="demo"))
             assert catalog.recent_entry("demo").revision == str(number)
-            other.mark_revalidated("demo", 100.0 + number)
+            other.mark_revalidated(entry(revision=str(number), checked_at=100.0 + number))
             until(lambda number=number: catalog.recent_entry("demo").checked_at == 100.0 + number)
 
 
@@ -321,6 +375,47 @@ def test_unchanged_core_metadata_changes_no_revision(catalog):
     assert catalog.entry("demo") == FULL_ENTRY
 
 
+def test_core_metadata_of_a_wheel_holds_for_later_pages(catalog):
+    catalog.remember(FULL_ENTRY, FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    assert catalog.with_core_metadata(FULL_PAGE) == catalog.page("demo")
+    others = dataclasses.replace(FULL_PAGE, files=FULL_PAGE.files[1:])
+    assert catalog.with_core_metadata(others) is others
+    other = dataclasses.replace(FULL_PAGE, name="other")
+    assert catalog.with_core_metadata(other) is other
+
+
+@pytest.mark.parametrize("core_metadata", [None, False])
+def test_core_metadata_that_a_later_page_does_not_promise_is_not_added(catalog, core_metadata):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    file = dataclasses.replace(FULL_FILE, core_metadata=core_metadata)
+    later = ProjectPage(name="demo", files=(file,))
+    assert catalog.with_core_metadata(later) is later
+
+
+def test_a_wheel_without_core_metadata_is_asked_for_with_each_page(catalog):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, None)
+    assert catalog.with_core_metadata(FULL_PAGE) is FULL_PAGE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.forget(["demo"]),
+        lambda catalog: catalog.remember_missing(entry(found=False)),
+        lambda catalog: catalog.trim(0),
+    ],
+    ids=["forgotten", "missing", "trimmed"],
+)
+def test_core_metadata_is_forgotten_with_its_project(catalog, change):
+    catalog.remember(entry(), FULL_PAGE)
+    catalog.set_core_metadata(FULL_FILE, "d" * 64)
+    change(catalog)
+    assert catalog.with_core_metadata(FULL_PAGE) is FULL_PAGE
+
+
 def test_core_metadata_of_an_unlisted_file_has_no_effect(catalog):
     catalog.set_core_metadata(FULL_FILE, "d" * 64)
     assert catalog.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) is None
@@ -368,7 +463,7 @@ def test_a_ready_page_stays_while_its_page_is_unchanged(catalog):
     catalog.remember(entry(), BARE_PAGE)
     store_ready(catalog)
     catalog.remember(entry(checked_at=30.0), BARE_PAGE)
-    catalog.mark_revalidated("demo", 40.0)
+    catalog.mark_revalidated(entry(checked_at=40.0))
     catalog.remember(entry("other"), page("other"))
     assert ready(catalog) == READY
 

@@ -81,7 +81,7 @@ def test_a_write_to_a_locked_file_has_no_effect_and_is_logged(
 ):
     with contextlib.closing(Catalog(path)) as catalog, locked(path, kind):
         catalog.remember(FULL_ENTRY, FULL_PAGE)
-        catalog.mark_revalidated("demo", 30.0)
+        catalog.mark_revalidated(entry(checked_at=30.0))
         catalog.remember_missing(entry("gone", found=False))
         assert catalog.entry("demo") is None
     # One line for errors that follow each other.
@@ -158,7 +158,7 @@ def test_damage_while_the_file_is_open_is_no_error_of_the_caller(path, caplog):
         opened.last_serial(UPSTREAM)
         opened.remember(FULL_ENTRY, FULL_PAGE)
         opened.remember_missing(entry("gone", found=False))
-        opened.mark_revalidated("demo", 30.0)
+        opened.mark_revalidated(entry(checked_at=30.0))
     assert "continuing without" in caplog.text
 
 

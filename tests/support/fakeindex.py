@@ -143,13 +143,15 @@ class Seen:
 class FakeIndex:
     """An index below `root`. `answers` overrides its response at a path; `seen` are all requests."""
 
-    def __init__(self, *, html_only: bool = False, root: str = "/simple/") -> None:
+    def __init__(
+        self, *, html_only: bool = False, root: str = "/simple/", host: str = "127.0.0.1"
+    ) -> None:
         self.html_only, self.root = html_only, root
         self.dists: list[Dist] = []
         self.page_extra: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, WSGI] = {}
         self.seen: list[Seen] = []
-        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        listener = socket.create_server((host, 0), backlog=128)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # With a pool, stopping ends open connections too.
         self._server = WSGIServer(listener, self._application, spawn=Pool(), log=None)
@@ -170,7 +172,7 @@ class FakeIndex:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self._server.server_host}:{self._server.server_port}"
 
     def add(self, *dists: Dist) -> None:
         self.dists += dists

@@ -200,6 +200,8 @@ FULL_ENTRY = entry(
     last_serial=2**62,
     revision="0123",
     status="deprecated",
+    last_modified="Mon, 06 May 2024 07:08:09 GMT",
+    fingerprint="fe" * 32,
 )
 
 

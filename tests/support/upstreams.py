@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytail.cache.cache import Upstream
+from pytail.model import PageVersion
 from pytail.telemetry.metrics import Metrics
 from pytail.upstream.client import Client
 from pytail.upstream.files import FileClient
-from pytail.upstream.pages import FetchedPage, PageClient, PageState
+from pytail.upstream.pages import PageClient
 from pytail.upstream.root import IndexRoot
 from pytail.upstream.transport import Transport
 from tests.support.fakeindex import WSGI, reply
@@ -53,11 +54,9 @@ def following(url: str, timeout: float = 5, **options: Any) -> Iterator[Upstream
         yield upstream
 
 
-def fetched(
-    upstream: Upstream, etag: str | None = None, project: str = "demo"
-) -> FetchedPage | PageState:
-    """Return the page of `project`."""
-    with upstream.pages.fetch(project, etag) as page:
+def fetched(upstream: Upstream, known: PageVersion | None = None, project: str = "demo") -> Any:
+    """Return the page of `project`: a FetchedPage, an UnchangedPage or a PageState."""
+    with upstream.pages.fetch(project, known) as page:
         return page
 
 

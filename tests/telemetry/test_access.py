@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from pytail.telemetry import access
-from pytail.telemetry.access import AccessRecord, TimedStream, UpstreamWait, current_id
+from pytail.telemetry.access import AccessRecord, UpstreamWait, current_id
 
 
 @pytest.fixture
@@ -50,28 +49,6 @@ def test_a_wait_outside_of_a_request_counts_for_no_record():
     assert current_id() is None
     with UpstreamWait():
         pass
-
-
-def test_reading_a_timed_stream_is_a_wait_for_upstream(record: AccessRecord):
-    stream = TimedStream(io.BytesIO(b"abc"))
-    assert stream.read(2) == b"ab"
-    stream.close()
-    assert record.upstream_seconds > 0
-
-
-def test_a_timed_stream_has_the_descriptor_of_its_stream():
-    class SendableStream(io.BytesIO):
-        def sendable(self, size: int) -> tuple[int, int, int]:
-            return 7, 100, size
-
-        def advance(self, count: int) -> None:
-            self.seek(count)
-
-    downloading = TimedStream(SendableStream(b"abcdef"))
-    assert downloading.sendable(5) == (7, 100, 5)
-    downloading.advance(4)
-    assert downloading.read(9) == b"ef"
-    assert TimedStream(io.BytesIO()).sendable(5) is None
 
 
 @pytest.mark.parametrize(

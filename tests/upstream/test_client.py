@@ -92,6 +92,40 @@ def test_a_redirect_without_location_is_refused(index: FakeIndex, upstream: Upst
         fetched(upstream)
 
 
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/d\u00e9mo/", "/d\u00e9mo/"),
+        ("caf\u00e9 1/?q=\u20ac|x", "/simple/demo/caf\u00e9 1/"),
+        ("../there/#part", "/simple/there/"),
+        ("?moved", PAGE),
+        ("/d%C3%A9mo/", "/d\u00e9mo/"),
+    ],
+)
+def test_a_redirect_is_followed_whatever_its_location_is_made_of(
+    index: FakeIndex, upstream: Upstream, location: str, path: str
+):
+    def moved(environ: dict[str, Any], start_response: Any) -> Any:
+        answer = reply(json_page(), JSON) if environ["QUERY_STRING"] else elsewhere
+        return answer(environ, start_response)
+
+    # WSGI has each byte of path and headers as one character.
+    as_bytes = lambda text: text.encode().decode("latin-1")  # noqa: E731
+    elsewhere = redirect(as_bytes(location))
+    index.answers[as_bytes(path)] = reply(json_page(), JSON)
+    index.answers[PAGE] = moved
+    assert fetched(upstream).page.name == "demo"
+    assert index.seen[-1].path == as_bytes(path)
+
+
+@pytest.mark.parametrize("scheme", ["", "http:"])
+def test_a_redirect_may_name_another_host(index: FakeIndex, upstream: Upstream, scheme: str):
+    with FakeIndex() as other:
+        other.answers["/page/"] = reply(json_page(), JSON)
+        index.answers[PAGE] = redirect(f"{scheme}{other.url.removeprefix('http:')}/page/#x")
+        assert fetched(upstream).page.name == "demo"
+
+
 # Failures
 
 

@@ -11,6 +11,7 @@ import pytest
 from pytail.upstream.headers import (
     content_length,
     content_range,
+    location,
     media_type,
     retry_after,
     strong_etag,
@@ -95,6 +96,7 @@ def test_only_a_strong_etag_is_returned(value: str, etag: str | None):
     [
         ("text/html", ("text/html", None)),
         ("Text/HTML; Charset=UTF-8", ("text/html", "utf-8")),
+        ("text/html, text/html; charset=utf-8", ("text/html", None)),
         (";;;", ("text/plain", None)),
     ],
 )
@@ -104,3 +106,30 @@ def test_media_type_is_type_and_charset(value: str, found: tuple[str, str | None
 
 def test_an_absent_media_type_is_none_of_the_simple_api():
     assert media_type({}) == ("none/none", None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "url"),
+    [
+        (b"/simple/demo/", "/simple/demo/"),
+        (b" https://files.example.org/a%20b?x=%2f&y=1#z ", "https://files.example.org/a%20b?x=%2f&y=1#z"),
+        ("/d\u00e9mo/\u20ac.whl".encode(), "/d%C3%A9mo/%E2%82%AC.whl"),
+        (b"/d\xe9mo/", "/d%E9mo/"),
+        (b'/a b/c"<>^`{|}', "/a%20b/c%22%3C%3E%5E%60%7B%7C%7D"),
+        ("?q=\u00e9".encode(), "?q=%C3%A9"),
+        ("//b\u00fccher.example/\u00e9".encode(), "//xn--bcher-kva.example/%C3%A9"),
+        ("https://b\u00fccher.example:8080".encode(), "https://xn--bcher-kva.example:8080"),
+        (b"https://[::1]:8080/x", "https://[::1]:8080/x"),
+        # Still malformed, so that the redirect is refused.
+        (b"/x\\y", "/x\\y"),
+        (b"/x\x00y", "/x\x00y"),
+        (b"", None),
+        (b"  ", None),
+    ],
+)  # fmt: skip
+def test_a_location_is_ascii(sent: bytes, url: str | None):
+    assert location({"Location": sent.decode("latin-1")}) == url
+
+
+def test_an_absent_location_is_none():
+    assert location({}) is None

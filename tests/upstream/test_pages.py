@@ -6,6 +6,7 @@ import gzip
 import itertools
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 from gevent.event import Event
@@ -13,7 +14,9 @@ from gevent.event import Event
 from pytail.cache.cache import Upstream
 from pytail.config.values import upstream_base_url
 from pytail.errors import UpstreamGarbled, UpstreamRefused, UpstreamUnreachable
-from pytail.upstream.pages import PageState
+from pytail.model import PageVersion
+from pytail.simple import json as json_module
+from pytail.upstream.pages import PageState, UnchangedPage
 from tests.support.fakeindex import (
     HTML,
     JSON,
@@ -137,46 +140,229 @@ def test_the_serial_in_the_page_is_preferred_to_the_header(index: FakeIndex, ups
 @pytest.mark.parametrize("etag", ['"strong"', 'W/"weak, and odd"', "unquoted", '"\xe9"'])
 def test_the_etag_is_sent_back_verbatim(index: FakeIndex, upstream: Upstream, etag: str):
     index.answers[PAGE] = reply(json_page(), JSON, etag=etag)
-    page = fetched(upstream)
-    assert page.etag == etag
-    assert fetched(upstream, page.etag) is PageState.UNCHANGED
+    version = fetched(upstream).version
+    assert version.etag == etag
+    assert fetched(upstream, version) == UnchangedPage(version)
     assert index.seen[1].headers["IF_NONE_MATCH"] == etag
 
 
 def test_a_page_without_etag_has_none(index: FakeIndex, upstream: Upstream):
     index.answers[PAGE] = reply(json_page(), JSON)
-    assert fetched(upstream).etag is None
+    assert fetched(upstream).version.etag is None
     assert "IF_NONE_MATCH" not in index.seen[0].headers
 
 
 def test_a_changed_page_has_its_new_etag(index: FakeIndex, upstream: Upstream):
     index.answers[PAGE] = reply(json_page(), JSON, etag='"new"')
-    assert fetched(upstream, '"old"').etag == '"new"'
+    assert fetched(upstream, PageVersion("", '"old"')).version.etag == '"new"'
 
 
-def test_status_304_without_an_etag_sent_is_refused(index: FakeIndex, upstream: Upstream):
+OLD, NEW = "Mon, 06 May 2024 07:08:09 GMT", "Tue, 07 May 2024 07:08:09 GMT"
+
+
+def test_without_an_etag_last_modified_is_sent_back_verbatim(index: FakeIndex, upstream: Upstream):
+    index.answers[PAGE] = reply(json_page(), JSON, Last_Modified=OLD)
+    version = fetched(upstream).version
+    assert (version.etag, version.last_modified) == (None, OLD)
+    index.answers[PAGE] = reply(b"", None, "304 Not Modified")
+    assert fetched(upstream, version) == UnchangedPage(version)
+    assert index.seen[1].headers["IF_MODIFIED_SINCE"] == OLD
+    assert "IF_NONE_MATCH" not in index.seen[1].headers
+
+
+def test_with_an_etag_last_modified_is_not_sent_back(index: FakeIndex, upstream: Upstream):
+    index.answers[PAGE] = reply(json_page(), JSON, etag='"1"', Last_Modified=OLD)
+    fetched(upstream, fetched(upstream).version)
+    assert index.seen[1].headers["IF_NONE_MATCH"] == '"1"'
+    assert "IF_MODIFIED_SINCE" not in index.seen[1].headers
+
+
+@pytest.mark.parametrize("modified", ["", "yesterday", NEW, "Wed, 08 May 2024 07:08:09 GMT"])
+def test_last_modified_that_does_not_tell_versions_apart_does_not_count(modified: str):
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        body = json_page()
+        head = f"Content-Type: {JSON}", f"Content-Length: {len(body)}", f"Date: {NEW}"
+        connection.send("HTTP/1.1 200 OK", *head, f"Last-Modified: {modified}", body=body)
+
+    with RawServer(script) as server, following(server.url) as upstream:
+        assert fetched(upstream).version.last_modified is None
+
+
+def test_last_modified_of_a_page_that_a_redirect_led_to_does_not_count(
+    index: FakeIndex, upstream: Upstream
+):
+    index.answers[PAGE] = redirect("/elsewhere/")
+    index.answers["/elsewhere/"] = reply(json_page(), JSON, Last_Modified=OLD)
+    assert fetched(upstream).version.last_modified is None
+
+
+ABOUT_ANOTHER = [
+    (PageVersion("0", '"1"'), {"ETag": '"2"'}),
+    (PageVersion("0", 'W/"1"'), {"ETag": '"2"', "Last-Modified": OLD}),
+    (PageVersion("0", None, OLD), {"Last-Modified": NEW}),
+]
+
+
+@pytest.mark.parametrize(("known", "headers"), ABOUT_ANOTHER)
+def test_a_304_about_another_page_is_no_304(
+    index: FakeIndex, upstream: Upstream, known: PageVersion, headers: dict[str, str]
+):
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ:
+            start_response("304 Not Modified", list(headers.items()))
+            return []
+        return list(reply(json_page("demo-1.0.zip"), JSON)(environ, start_response))
+
+    index.answers[PAGE] = answer
+    assert len(fetched(upstream, known).page.files) == 1
+    assert index.page_count("demo") == 2
+
+
+def test_a_304_by_date_of_a_page_that_a_redirect_leads_to_is_no_304(
+    index: FakeIndex, upstream: Upstream
+):
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if "HTTP_IF_MODIFIED_SINCE" in environ:
+            start_response("304 Not Modified", [])
+            return []
+        return list(reply(json_page("demo-1.0.zip"), JSON)(environ, start_response))
+
+    index.answers[PAGE] = redirect("/elsewhere/")
+    index.answers["/elsewhere/"] = answer
+    assert len(fetched(upstream, PageVersion("0", None, OLD)).page.files) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "headers"),
+    [
+        (PageVersion("0", '"1"'), {}),
+        (PageVersion("0", '"1"', OLD), {"Last-Modified": NEW}),
+        (PageVersion("0", 'W/"1"'), {"ETag": '"1"'}),
+        (PageVersion("0", '"1"'), {"ETag": 'W/"1"'}),
+        (PageVersion("0", None, OLD), {}),
+        (PageVersion("0", None, OLD), {"Last-Modified": OLD, "ETag": '"new"'}),
+    ],
+)
+def test_a_304_about_the_known_page_leaves_it_unchanged(
+    index: FakeIndex, upstream: Upstream, known: PageVersion, headers: dict[str, str]
+):
+    sent = {name.replace("-", "_"): value for name, value in headers.items()}
+    index.answers[PAGE] = reply(b"", None, "304 Not Modified", **sent)
+    assert fetched(upstream, known) == UnchangedPage(known)
+    assert index.page_count("demo") == 1
+
+
+@pytest.mark.parametrize("etag", ["", " ", '"' + "x" * 2000 + '"'])
+def test_an_etag_that_is_empty_or_endless_does_not_count(
+    index: FakeIndex, upstream: Upstream, etag: str
+):
+    index.answers[PAGE] = reply(json_page(), JSON, ETag=etag)
+    assert fetched(upstream).version.etag is None
+
+
+LINKS = '<!DOCTYPE html><html><body><a href="demo-1.0.zip">demo-1.0.zip</a></body></html>'
+
+
+@pytest.mark.parametrize("files", [0, 5000])
+def test_a_page_that_is_sent_again_is_unchanged_and_not_parsed(
+    index: FakeIndex, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, files: int
+):
+    body = json_page(*(f"demo-{number}.zip" for number in range(files)))
+    index.answers[PAGE] = reply(body, JSON, etag='"1"')
+    version = fetched(upstream).version
+    monkeypatch.setattr(json_module, "parse", lambda *_: pytest.fail("parsed again"))
+    index.answers[PAGE] = reply(body, JSON, etag='"2"')
+    found = fetched(upstream, version)
+    assert found == UnchangedPage(PageVersion(version.fingerprint, '"2"'))
+    index.answers[PAGE] = reply(gzip.compress(body, 1), JSON, Content_Encoding="gzip")
+    assert fetched(upstream, version) == UnchangedPage(PageVersion(version.fingerprint))
+    index.answers[PAGE] = reply(gzip.compress(body, 9), JSON, Content_Encoding="x-gzip")
+    assert fetched(upstream, version) == UnchangedPage(PageVersion(version.fingerprint))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "", "\n", " \r\n\t", "<!--TIMESTAMP 1764230414-->", "\n<!-- a -->\n<!-- b -->\n", "<!---->",
+        "<!-- request id: 0123-4567 -- served by node-7 -->",
+    ],
+)  # fmt: skip
+def test_comments_and_spaces_at_the_end_are_no_part_of_a_page(
+    index: FakeIndex, upstream: Upstream, end: str
+):
+    index.answers[PAGE] = reply(f"{LINKS}\n<!--TIMESTAMP 1-->".encode(), "text/html")
+    version = fetched(upstream).version
+    index.answers[PAGE] = reply(f"{LINKS}{end}".encode(), "text/html")
+    assert fetched(upstream, version) == UnchangedPage(version)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        LINKS.replace("1.0", "1.1"),
+        f"{LINKS}<a href=demo-2.0.zip>x</a>",
+        f"{LINKS}<!--><a href=demo-2.0.zip>x</a>-->",
+        f"{LINKS}<!-- x --><a href=demo-2.0.zip>x</a><!-- x -->",
+        LINKS.replace('zip"', 'zip" data-yanked="<!-- 2 -->"'),
+    ],
+)
+def test_any_other_change_is_a_new_page(index: FakeIndex, upstream: Upstream, changed: str):
+    index.answers[PAGE] = reply(LINKS.encode(), "text/html")
+    version = fetched(upstream).version
+    index.answers[PAGE] = reply(changed.encode(), "text/html")
+    page = fetched(upstream, version).page
+    assert page.files != ()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"kind": "text/html"},
+        {"kind": "text/html; charset=iso-8859-1"},
+        {"kind": HTML, "X_PyPI_Last_Serial": "7"},
+    ],
+)
+def test_a_header_that_changes_the_page_is_a_new_page(
+    index: FakeIndex, upstream: Upstream, headers: dict[str, str]
+):
+    index.answers[PAGE] = reply(LINKS.encode(), HTML)
+    version = fetched(upstream).version
+    index.answers[PAGE] = reply(LINKS.encode(), **headers)
+    assert fetched(upstream, version).page.files
+
+
+def test_a_signature_in_the_url_of_a_page_does_not_count(index: FakeIndex, upstream: Upstream):
+    index.answers["/signed"] = reply(LINKS.encode(), HTML)
+    index.answers[PAGE] = redirect("/signed?signature=1")
+    version = fetched(upstream).version
+    index.answers[PAGE] = redirect("/signed?signature=2")
+    assert fetched(upstream, version) == UnchangedPage(version)
+
+
+def test_status_304_without_a_condition_is_refused(index: FakeIndex, upstream: Upstream):
     index.answers[PAGE] = reply(b"", None, "304 Not Modified")
     with pytest.raises(UpstreamRefused):
         fetched(upstream)
 
 
-def test_the_revision_changes_with_the_content_only(index: FakeIndex, upstream: Upstream):
+def test_the_fingerprint_changes_with_the_content_only(index: FakeIndex, upstream: Upstream):
     index.answers[PAGE] = reply(json_page("demo-1.0.tar.gz"), JSON, etag='"1"')
-    first = fetched(upstream).revision
+    first = fetched(upstream).version.fingerprint
     index.answers[PAGE] = reply(json_page("demo-1.0.tar.gz"), JSON, etag='"2"')
-    assert fetched(upstream).revision == first
+    assert fetched(upstream).version.fingerprint == first
     index.answers[PAGE] = reply(json_page("demo-2.0.tar.gz"), JSON, etag='"2"')
-    assert fetched(upstream).revision != first
+    assert fetched(upstream).version.fingerprint != first
 
 
-def test_one_listing_for_two_projects_has_two_revisions(index: FakeIndex, upstream: Upstream):
+def test_one_listing_for_two_projects_has_two_fingerprints(index: FakeIndex, upstream: Upstream):
     index.answers["/all/"] = reply(html_page("demo-1.0.tar.gz", "other-1.0.tar.gz"), "text/html")
     for path in (PAGE, "/simple/other/"):
         index.answers[path] = redirect("/all/")
     demo, other = fetched(upstream), fetched(upstream, project="other")
     assert [file.filename for file in demo.page.files] == ["demo-1.0.tar.gz"]
     assert [file.filename for file in other.page.files] == ["other-1.0.tar.gz"]
-    assert demo.revision != other.revision
+    assert demo.version.fingerprint != other.version.fingerprint
 
 
 # Statuses
@@ -188,7 +374,7 @@ def test_a_project_that_upstream_does_not_have_is_missing(
 ):
     index.answers[PAGE] = reply(b"no", "text/plain", status)
     assert fetched(upstream) is PageState.MISSING
-    assert fetched(upstream, '"etag"') is PageState.MISSING
+    assert fetched(upstream, PageVersion("", '"etag"')) is PageState.MISSING
 
 
 @pytest.mark.parametrize("status", [204, 206, 300, 400, 401, 403, 429, 500, 502, 503, 504])
@@ -230,6 +416,58 @@ def test_a_page_may_be_on_another_host(index: FakeIndex, upstream: Upstream):
         assert file.url == f"{other.url}/pages/demo-1.0.tar.gz"
 
 
+# The end of a page
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "gzip"])
+@pytest.mark.parametrize("cut", [1, 8, 20, 30])
+def test_markup_does_not_matter_where_the_end_of_the_body_is_marked(framing: str, cut: int):
+    body = LINKS.encode()[:-cut]
+
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        head = ["HTTP/1.1 200 OK", "Content-Type: text/html"]
+        if framing == "length":
+            connection.send(*head, f"Content-Length: {len(body)}", body=body)
+        elif framing == "chunked":
+            chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+            connection.send(*head, "Transfer-Encoding: chunked", body=chunk)
+        else:
+            connection.send(*head, "Content-Encoding: gzip", body=gzip.compress(body))
+
+    with RawServer(script) as server, following(server.url) as upstream:
+        assert len(fetched(upstream).page.files) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 8, 20, 30])
+def test_markup_tells_the_end_of_a_body_that_ends_with_the_connection(cut: int):
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        body = LINKS.encode()[: len(LINKS) - cut]
+        connection.send("HTTP/1.1 200 OK", "Content-Type: text/html", body=body)
+
+    with RawServer(script) as server, following(server.url) as upstream:
+        if cut == 0:
+            assert len(fetched(upstream).page.files) == 1
+        else:
+            with pytest.raises(UpstreamGarbled, match="truncated"):
+                fetched(upstream)  # item 124
+
+
+def test_a_body_in_gzip_that_breaks_off_with_the_connection_is_garbled():
+    def script(connection: RawConnection) -> None:
+        connection.request()
+        head = "Content-Type: text/html", "Content-Encoding: gzip"
+        connection.send("HTTP/1.1 200 OK", *head, body=gzip.compress(LINKS.encode())[:-1])
+
+    with (
+        RawServer(script) as server,
+        following(server.url) as upstream,
+        pytest.raises(UpstreamGarbled, match="ends too early"),
+    ):
+        fetched(upstream)
+
+
 # Garbled pages
 
 
@@ -262,7 +500,6 @@ def test_only_media_types_of_the_simple_api_are_parsed(
         (b'{"meta": {"api-version": "2.0"}, "files": []}', JSON),
         (json_page("demo-1.0.tar.gz")[:-5], JSON),
         (b"<html><body><form>Log in</form></body></html>", HTML),
-        (html_page("demo-1.0.tar.gz")[:-10], HTML),
     ],
 )
 def test_a_body_that_is_not_a_page_is_garbled(

@@ -220,7 +220,7 @@ def test_https_uses_a_tunnel(authority: trustme.CA, ca: Path, variable: str):
     assert proxy.seen[0].startswith("CONNECT 127.0.0.1:")
 
 
-@pytest.mark.parametrize("hosts", ["127.0.0.1", "*", "index.example.org, 127.0.0.1"])
+@pytest.mark.parametrize("hosts", ["127.0.0.1", "*", "x.example.org, 127.0.0.1", "127.0.0.0/8"])
 def test_no_proxy_names_hosts_without_proxy(index: FakeIndex, hosts: str):
     index.add(wheel("demo"))
     environ = {"http_proxy": f"127.0.0.1:{free_port()}", "NO_PROXY": hosts, "HOME": "/nonexistent"}

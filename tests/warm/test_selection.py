@@ -141,6 +141,13 @@ def test_a_file_with_another_digest_or_name_is_not_the_locked_one(listing: File,
     assert reason in message
 
 
+@pytest.mark.parametrize("digest", ["a", "b"])
+def test_of_files_with_one_name_the_one_with_the_locked_digest_is_selected(digest: str):
+    listing = page(listed(WHEEL, "a"), listed(WHEEL, "b"))
+    (found,) = locked(entry(WHEEL, digest)).select(listing, [LINUX]).files.values()
+    assert found.hashes == {"sha256": digest * 64}
+
+
 def test_a_locked_file_without_digests_is_found_by_its_name():
     selection = locked(LockedFile(WHEEL, {})).select(page(WHEEL), [LINUX])
     assert len(selection.files) == 1
