@@ -82,7 +82,7 @@ class Cache:
         metrics = Metrics()
 
         def recall(keys: Sequence[str]) -> str | None:
-            return catalog.first_with_pages(keys)
+            return catalog.first_known(keys)
 
         # First, because a refused setting of upstream leaves nothing open.
         upstream = upstream_of(settings, recall, metrics)
@@ -159,7 +159,7 @@ def upstream_of(
 
 def upstream_key(settings: Settings, catalog: Catalog) -> str:
     """Return the name of the upstream of `settings` in the catalog."""
-    return IndexRoot(settings.upstream_base_url, catalog.first_with_pages).key
+    return IndexRoot(settings.upstream_base_url, catalog.first_known).key
 
 
 def quota_of(

@@ -32,6 +32,8 @@ log = logging.getLogger("pytail.cache")
 
 #: Seconds for which a page with a lower serial is ignored. After that, upstream was set up anew.
 LOWER_SERIAL_IGNORED = 24 * 3600.0
+#: The revision of a project that upstream does not have.
+_MISSING = "missing"
 #: Maximum number of projects for which a lower serial is remembered.
 _MAX_LAGGING = 1000
 
@@ -179,7 +181,7 @@ class Revalidator:
         return page is not None and bool(page.files)
 
     def _missing(self, project: str, known: Entry | None) -> PageResult:
-        entry = self._entry(project, found=False)
+        entry = replace(self._entry(project, found=False), revision=_MISSING)
         if known is not None and known.status == "quarantined":
             # A malicious project is often quarantined first and then removed (PEP 792).
             entry = replace(entry, status=known.status)

@@ -57,7 +57,7 @@ def refresh(configuration: Configuration, *, projects: Sequence[str], as_json: b
 
 @contextlib.contextmanager
 def _index(settings: Settings, cache_dir: CacheDirectory) -> Iterator[Index]:
-    with contextlib.closing(upstream_of(settings, cache_dir.catalog.first_with_pages)) as upstream:
+    with contextlib.closing(upstream_of(settings, cache_dir.catalog.first_known)) as upstream:
         # No client waits: a stale page is the answer only where upstream fails.
         policy = dataclasses.replace(policy_of(settings), revalidate_wait=_PATIENCE, max_stale=0.0)
         pages = upstream.pages

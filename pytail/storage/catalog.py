@@ -45,7 +45,8 @@ _ENTRY_COLUMNS = (
     "status", "last_modified", "fingerprint",
 )  # fmt: skip
 _SELECT_ENTRY = f"SELECT {', '.join(_ENTRY_COLUMNS)} FROM project WHERE name = ?"
-_SELECT_FOUND = "SELECT 1 FROM project WHERE found = 1 AND upstream = ? LIMIT 1"
+# Earlier versions of pytail remembered missing projects, without a revision, at any root.
+_SELECT_KNOWN = "SELECT 1 FROM project WHERE upstream = ? AND (found = 1 OR revision <> '') LIMIT 1"
 _SELECT_LAST_SERIAL = "SELECT max(last_serial) FROM project WHERE upstream = ?"
 _SELECT_VERIFIED_SIZE = "SELECT size FROM measured WHERE location = ?"
 _CHECK_COLUMNS = ("key", "stored_at", "size", "checked_at", "etag", "last_modified")
@@ -88,7 +89,7 @@ class Entry:
     etag: str | None = None
     #: Upstream's serial of the page; None when upstream gives none.
     last_serial: int | None = None
-    #: Changes with the content of the page.
+    #: Changes with the content of the page. That of a missing project says that its root was found.
     revision: str = ""
     #: The project status (PEP 792); None when upstream does not say.
     status: str | None = None
@@ -190,14 +191,14 @@ class Catalog:
 
         return self._database.read(query) or []
 
-    def first_with_pages(self, upstreams: Sequence[str]) -> str | None:
-        """Return the first of `upstreams` of which the catalog has a page, None when it has none."""
+    def first_known(self, upstreams: Sequence[str]) -> str | None:
+        """Return the first of `upstreams` of which the catalog knows a project, None without any."""
 
         def query(database: peewee.SqliteDatabase) -> str | None:
-            def has_page(upstream: str) -> bool:
-                return database.execute_sql(_SELECT_FOUND, (upstream,)).fetchone() is not None
+            def is_known(upstream: str) -> bool:
+                return database.execute_sql(_SELECT_KNOWN, (upstream,)).fetchone() is not None
 
-            return next(filter(has_page, upstreams), None)
+            return next(filter(is_known, upstreams), None)
 
         return self._database.read(query)
 

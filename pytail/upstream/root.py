@@ -65,9 +65,9 @@ class IndexRoot:
     """The root of one index, once it is found."""
 
     def __init__(self, base_url: str, recall: Callable[[Sequence[str]], str | None]) -> None:
-        """`recall` returns the first of some keys under which the catalog has pages; None: it has none.
+        """`recall` returns the first of some keys under which the catalog knows a project, or None.
 
-        So the pages in the catalog are the memory of the root, for other processes and after a restart.
+        So the catalog is the memory of the root, for other processes and after a restart.
         """
         #: The configured URL without credentials.
         self.base_url = without_credentials(base_url)

@@ -52,7 +52,7 @@ class PageCache:
     ):
         self.store = Store(directory)
         self.catalog = Catalog(directory / "index.sqlite3")
-        self.upstream = upstream_at(url, recall=self.catalog.first_with_pages)
+        self.upstream = upstream_at(url, recall=self.catalog.first_known)
         root = self.upstream.pages.root
         policy = policy_of(Settings(project_cache_ttl_secs=ttl, **more), wait)
         self.revalidator = Revalidator(self.catalog, self.upstream.pages, policy, clock)

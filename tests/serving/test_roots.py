@@ -60,6 +60,19 @@ def test_the_root_is_remembered_over_a_restart(tmp_path: Path, flat: FakeIndex, 
     assert paths(flat) == ["/whl/cu128/nope/", "/whl/cu128/other/"]
 
 
+def test_a_root_without_a_page_is_remembered_over_a_restart(
+    tmp_path: Path, flat: FakeIndex, clock: Clock
+):
+    for _ in range(2):
+        with following(tmp_path, flat, "/whl/cu128", clock) as pytail:
+            assert pytail.get("/simple/nope/").status == 404
+    assert paths(flat).count("/whl/cu128/nope/") == 1
+    flat.seen.clear()
+    with following(tmp_path, flat, "/whl/cu128", clock) as pytail:
+        assert pytail.get("/simple/demo/").status == 200
+    assert paths(flat) == ["/whl/cu128/demo/"]
+
+
 def test_two_processes_ask_for_the_root_once(tmp_path: Path, flat: FakeIndex, clock: Clock):
     with (
         following(tmp_path, flat, "/whl/cu128", clock) as one,

@@ -191,16 +191,18 @@ def test_the_last_serial_is_the_highest(catalog):
     assert catalog.last_serial(UPSTREAM) == 12
 
 
-def test_the_first_upstream_with_a_page_is_found(catalog):
+def test_the_first_upstream_with_a_project_is_known(catalog):
     missing, found = "https://a.example.org", "https://b.example.org/whl/"
-    assert catalog.first_with_pages([missing, found]) is None
-    catalog.remember_missing(entry("nope", upstream=missing, found=False))
+    assert catalog.first_known([missing, found]) is None
+    catalog.remember_missing(entry("nope", upstream=missing, found=False, revision=""))
     catalog.remember(entry("demo", upstream=found), page("demo"))
     catalog.remember(entry("other"), page("other"))
-    assert catalog.first_with_pages([missing, found, UPSTREAM]) == found
-    assert catalog.first_with_pages([UPSTREAM, found]) == UPSTREAM
-    assert catalog.first_with_pages([missing]) is None
-    assert catalog.first_with_pages([]) is None
+    assert catalog.first_known([missing, found, UPSTREAM]) == found
+    assert catalog.first_known([UPSTREAM, found]) == UPSTREAM
+    assert catalog.first_known([missing]) is None
+    catalog.remember_missing(entry("no", upstream=missing, found=False, revision="missing"))
+    assert catalog.first_known([missing]) == missing
+    assert catalog.first_known([]) is None
 
 
 def test_pages_of_another_upstream_do_not_count(catalog):
