@@ -17,6 +17,7 @@ from pytail.cache.files import Files
 from pytail.cache.filters import PageFilter, PromisedCoreMetadata, StoredFilesOnly
 from pytail.cache.freshness import PAGE_WAIT, FreshnessPolicy
 from pytail.cache.index import Index
+from pytail.cache.links import LinkMemory, Links
 from pytail.cache.lookup import FileLookup
 from pytail.cache.revalidate import Revalidator
 from pytail.config.settings import Settings
@@ -88,14 +89,30 @@ class Cache:
         wait = settings.client_wait_secs if wait is None else wait
         policy = policy_of(settings, wait)
         pages = upstream.pages
-        revalidator = Revalidator(catalog, pages, policy, clock)
+        memory = LinkMemory()
+        revalidator = Revalidator(catalog, pages, policy, clock, memory.note_page)
+        follow = Links(memory, catalog, revalidator, pages.url, clock).follow
         index = Index(catalog, revalidator, pages.url, policy, clock, filters)
         freshness = FileFreshness(
-            catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
+            catalog,
+            upstream.files,
+            clock,
+            ttl=policy.ttl,
+            wait=policy.revalidate_wait,
+            follow=follow,
         )
         lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
-        metadata = CoreMetadata(catalog, store, upstream.files)
-        files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
+        metadata = CoreMetadata(catalog, store, upstream.files, follow)
+        files = Files(
+            catalog,
+            store,
+            upstream.files,
+            metadata,
+            quota,
+            wait,
+            freshness=freshness,
+            follow=follow,
+        )
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:

@@ -17,12 +17,12 @@ from functools import partial
 from typing import TypeVar
 
 from pytail.cache.lazy_wheel import END_SIZE, Reading
+from pytail.cache.links import LINK_ERRORS, Follow, directly
 from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
     FileGone,
     PytailError,
-    UpstreamError,
     UpstreamGarbled,
     UpstreamOffline,
     UpstreamRefused,
@@ -72,8 +72,12 @@ class MetadataSource:
 class CoreMetadata:
     """Reads core metadata and signatures from upstream, and core metadata out of wheels."""
 
-    def __init__(self, catalog: Catalog, store: Store, upstream: FileClient) -> None:
+    def __init__(
+        self, catalog: Catalog, store: Store, upstream: FileClient, follow: Follow = directly
+    ) -> None:
+        """`follow` is `Links.follow`."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
+        self._follow = follow
 
     def source(self, sidecar: File, start: int = 0) -> MetadataSource:
         """Return the bytes of `sidecar` from `start` on.
@@ -85,7 +89,7 @@ class CoreMetadata:
         try:
             data, validators = self._from_index(sidecar)
             return MetadataSource(data, start, validators)
-        except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
+        except (*LINK_ERRORS, DigestMismatch, DownloadInterrupted) as error:
             if sidecar.wheel is None:
                 raise
             return MetadataSource(self._instead(sidecar.wheel, error), start)
@@ -95,7 +99,7 @@ class CoreMetadata:
         if not sidecar.url:
             raise FileGone(sidecar.filename)
         try:
-            source = ResumingSource.open(self._upstream, sidecar)
+            source = ResumingSource.open(self._upstream, sidecar, follow=self._follow)
         except UpstreamRefused as error:
             raise _gone(sidecar, error) from error
         chunks, left = [], LARGEST_SIDECAR
@@ -127,7 +131,7 @@ class CoreMetadata:
         except WheelUnreadable as unreadable:
             self._withdraw(wheel, unreadable)
             raise
-        except (UpstreamError, FileGone) as failure:
+        except LINK_ERRORS as failure:
             if isinstance(error, DigestMismatch):
                 # The promise is wrong for sure. Without it, clients read the wheel themselves.
                 self._withdraw(wheel, error)
@@ -161,10 +165,10 @@ class CoreMetadata:
         try:
             return self._read_ranges(wheel)
         except UpstreamWithoutRanges as failure:
-            raise WheelUnreadable(wheel.filename, str(failure)) from failure
+            raise WheelUnreadable(wheel.filename, failure) from failure
         except UpstreamRefused as failure:
             if failure.status in (416, 501):
-                raise WheelUnreadable(wheel.filename, str(failure)) from failure
+                raise WheelUnreadable(wheel.filename, failure) from failure
             raise _gone(wheel, failure) from failure
 
     def _read_ranges(self, wheel: File) -> bytes:
@@ -187,12 +191,12 @@ class CoreMetadata:
 
     def _piece(self, wheel: File, start: int, stop: int) -> Piece:
         try:
-            return self._upstream.read_range(wheel.url, start, stop)
+            return self._follow(wheel, lambda url: self._upstream.read_range(url, start, stop))
         except UpstreamRefused as error:
             if error.status != 416 or start == 0:
                 raise
             # The wheel ends before `start`.
-            return self._upstream.read_range(wheel.url, 0, END_SIZE)
+            return self._follow(wheel, lambda url: self._upstream.read_range(url, 0, END_SIZE))
 
 
 def _read_stored(opened: StoredFile, filename: str) -> bytes:

@@ -22,6 +22,7 @@ from pytail.errors import (
 )
 from pytail.model import Outcome, ProjectPage
 from pytail.runtime.singleflight import SingleFlight, StillRunning
+from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog, Entry
 from pytail.telemetry.access import UpstreamWait, for_client
 from pytail.upstream.pages import FetchedPage, PageClient, PageState
@@ -43,10 +44,11 @@ class Revalidator:
         upstream: PageClient,
         policy: FreshnessPolicy,
         clock: Callable[[], float],
+        note_page: Callable[[ProjectPage], None] = lambda _: None,
     ) -> None:
-        """`clock` returns seconds since the epoch."""
+        """`clock` returns seconds since the epoch; `note_page` is called with each new page."""
         self._catalog, self._upstream = catalog, upstream
-        self._policy, self._clock = policy, clock
+        self._policy, self._clock, self._note_page = policy, clock, note_page
         self._requests: SingleFlight[PageResult] = SingleFlight()
         #: Requests that the first client no longer waits for.
         self._unattended: set[Hashable] = set()
@@ -115,6 +117,8 @@ class Revalidator:
             if fetched is PageState.MISSING:
                 return self._missing(project)
             page = fetched if isinstance(fetched, FetchedPage) else None
+            if page is not None:
+                self._note_page(page.page)
             return self._found(project, known, page)
 
     def _found(self, project: str, known: Entry | None, fetched: FetchedPage | None) -> PageResult:
@@ -174,7 +178,7 @@ class Revalidator:
             revision=fetched.revision,
             status=fetched.page.status,
         )
-        self._catalog.remember(entry, fetched.page)
+        self._catalog.remember(entry, _redacted(fetched.page))
         reason = f"a new page of {len(fetched.page.files)} files"
         return replace(self._result(entry, Outcome.MISS, reason), page=fetched.page)
 
@@ -184,6 +188,13 @@ class Revalidator:
 
     def _result(self, entry: Entry, outcome: Outcome, reason: str) -> PageResult:
         return self._policy.result(entry, self._clock(), outcome, reason)
+
+
+def _redacted(page: ProjectPage) -> ProjectPage:
+    """Return `page` as the catalog stores it: without the queries of links."""
+    if not any("?" in file.url for file in page.files):
+        return page
+    return off_loop(page.redacted)
 
 
 def known_entry(catalog: Catalog, project: str, upstream_url: str) -> Entry | None:

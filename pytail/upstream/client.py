@@ -30,8 +30,9 @@ from pytail.telemetry.metrics import KINDS, Metrics
 from pytail.upstream.circuit_breaker import CircuitBreakers, CircuitOpen
 from pytail.upstream.headers import content_length, retry_after
 from pytail.upstream.limiter import Limiter, LimiterFull
+from pytail.upstream.reasons import detail_of, reason_of, unreachable
 from pytail.upstream.transport import Transport
-from pytail.urls import masked, origin
+from pytail.urls import origin, shown
 
 log = logging.getLogger("pytail.upstream")
 
@@ -80,14 +81,14 @@ class Client:
         Raises UpstreamOffline or UpstreamCircuitOpen without a wait, UpstreamBusy after 8 seconds.
         """
         if self._is_offline:
-            raise UpstreamOffline(masked(url))
+            raise UpstreamOffline(url)
         with _circuit_errors(url):
             self._breakers.require(origin(url))
         limiter, client = self.limiters[kind], current_client()
         try:
             limiter.acquire(client)
         except LimiterFull:
-            raise UpstreamBusy(masked(url), limiter.limit) from None
+            raise UpstreamBusy(url, limiter.limit) from None
         slot = contextlib.ExitStack()
         slot.callback(limiter.release, client)
         return slot
@@ -131,9 +132,11 @@ class Client:
             discard(response)
             target = urls.http_url(location, url)
             if target is None or (url.startswith("https:") and not target.startswith("https:")):
-                raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
+                raise UpstreamGarbled(
+                    url, "redirects to a URL that is not followed", detail=shown(location)[:200]
+                )
             url = target
-        raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
+        raise UpstreamGarbled(url, f"redirects more than {_MOST_REDIRECTS} times")
 
     def read_body(
         self, response: BaseHTTPResponse, url: str, limit: int, *, decode: bool = False
@@ -158,11 +161,11 @@ class Client:
                     return None
                 if self._clock() > deadline:
                     reason = f"the body is not complete after {longest:g} seconds"
-                    raise UpstreamUnreachable(masked(url), reason)
+                    raise UpstreamUnreachable(url, reason)
         except DecodeError as error:
-            raise UpstreamGarbled(masked(url), reason_of(error)) from error
+            raise UpstreamGarbled(url, reason_of(error), detail=detail_of(error)) from error
         except (HTTPError, OSError) as error:
-            raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            raise unreachable(url, error) from error
         return b"".join(chunks)
 
     def close(self) -> None:
@@ -174,10 +177,10 @@ class Client:
         try:
             response = self._transport.request(method, url, headers)
         except (HTTPError, OSError) as error:
-            raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            raise unreachable(url, error) from error
         seconds = self._clock() - started
         self.metrics.observe_upstream(seconds)
-        log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, seconds * 1000)
+        log.debug("%s %s: %d in %.0f ms", method, shown(url), response.status, seconds * 1000)
         return response
 
 
@@ -193,13 +196,7 @@ def discard(response: BaseHTTPResponse) -> None:
 
 def refusal(response: BaseHTTPResponse, url: str) -> UpstreamRefused:
     """Return the error for the status of `response` from `url`."""
-    return UpstreamRefused(masked(url), response.status, retry_after(response.headers))
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the message of `error` in one line of up to 300 characters, without credentials."""
-    text = " ".join(masked(str(error)).split())
-    return text[:300] or type(error).__name__
+    return UpstreamRefused(url, response.status, retry_after(response.headers))
 
 
 @contextlib.contextmanager
@@ -210,4 +207,4 @@ def _circuit_errors(url: str) -> Iterator[None]:
         seconds = math.ceil(circuit.seconds)
         failures = f"{circuit.failures} failures in a row"
         reason = f"circuit breaker is open for {seconds} seconds, after {failures}"
-        raise UpstreamCircuitOpen(masked(url), reason, seconds) from None
+        raise UpstreamCircuitOpen(url, reason, seconds) from None

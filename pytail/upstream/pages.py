@@ -19,7 +19,7 @@ from pytail.simple import fields, html, json
 from pytail.upstream import decompress
 from pytail.upstream.client import Client, discard, refusal
 from pytail.upstream.headers import media_type
-from pytail.urls import masked, without_credentials
+from pytail.urls import without_credentials
 
 #: JSON first: HTML lacks size, upload-time and versions.
 ACCEPT = (
@@ -111,7 +111,7 @@ class PageClient:
         finally:
             discard(response)
         if data is None:
-            raise UpstreamGarbled(masked(final_url), self._too_large)
+            raise UpstreamGarbled(final_url, self._too_large)
 
         def parse() -> FetchedPage:
             body = decompress.gunzip(data, self._max_page_bytes) if is_gzip else data
@@ -123,7 +123,7 @@ class PageClient:
         try:
             return parse() if is_small else off_loop(parse, self._parser)
         except PageUnreadable as error:
-            raise UpstreamGarbled(masked(final_url), str(error)) from error
+            raise UpstreamGarbled(final_url, str(error)) from error
 
 
 def _fetched(response: BaseHTTPResponse, body: bytes, url: str, project: str) -> FetchedPage:

@@ -26,7 +26,7 @@ from pytail import __version__
 from pytail.errors import Remedy, SettingError
 from pytail.runtime.threads import use_resolver_threads
 from pytail.runtime.timeouts import time_limit
-from pytail.urls import Origin, origin
+from pytail.urls import Origin, masked, origin
 
 log = logging.getLogger("pytail.upstream")
 
@@ -195,7 +195,7 @@ def _proxy(variable: str, value: str) -> Proxy:
         is_usable = False
     if not is_usable:
         shown = f"***@{value.rpartition('@')[2]}" if "@" in value else value
-        raise SettingError(variable, shown, Remedy.PROXY_NOT_USABLE)
+        raise SettingError(variable, masked(shown), Remedy.PROXY_NOT_USABLE)
     return where, _credentials(parts, "Proxy-Authorization")
 
 
