@@ -74,6 +74,18 @@ def hosts_only(text: str) -> str:
     return _PATH.sub("/...", text)
 
 
+def is_beside(url: str, page: str) -> bool:
+    """Return whether `url` lies below the directory that has the index with the page at `page`.
+
+    That directory may have a token in its path. False where the index has the whole host.
+    """
+    # "", the directories, "simple", the project, "".
+    first = urlsplit(page).path.split("/")[1:-3][:1]
+    return origin(url) == origin(page) and [
+        unquote(part) for part in urlsplit(url).path.split("/")[1:2]
+    ] == [unquote(part) for part in first]
+
+
 def with_suffix(url: str, suffix: str) -> str:
     """Return `url` with `suffix` at the end of its path, before a query, which may be empty."""
     path, mark, query = url.partition("?")

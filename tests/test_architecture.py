@@ -30,7 +30,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"commands"}, {"gevent"}),
     "wsgi": ({"config", "errors", "telemetry", "urls", "web"}, {"gevent"}),
-    "gunicorn": ({"config", "errors", "server"}, {"gevent", "gunicorn"}),
+    "gunicorn": ({"config", "errors", "server", "urls"}, {"gevent", "gunicorn"}),
     "commands": (
         {"cache", "config", "errors", "model", "server", "simple", "storage", "telemetry",
          "urls", "warm", "web", "__init__"},

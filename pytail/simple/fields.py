@@ -138,10 +138,13 @@ def serial(value: object) -> int | None:
 def provenance(value: object, base: str) -> str | None:
     """Return the absolute URL of a provenance document; `base` is the URL of the page.
 
-    None for an absolute URL that is not https.
+    None for an absolute URL that is not https, and for one that may have a secret: a query, or the path
+    below which the index lies.
     """
     url = urls.http_url(value, base)
-    if url is None or url.startswith("https:"):
+    if url is None or "?" in url or urls.is_beside(url, base):
+        return None
+    if url.startswith("https:"):
         return url
     is_relative = isinstance(value, str) and not urlsplit(value.strip()).scheme
     return url if is_relative else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ _PAGE_KEYS = frozenset(
 )
 #: The key of PEP 714, the key before it (PEP 658), and a common misspelling of that.
 _METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
+#: A URL within a string, or a relative one that is the string.
+_URL = re.compile(rb'//|\\\\\\\\|"(?:\.{0,2}/|\?)')
 _FILE_KEYS = frozenset(
     {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
     | {*_METADATA_KEYS, "data-core-metadata", "gpg-sig", "provenance"}
@@ -112,11 +115,15 @@ def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
         return {}
     other = {key: value for key, value in data.items() if key not in known}
     try:
-        # Two levels deeper, as in a page: orjson decodes deeper nesting than it encodes.
-        orjson.dumps([[other]] if other else None)
+        return {key: value for key, value in other.items() if not _has_url({key: value})}
     except orjson.JSONEncodeError:
         return {}
-    return other
+
+
+def _has_url(value: object) -> bool:
+    """Return whether a string in `value` may be a URL of upstream, which can have secrets in it."""
+    # Two levels deeper, as in a page: orjson decodes deeper nesting than it encodes.
+    return _URL.search(orjson.dumps([[value]])) is not None
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:
