@@ -75,15 +75,13 @@ def hosts_only(text: str) -> str:
 
 
 def is_beside(url: str, page: str) -> bool:
-    """Return whether `url` lies below the directory that has the index with the page at `page`.
+    """Return whether the path of `url` begins as that of the directory of the index of `page`.
 
     That directory may have a token in its path. False where the index has the whole host.
     """
     # "", the directories, "simple", the project, "".
     first = urlsplit(page).path.split("/")[1:-3][:1]
-    return origin(url) == origin(page) and [
-        unquote(part) for part in urlsplit(url).path.split("/")[1:2]
-    ] == [unquote(part) for part in first]
+    return bool(first) and unquote(urlsplit(url).path.split("/")[1]) == unquote(first[0])
 
 
 def with_suffix(url: str, suffix: str) -> str:

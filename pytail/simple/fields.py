@@ -138,11 +138,11 @@ def serial(value: object) -> int | None:
 def provenance(value: object, base: str) -> str | None:
     """Return the absolute URL of a provenance document; `base` is the URL of the page.
 
-    None for an absolute URL that is not https, and for one that may have a secret: a query, or the path
-    below which the index lies.
+    None for an absolute URL that is not https, and for one with the path below which the index lies,
+    because that path may have a token in it.
     """
     url = urls.http_url(value, base)
-    if url is None or "?" in url or urls.is_beside(url, base):
+    if url is None or urls.is_beside(url, base):
         return None
     if url.startswith("https:"):
         return url

@@ -25,7 +25,7 @@ _PAGE_KEYS = frozenset(
 #: The key of PEP 714, the key before it (PEP 658), and a common misspelling of that.
 _METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
 #: A URL within a string, or a relative one that is the string.
-_URL = re.compile(rb'//|\\\\\\\\|"(?:\.{0,2}/|\?)')
+_URL = re.compile(rb'(?://|\\\\\\\\)[\w%\[]|"(?:\.{0,2}/|\?)[\w%.]')
 _FILE_KEYS = frozenset(
     {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
     | {*_METADATA_KEYS, "data-core-metadata", "gpg-sig", "provenance"}

@@ -233,6 +233,23 @@ def test_provenance_that_is_not_https_is_dropped(value: object):
     assert fields.provenance(value, BASE) is None  # items 15, 139
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "foo.provenance", "../../../integrity/foo", "https://index.example.org/t0ken/foo",
+        "https://cdn.example.org/%740ken/foo",
+    ],
+)  # fmt: skip
+def test_provenance_below_the_path_of_a_private_index_is_dropped(value: str):
+    assert fields.provenance(value, "https://index.example.org/t0ken/python/simple/foo/") is None
+
+
+def test_provenance_beside_a_private_index_is_kept():
+    page = "https://index.example.org/t0ken/simple/foo/"
+    url = "https://index.example.org/integrity/foo?a=1"
+    assert fields.provenance(url, page) == url
+
+
 def test_of_entries_with_one_filename_the_first_with_a_hash_remains():
     bare, better = file("foo-1.0.zip"), file("foo-1.0.zip", hashes={"md5": MD5})
     other, third = file("foo-2.0.zip"), file("foo-1.0.zip", hashes={"sha256": SHA256})

@@ -78,7 +78,8 @@ def _page(secrets: Secrets, origin: str, **more: object) -> bytes:
         "url": url,
         "hashes": {"sha256": DIST.sha256},
         "core-metadata": {"sha256": hashlib.sha256(DIST.metadata or b"").hexdigest()},
-        "provenance": url.replace("http:", "https:"),
+        # It is for clients, as it is, unless it lies where the index does.
+        "provenance": url.replace("http:", "https:").partition("?")[0],
         "x-home": [url],
         secrets.url(origin): 1,
     }
