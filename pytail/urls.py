@@ -74,14 +74,14 @@ def hosts_only(text: str) -> str:
     return _PATH.sub("/...", text)
 
 
-def is_beside(url: str, page: str) -> bool:
-    """Return whether the path of `url` begins as that of the directory of the index of `page`.
+def shares_directory(url: str, page: str) -> bool:
+    """Return whether `url` has a directory of `page` in its path, other than ``simple``.
 
-    That directory may have a token in its path. False where the index has the whole host.
+    The path of a private index may have a token in it.
     """
-    # "", the directories, "simple", the project, "".
-    first = urlsplit(page).path.split("/")[1:-3][:1]
-    return bool(first) and unquote(urlsplit(url).path.split("/")[1]) == unquote(first[0])
+    directories = {unquote(each) for each in urlsplit(page).path.rstrip("/").split("/")[1:-1]}
+    found = {unquote(each) for each in urlsplit(url).path.split("/")[1:]}
+    return not found.isdisjoint(directories - {"", "simple", "+simple"})
 
 
 def with_suffix(url: str, suffix: str) -> str:

@@ -138,11 +138,11 @@ def serial(value: object) -> int | None:
 def provenance(value: object, base: str) -> str | None:
     """Return the absolute URL of a provenance document; `base` is the URL of the page.
 
-    None for an absolute URL that is not https, and for one with the path below which the index lies,
-    because that path may have a token in it.
+    None for an absolute URL that is not https, and for one with a directory of the index in its path,
+    which may be a token.
     """
     url = urls.http_url(value, base)
-    if url is None or urls.is_beside(url, base):
+    if url is None or urls.shares_directory(url, base):
         return None
     if url.startswith("https:"):
         return url
