@@ -91,7 +91,7 @@ class Cache:
         pages = upstream.pages
         memory = LinkMemory()
         revalidator = Revalidator(catalog, pages, policy, clock, memory.note_page)
-        follow = Links(memory, catalog, revalidator, pages.url, clock).follow
+        links = Links(memory, catalog, revalidator, pages.url, clock)
         index = Index(catalog, revalidator, pages.url, policy, clock, filters)
         freshness = FileFreshness(
             catalog,
@@ -99,10 +99,10 @@ class Cache:
             clock,
             ttl=policy.ttl,
             wait=policy.revalidate_wait,
-            follow=follow,
+            links=links,
         )
         lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
-        metadata = CoreMetadata(catalog, store, upstream.files, follow)
+        metadata = CoreMetadata(catalog, store, upstream.files, links)
         files = Files(
             catalog,
             store,
@@ -111,7 +111,7 @@ class Cache:
             quota,
             wait,
             freshness=freshness,
-            follow=follow,
+            links=links,
         )
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from pytail.cache.lazy_wheel import END_SIZE, Reading
-from pytail.cache.links import LINK_ERRORS, Follow, directly
+from pytail.cache.links import GIVEN, LINK_ERRORS, FileLinks
 from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
@@ -73,11 +73,10 @@ class CoreMetadata:
     """Reads core metadata and signatures from upstream, and core metadata out of wheels."""
 
     def __init__(
-        self, catalog: Catalog, store: Store, upstream: FileClient, follow: Follow = directly
+        self, catalog: Catalog, store: Store, upstream: FileClient, links: FileLinks = GIVEN
     ) -> None:
-        """`follow` is `Links.follow`."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
-        self._follow = follow
+        self._links = links
 
     def source(self, sidecar: File, start: int = 0) -> MetadataSource:
         """Return the bytes of `sidecar` from `start` on.
@@ -99,7 +98,7 @@ class CoreMetadata:
         if not sidecar.url:
             raise FileGone(sidecar.filename)
         try:
-            source = ResumingSource.open(self._upstream, sidecar, follow=self._follow)
+            source = ResumingSource.open(self._upstream, sidecar, follow=self._links.follow)
         except UpstreamRefused as error:
             raise _gone(sidecar, error) from error
         chunks, left = [], LARGEST_SIDECAR
@@ -191,12 +190,16 @@ class CoreMetadata:
 
     def _piece(self, wheel: File, start: int, stop: int) -> Piece:
         try:
-            return self._follow(wheel, lambda url: self._upstream.read_range(url, start, stop))
+            return self._links.follow(
+                wheel, lambda url: self._upstream.read_range(url, start, stop)
+            )
         except UpstreamRefused as error:
             if error.status != 416 or start == 0:
                 raise
             # The wheel ends before `start`.
-            return self._follow(wheel, lambda url: self._upstream.read_range(url, 0, END_SIZE))
+            return self._links.follow(
+                wheel, lambda url: self._upstream.read_range(url, 0, END_SIZE)
+            )
 
 
 def _read_stored(opened: StoredFile, filename: str) -> bytes:

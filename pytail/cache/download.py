@@ -18,7 +18,13 @@ from typing import Protocol
 from gevent.event import Event
 
 from pytail.cache.passthrough import WITHHELD, PassThrough
-from pytail.errors import DownloadInterrupted, NotStored, PytailError, UpstreamUnreachable
+from pytail.errors import (
+    DigestMismatch,
+    DownloadInterrupted,
+    NotStored,
+    PytailError,
+    UpstreamUnreachable,
+)
 from pytail.model import File
 from pytail.runtime.timeouts import time_limit
 from pytail.storage.partial import PartialFile
@@ -155,6 +161,11 @@ class Download:
     def is_verified(self) -> bool:
         """Whether all bytes are there and right."""
         return DownloadState.VERIFIED <= self.state < DownloadState.FAILED
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether upstream sent other bytes than those of the file."""
+        return isinstance(self._error, DigestMismatch)
 
     # What the feeder tells.
 

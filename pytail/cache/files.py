@@ -21,7 +21,7 @@ from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadState
 from pytail.cache.fetch import Feeder
 from pytail.cache.file_freshness import FileFreshness
-from pytail.cache.links import LINK_ERRORS, Follow, directly, is_missing
+from pytail.cache.links import GIVEN, LINK_ERRORS, FileLinks, is_missing
 from pytail.cache.passthrough import PassThrough, client_wait, pass_through
 from pytail.errors import (
     DigestMismatch,
@@ -88,15 +88,12 @@ class Files:
         wait: float = CLIENT_WAIT,
         *,
         freshness: FileFreshness,
-        follow: Follow = directly,
+        links: FileLinks = GIVEN,
     ) -> None:
-        """`wait` is how many seconds a client waits for the first byte of a file.
-
-        `follow` is `Links.follow`.
-        """
+        """`wait` is how many seconds a client waits for the first byte of a file."""
         self._catalog, self._freshness = catalog, freshness
         self._store, self._upstream, self._metadata = store, upstream, metadata
-        self._quota, self._wait, self._follow = quota, wait, follow
+        self._quota, self._wait, self._links = quota, wait, links
         self._downloads: dict[str, Download] = {}
         self._verifying: SingleFlight[bool] = SingleFlight()
         # Threads of their own: a slow disk must not keep pages from being parsed.
@@ -228,7 +225,7 @@ class Files:
         try:
             with client_wait(self._wait, file):
                 # A length of 0 is that of the response to HEAD, not that of a file.
-                return self._follow(file, self._upstream.size, is_missing) or None
+                return self._links.follow(file, self._upstream.size, is_missing) or None
         except LINK_ERRORS as error:
             # Many file hosts refuse HEAD and answer GET.
             log.debug("upstream gives no size of %s: %s", file.key, error)
@@ -303,6 +300,8 @@ class Files:
 
         def run() -> None:
             feeder.run(end)
+            if download.is_wrong:
+                self._links.distrust(file)
             is_stored = download.state is DownloadState.STORED
             stored_at = self._store.stored_at(file) if is_stored else None
             self._freshness.note_end(file, stored_at, download.received)
@@ -339,7 +338,7 @@ class Files:
             raise FileGone(file.filename)
 
         def ask() -> Source:
-            return ResumingSource.open(self._upstream, file, start, etag, follow=self._follow)
+            return ResumingSource.open(self._upstream, file, start, etag, follow=self._links.follow)
 
         return _or_gone(file, ask)
 
@@ -360,7 +359,7 @@ class Files:
                 wanted.start,
                 wanted.stop,
                 wanted.size,
-                follow=self._follow,
+                follow=self._links.follow,
             )
 
         try:

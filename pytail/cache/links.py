@@ -10,6 +10,7 @@ it does not, the page is asked for the link.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -50,25 +51,12 @@ INTERVAL = 10.0
 _MOVED = frozenset({400, 401, 403, 404, 410})
 #: Maximum number of links in memory; one takes about 600 bytes.
 _MAX_LINKS = 20_000
-#: Projects whose last request is remembered.
+#: Projects whose last request is remembered, and files whose link gave wrong bytes.
 _MAX_PROJECTS = 1000
 
 
 #: What `Links.follow` raises, and what its callers make of a status of 404.
 LINK_ERRORS = (UpstreamError, FileNotListed, FileGone)
-
-
-class Follow(Protocol):
-    """Calls a request with the link that a file has now; `Links.follow` or `directly`."""
-
-    def __call__(
-        self,
-        file: File,
-        ask: Callable[[str], Result],
-        is_moved: Callable[[UpstreamError], bool] = ...,
-        /,
-    ) -> Result:
-        """Return the result of `ask`. Raises one of `LINK_ERRORS`."""
 
 
 def has_moved(error: UpstreamError) -> bool:
@@ -84,13 +72,39 @@ def is_missing(error: UpstreamError) -> bool:
     return isinstance(error, UpstreamRefused) and error.status in (404, 410)
 
 
-def directly(
-    file: File,
-    ask: Callable[[str], Result],
-    is_moved: Callable[[UpstreamError], bool] = has_moved,  # noqa: ARG001
-) -> Result:
-    """Return the result of `ask` for the link that `file` has, as `Links.follow` without a page."""
-    return ask(file.url)
+class FileLinks(Protocol):
+    """Finds the link that a file has now."""
+
+    def follow(
+        self,
+        file: File,
+        ask: Callable[[str], Result],
+        is_moved: Callable[[UpstreamError], bool] = has_moved,
+    ) -> Result:
+        """Return the result of `ask` for the link of `file`. Raises one of `LINK_ERRORS`."""
+
+    def distrust(self, file: File) -> None:
+        """Note that the link of `file` gave wrong bytes."""
+
+
+class GivenLinks:
+    """The links that files have, without a page to ask for others."""
+
+    def follow(
+        self,
+        file: File,
+        ask: Callable[[str], Result],
+        is_moved: Callable[[UpstreamError], bool] = has_moved,  # noqa: ARG002
+    ) -> Result:
+        """Return the result of `ask` for the link that `file` has."""
+        return ask(file.url)
+
+    def distrust(self, file: File) -> None:
+        """Do nothing."""
+
+
+#: For files whose links need not be asked for.
+GIVEN = GivenLinks()
 
 
 class LinkMemory:
@@ -150,6 +164,8 @@ class Links:
         self._requests: SingleFlight[ProjectPage | None] = SingleFlight()
         #: By project, when upstream last sent the page because of its links.
         self._asked_at: dict[str, float] = {}
+        #: Keys of files whose link gave wrong bytes.
+        self._wrong: set[str] = set()
 
     def follow(
         self,
@@ -167,6 +183,8 @@ class Links:
         url = file.url if link is None else with_suffix(link, suffix)
         if is_redacted(url):
             return ask(self._newer(file, url, None))
+        if file.key in self._wrong:
+            url = self._instead_of_wrong(file, url)
         try:
             return ask(url)
         except UpstreamError as error:
@@ -174,6 +192,19 @@ class Links:
                 raise
             newer = self._newer(file, url, error)
         return ask(newer)
+
+    def distrust(self, file: File) -> None:
+        """Ask the page for the link of `file` before its next use, because it gave wrong bytes."""
+        if len(self._wrong) >= _MAX_PROJECTS:
+            self._wrong.clear()
+        self._wrong.add(file.key)
+
+    def _instead_of_wrong(self, file: File, url: str) -> str:
+        """Return another link of `file` than `url` where there is one. Raises FileNotListed."""
+        self._wrong.discard(file.key)
+        with contextlib.suppress(UpstreamError):
+            return self._newer(file, url, None)
+        return url
 
     def _newer(self, file: File, url: str, trouble: UpstreamError | None) -> str:
         """Return another link of `file` than `url`, which failed by `trouble` (None: not asked).
@@ -202,7 +233,7 @@ class Links:
         newer = with_suffix(listed.url, suffix)
         if trouble is not None and newer == url:
             raise trouble
-        if trouble is not None:
+        if newer != url and not is_redacted(url):
             log.info("%s: the link has moved, using the one that the page has now", file.key)
         # A file without a digest has another key on the new page.
         self._memory.note(f"{file.directory}/{main}", listed.url)

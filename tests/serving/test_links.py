@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,17 @@ def test_a_link_whose_host_is_gone_is_replaced(pytail: Client, moving: Moving, d
     moving.move(f"http://127.0.0.1:{free_port()}")
     pytail.json("demo")
     moving.move()
+    assert pytail.get(demo.served).data == demo.data
+
+
+def test_a_link_that_gave_wrong_bytes_is_asked_for_before_its_next_use(
+    pytail: Client, moving: Moving, demo: Dist
+):
+    moving.refusal = reply(b"<html>Log in</html>" * 200, "text/html")
+    pytail.json("demo")
+    moving.move()
+    with contextlib.suppress(HTTPException):
+        assert pytail.get(demo.served).status == 502
     assert pytail.get(demo.served).data == demo.data
 
 
