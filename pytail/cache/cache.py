@@ -101,7 +101,16 @@ class Cache:
             wait=policy.revalidate_wait,
             links=links,
         )
-        lookup = FileLookup(index, catalog, store, pages.url, clock, promised, freshness=freshness)
+        lookup = FileLookup(
+            index,
+            catalog,
+            store,
+            pages.url,
+            clock,
+            promised,
+            freshness=freshness,
+            moved=memory,
+        )
         metadata = CoreMetadata(catalog, store, upstream.files, links)
         files = Files(
             catalog,

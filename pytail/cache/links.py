@@ -113,6 +113,8 @@ class LinkMemory:
     def __init__(self) -> None:
         #: By key of the wheel or sdist, the one used last at the end.
         self._links: OrderedDict[str, str] = OrderedDict()
+        #: By key of a file without a digest, its directory on the page that has it elsewhere.
+        self._directories: dict[str, str] = {}
         #: By project, the page that was asked for its links, None before upstream sent it.
         self._awaited: dict[str, ProjectPage | None] = {}
 
@@ -137,6 +139,16 @@ class LinkMemory:
     def link(self, key: str) -> str | None:
         """Return the link of the file of that key, None where it is not remembered."""
         return self._links.get(key)
+
+    def note_directory(self, key: str, directory: str) -> None:
+        """Remember that the file of that key is in another `directory` on the page now."""
+        if len(self._directories) >= _MAX_LINKS:
+            self._directories.clear()
+        self._directories[key] = directory
+
+    def directory(self, key: str) -> str | None:
+        """Return the directory that the file of that key has now, None where it has not moved."""
+        return self._directories.get(key)
 
     def page_of(self, project: str, fetch: Callable[[], ProjectPage | None]) -> ProjectPage | None:
         """Return the page that upstream sends while `fetch` runs, also one that is not stored."""
@@ -215,6 +227,18 @@ class Links:
         for known in self._known(file, main):
             if with_suffix(known, suffix) != url:
                 return with_suffix(known, suffix)
+        listed = self._listed_again(file, url, trouble)
+        newer = with_suffix(listed.url, suffix)
+        if newer == url and trouble is not None:
+            raise trouble
+        self._note(f"{file.directory}/{main}", listed)
+        if newer != url and not is_redacted(url):
+            log.info("%s: the link has moved, using the one that the page has now", file.key)
+        return newer
+
+    def _listed_again(self, file: File, url: str, trouble: UpstreamError | None) -> File:
+        """Return the wheel or sdist of `file` on the page as it is now. Raises as `_newer`."""
+        main, _ = _main(file)
         if isinstance(trouble, UpstreamUnreachable) and origin(url) == origin(self._upstream_url):
             # The page is at the same host.
             raise trouble
@@ -230,14 +254,14 @@ class Links:
         listed = _same(page, file, main)
         if listed is None:
             raise FileNotListed(file.filename, "MISS") from trouble
-        newer = with_suffix(listed.url, suffix)
-        if trouble is not None and newer == url:
-            raise trouble
-        if newer != url and not is_redacted(url):
-            log.info("%s: the link has moved, using the one that the page has now", file.key)
-        # A file without a digest has another key on the new page.
-        self._memory.note(f"{file.directory}/{main}", listed.url)
-        return newer
+        return listed
+
+    def _note(self, key: str, listed: File) -> None:
+        """Remember where the file of that key is now."""
+        self._memory.note(key, listed.url)
+        if listed.key != key:
+            # Without a digest, clients go on with the URL that is made of the link of before.
+            self._memory.note_directory(key, listed.directory)
 
     def _known(self, file: File, main: str) -> list[str]:
         """Return the links of the wheel or sdist `main` of `file` that other requests have found."""

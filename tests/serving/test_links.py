@@ -158,6 +158,8 @@ def test_a_file_without_a_digest_is_found_by_its_filename(pytail: Client, index:
     moving = Moving(index, demo)
     path = file_path(pytail.json("demo")["files"][0])
     moving.move()
+    assert pytail.head(path).status == 200
+    assert pytail.get(path, Range="bytes=5-9").data == demo.data[5:10]
     assert pytail.get(path).data == demo.data
 
 
