@@ -129,7 +129,7 @@ class ProjectNotFound(PytailError):
     def __init__(
         self, project: str, upstream: str, outcome: str = "MISS", age: float = 0.0
     ) -> None:
-        super().__init__(project, upstream, outcome, age)
+        super().__init__(project, shown(upstream), outcome, age)
         self.project, self.upstream = project, shown(upstream)
         self.outcome, self.age = outcome, age
 

@@ -78,7 +78,9 @@ def _exact(error: BaseException) -> str | None:
         if isinstance(error, kind):
             return meaning
     if isinstance(error, ssl.SSLError):
-        message = getattr(error, "verify_message", "") or (error.reason or "").lower()
+        # An error of Python itself has no reason of OpenSSL.
+        reason = getattr(error, "reason", None) or ""
+        message = getattr(error, "verify_message", "") or reason.lower()
         return f"TLS failed: {message.replace('_', ' ')}" if message else "TLS failed"
     if (tunnel := _TUNNEL.search(str(error))) is not None:
         return f"the proxy refused with status {tunnel[1]}"

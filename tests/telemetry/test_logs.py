@@ -168,3 +168,18 @@ def test_access_lines_are_written_before_the_process_ends():
         check=True,
     )
     assert out.stderr.count("GET /simple/demo/") == 1
+
+
+def test_no_line_has_a_query(log: logging.Logger, out: Written):
+    log.info("asked https://index.example.org/a?sig=51gn")
+    log.error("it failed", exc_info=ValueError("https://index.example.org/a?sig=51gn"))
+    logs.access(record_of("/simple/x?sig=51gn"))
+    logging.getLogger("pytail.access").handlers[0].flush()
+    assert "51gn" not in out.getvalue()
+    assert out.getvalue().count("?***") == 3
+
+
+@json_only
+def test_a_masked_line_is_json(log: logging.Logger, out: Written):
+    log.info('//"a?b="c@d //')
+    assert json.loads(out.getvalue())["level"] == "info"
