@@ -124,7 +124,7 @@ class LinkMemory:
         for file in page.files:
             if is_awaited or "?" in file.url:
                 self.note(file.key, file.url)
-            else:
+            elif self._links:
                 self._links.pop(file.key, None)
         if is_awaited:
             self._awaited[page.name] = page
