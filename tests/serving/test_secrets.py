@@ -49,10 +49,11 @@ def answers_of(pytail: Client, clock: Clock) -> bytes:
     files = [DIST.served, f"{DIST.served}.metadata"]
     answers = [pytail.get("/simple/demo/", Accept=form) for form in (JSON, HTML, "text/html")]
     for path in files:
-        answers += [pytail.head(path), pytail.get(path, Range="bytes=9-20", Accept="text/html")]
-        # A wrong file ends early.
-        with contextlib.suppress(OSError, HTTPException):
-            answers.append(pytail.get(path))
+        answers.append(pytail.head(path))
+        for asked in ({"Range": "bytes=9-20", "Accept": "text/html"}, {}):
+            # A wrong file ends early.
+            with contextlib.suppress(OSError, HTTPException):
+                answers.append(pytail.get(path, **asked))
     clock.now += TTL
     answers += [pytail.get("/simple/demo/"), pytail.get("/simple/other/", Accept="text/html")]
     answers += [pytail.get(path) for path in ("/simple/", "/nowhere", "/+status", "/+metrics")]

@@ -159,7 +159,7 @@ PAGES: dict[str, Maker] = {
     ),
     **TROUBLES,
 }
-FILES: dict[str, Maker] = {"file": _file, "page": _page, **TROUBLES}
+FILES: dict[str, Maker] = {"file": _file, **TROUBLES}
 
 
 class SecretIndex:
