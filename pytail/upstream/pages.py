@@ -25,7 +25,7 @@ from pytail.upstream.headers import (
     strong_last_modified,
     validators,
 )
-from pytail.urls import masked, without_credentials
+from pytail.urls import without_credentials
 
 #: JSON first: HTML lacks size, upload-time and versions.
 ACCEPT = (
@@ -138,7 +138,7 @@ class PageClient:
                     exchange, response, final_url, self._max_page_bytes, decode=decode
                 )
                 if data is None:
-                    raise UpstreamGarbled(masked(final_url), self._too_large)
+                    raise UpstreamGarbled(final_url, self._too_large)
         finally:
             discard(response)
         if data is None:
@@ -164,7 +164,7 @@ class PageClient:
         try:
             return read() if is_small else off_loop(read, self._parser)
         except PageUnreadable as error:
-            raise UpstreamGarbled(masked(received.url), str(error)) from error
+            raise UpstreamGarbled(received.url, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pytail import __version__
 from pytail.cache.cache import Cache
 from pytail.model import Outcome
 from pytail.telemetry.metrics import KINDS, MEDIA_TYPE, Metrics, Snapshot
+from pytail.urls import host_of
 
 #: Outcomes of responses without a fetch from upstream for that request alone.
 _HITS = {outcome.value for outcome in Outcome} - {Outcome.MISS.value, Outcome.PASS.value}
@@ -32,7 +33,8 @@ class StatusResource:
     """``/+status``: counters and gauges as JSON, summed over all workers."""
 
     def __init__(self, metrics: Metrics, upstream_url: str) -> None:
-        self._metrics, self._upstream_url = metrics, upstream_url
+        # Clients may read the status: the path of upstream may be a secret.
+        self._metrics, self._upstream = metrics, host_of(upstream_url)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         snapshot = self._metrics.snapshot()
@@ -43,7 +45,7 @@ class StatusResource:
             {
                 "version": __version__,
                 "uptime_secs": round(time.time() - snapshot.total("pytail_start_time_seconds"), 1),
-                "upstream": _upstream_status(snapshot, self._upstream_url),
+                "upstream": _upstream_status(snapshot, self._upstream),
                 "held": _store_status(snapshot) if self._metrics.is_store_known else None,
                 "evicted_files": int(snapshot.total("pytail_evictions_total")),
                 "arriving_files": int(snapshot.total("pytail_arriving_files")),
