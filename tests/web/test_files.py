@@ -66,7 +66,7 @@ def test_a_truncated_file_is_an_error(opened: StoredFile, tmp_path: Path):
 
 
 def test_reading_bytes_of_upstream_counts_as_waiting_for_it():
-    source = MetadataSource(b"abcdef", 2)
+    source = MetadataSource(b"abcdef", None).at(2)
     stream = PassThrough(File(filename="file", url="", directory=""), source, None, 6)
     record = AccessRecord("GET", "/", "id")
     begin(record)
