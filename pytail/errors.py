@@ -29,14 +29,18 @@
             ├── UpstreamNotIndex        no URL that the configured one can mean is an index
             └── UpstreamWithoutRanges   a response with the whole of a large file, not the range
 
-The attributes of an error are its facts; ``str(error)`` is the message for a person: what happened,
-why, and what to do. ``pytail.web.errors`` maps the errors to HTTP statuses.
+The attributes of an error are its facts; ``str(error)`` is the message for the log: what happened,
+why, and what to do. `PytailError.for_clients` is the message for clients, to whom the path of a URL may be a
+secret. ``pytail.web.errors`` maps the errors to HTTP statuses.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import os
+
+from pytail.urls import host_of, hosts_only, shown
 
 #: Errors of the system that forbid to write: by owner or mode, or on a read-only file system.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -100,6 +104,14 @@ class PytailError(Exception):
     #: The X-Cache value of a response that reports the error.
     outcome = "HIT"
 
+    @property
+    def for_clients(self) -> str:
+        """The message for clients: of each URL the host alone, and no text of libraries."""
+        return hosts_only(self._for_clients())
+
+    def _for_clients(self) -> str:
+        return str(self)
+
 
 class SettingError(PytailError):
     """A setting that cannot be used: `name` as the operator wrote it, its `value`, the `remedy`."""
@@ -113,7 +125,7 @@ class SettingError(PytailError):
 
 
 class ProjectNotFound(PytailError):
-    """Upstream answered that it has no `project`; `upstream` is the URL of upstream, masked.
+    """Upstream answered that it has no `project`; `upstream` is the URL of upstream.
 
     `outcome` is the X-Cache value, `age` the seconds since upstream answered.
     """
@@ -121,13 +133,19 @@ class ProjectNotFound(PytailError):
     def __init__(
         self, project: str, upstream: str, outcome: str = "MISS", age: float = 0.0
     ) -> None:
-        super().__init__(project, upstream, outcome, age)
-        self.project, self.upstream = project, upstream
+        super().__init__(project, shown(upstream), outcome, age)
+        self.project, self.upstream = project, shown(upstream)
         self.outcome, self.age = outcome, age
 
     def __str__(self) -> str:
+        return self._message(self.upstream)
+
+    def _for_clients(self) -> str:
+        return self._message(host_of(self.upstream))
+
+    def _message(self, upstream: str) -> str:
         return (
-            f"the upstream index {self.upstream} has no project {self.project!r};"
+            f"the upstream index {upstream} has no project {self.project!r};"
             " check the name, or wait a minute if the project is new"
         )
 
@@ -181,12 +199,16 @@ class WheelUnreadable(PytailError):
 
     outcome = "MISS"
 
-    def __init__(self, filename: str, reason: str) -> None:
-        super().__init__(filename, reason)
+    def __init__(self, filename: str, reason: str | Exception) -> None:
+        super().__init__(filename, str(reason))
         self.filename, self.reason = filename, reason
 
     def __str__(self) -> str:
         return f"cannot read the core metadata of {self.filename}: {self.reason}"
+
+    def _for_clients(self) -> str:
+        reason = _reason_for_clients(self.reason)
+        return f"cannot read the core metadata of {self.filename}: {reason}"
 
 
 class NotAcceptable(PytailError):
@@ -246,12 +268,15 @@ class DownloadInterrupted(PytailError, ConnectionResetError):
 
     outcome = "MISS"
 
-    def __init__(self, filename: str, reason: str) -> None:
-        super().__init__(errno.ECONNRESET, reason)
+    def __init__(self, filename: str, reason: str | BaseException) -> None:
+        super().__init__(errno.ECONNRESET, str(reason))
         self.filename, self.reason = filename, reason
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.reason}"
+
+    def _for_clients(self) -> str:
+        return f"{self.filename}: {_reason_for_clients(self.reason)}"
 
 
 class NotStored(PytailError):
@@ -277,16 +302,24 @@ class DownloadAbandoned(NotStored):
 
 
 class UpstreamError(PytailError):
-    """Upstream sent no usable response for `url` (credentials masked), for the given `reason`."""
+    """Upstream sent no usable response for `url`, for the given `reason`.
+
+    `detail` is text of upstream or of a library, for the log alone. The attribute `url` has neither
+    credentials nor a query.
+    """
 
     outcome = "MISS"
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url, self.reason = url, reason
+    def __init__(self, url: str, reason: str, *, detail: str = "") -> None:
+        super().__init__(shown(url), reason)
+        self.url, self.reason, self.detail = shown(url), reason, detail
 
     def __str__(self) -> str:
-        return f"upstream {self.url}: {self.reason}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"upstream {self.url}: {self.reason}{detail}"
+
+    def _for_clients(self) -> str:
+        return f"upstream {host_of(self.url)}: {self.reason}"
 
     def shared(self) -> UpstreamError:
         """Return a copy for a client that waited for the request of another client."""
@@ -302,8 +335,10 @@ class UpstreamUnreachable(UpstreamError):
     `retry_after` is in seconds, None where it is unknown.
     """
 
-    def __init__(self, url: str, reason: str, retry_after: int | None = None) -> None:
-        super().__init__(url, reason)
+    def __init__(
+        self, url: str, reason: str, retry_after: int | None = None, *, detail: str = ""
+    ) -> None:
+        super().__init__(url, reason, detail=detail)
         self.retry_after = retry_after
 
 
@@ -354,10 +389,7 @@ class UpstreamNotIndex(UpstreamGarbled):
 
 
 class UpstreamAddressRefused(UpstreamGarbled):
-    """A link or redirect of upstream leads to a host in a `network` that only pytail can reach.
-
-    `url` has scheme, host and port only.
-    """
+    """A link or redirect of upstream leads to a host in a `network` that only pytail can reach."""
 
     def __init__(self, url: str, network: str) -> None:
         super().__init__(
@@ -373,3 +405,12 @@ class UpstreamWithoutRanges(UpstreamGarbled):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "does not support range requests")
+
+
+def _reason_for_clients(reason: str | BaseException) -> str:
+    """Return `reason` without the paths of URLs, and without the texts of libraries."""
+    if isinstance(reason, PytailError):
+        return reason.for_clients
+    if isinstance(reason, OSError) and reason.errno is not None:
+        return os.strerror(reason.errno)
+    return reason if isinstance(reason, str) else type(reason).__name__

@@ -23,6 +23,10 @@ from pytail.errors import SettingError
 from pytail.server.connection import Connection
 from pytail.server.parser import RequestHead
 from pytail.server.server import Server
+from pytail.urls import shown
+
+#: Fields of requests that tell who a client is.
+_SECRETS = frozenset({"HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"})
 
 
 class WorkerConnection(Connection):
@@ -42,7 +46,7 @@ class WorkerConnection(Connection):
         """Write the line of a request to gunicorn's access log."""
         sent = self.response
         response = GeventResponse(sent.status or "000", sent.headers, sent.bytes_sent)
-        environ = {**environ, "RAW_URI": request.target}
+        environ = _without_secrets({**environ, "RAW_URI": request.target})
         took = timedelta(seconds=seconds)
         self.server.log.access(response, _fields(environ), environ, took)
 
@@ -128,6 +132,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
                 self.log.error("settings not reloaded, keeping the ones in force: %s", error)
             return kind.kept.as_variables()
         return {}
+
+
+def _without_secrets(environ: dict[str, Any]) -> dict[str, Any]:
+    """Return `environ` for the log: without queries, and without what a client authenticates with."""
+    kept = {name: value for name, value in environ.items() if name not in _SECRETS}
+    urls: dict[str, Any] = {
+        name: shown(kept[name]) for name in ("RAW_URI", "HTTP_REFERER") if name in kept
+    }
+    return {**kept, "QUERY_STRING": "", **urls}
 
 
 def _fields(environ: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,13 +9,14 @@ right length. Its URL is absolute, with the scheme http or https.
 from __future__ import annotations
 
 import enum
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from pytail.urls import redacted, url_digest, with_suffix, without_query
 
 #: The hash algorithms that clients can verify, best first, with the length of a digest in hex digits.
 DIGEST_LENGTHS: Mapping[str, int] = {
@@ -77,7 +78,7 @@ def directory_of(hashes: Mapping[str, str], url: str, size: int | None = None) -
     for algorithm in DIGEST_LENGTHS:
         if algorithm in hashes:
             return _directory_by(algorithm, hashes[algorithm], size)
-    return _BY_URL + _sha256_of(_without_query(url))
+    return _BY_URL + url_digest(without_query(url))
 
 
 def former_directories(file: File) -> list[str]:
@@ -96,7 +97,7 @@ def former_directories(file: File) -> list[str]:
         for algorithm, digest in file.hashes.items():
             sizes = {None, file.size} if algorithm in _WEAK else {None}
             found += [_directory_by(algorithm, digest, size) for size in sizes]
-    found += [_BY_URL + _sha256_of(_without_query(url)), _BY_URL + _sha256_of(url)]
+    found += [_BY_URL + url_digest(without_query(url)), _BY_URL + url_digest(url)]
     return [each for each in dict.fromkeys(found) if each != file.directory]
 
 
@@ -119,14 +120,6 @@ def _directory_by(algorithm: str, digest: str, size: int | None) -> str:
         return f"{digest[:3]}/{digest[3:16]}"
     tail = f"-{size}" if algorithm in _WEAK and size is not None else ""
     return f"_{algorithm}/{digest}{tail}"
-
-
-def _without_query(url: str) -> str:
-    return url.partition("#")[0].partition("?")[0]
-
-
-def _sha256_of(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def is_directory(text: str) -> bool:
@@ -168,7 +161,8 @@ class File:
     """
 
     filename: str
-    #: Absolute upstream URL without fragment; empty when upstream does not list the file.
+    #: Absolute upstream URL without fragment; empty when upstream does not list the file. From the
+    #: catalog, a digest stands for its query (`pytail.urls.redacted`).
     url: str
     #: Directory below ``+f``, from `directory_of`.
     directory: str
@@ -244,9 +238,7 @@ class File:
         return self._sidecar(SIGNATURE_SUFFIX, {}) if self.gpg_sig else None
 
     def _sidecar(self, suffix: str, hashes: Mapping[str, str]) -> File:
-        # The suffix belongs to the path of the URL, because an upstream URL may have a query.
-        parts = urlsplit(self.url)
-        url = urlunsplit(parts._replace(path=parts.path + suffix))
+        url = with_suffix(self.url, suffix)
         return File(
             filename=self.filename + suffix, url=url, directory=self.directory, hashes=hashes
         )
@@ -295,6 +287,11 @@ class ProjectPage:
     def with_serial(self, last_serial: int | None) -> ProjectPage:
         """Return the same page with another `last_serial`."""
         return replace(self, last_serial=last_serial)
+
+    def redacted(self) -> ProjectPage:
+        """Return the same page without the queries of its links, which can be signatures."""
+        files = (replace(file, url=redacted(file.url)) for file in self.files)
+        return replace(self, files=tuple(files))
 
     @property
     def is_quarantined(self) -> bool:

@@ -1,16 +1,34 @@
-"""URLs: resolved, split, and shown without credentials."""
+"""URLs: resolved, split, and shown without secrets.
+
+Secrets of a URL are its credentials, its query (signatures) and, for clients, its path (tokens of
+private indexes). `masked` and `shown` are for the log, `host_of` and `hosts_only` for clients.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from typing import TypeAlias
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 #: Scheme, host and port.
 Origin: TypeAlias = tuple[str, str | None, int]
 
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+#: Credentials, in a URL and alone; in a URL they may have a "/" in them where no port is before it.
+_CREDENTIALS = (
+    re.compile(r"(?<=//)[^/@]*(?:@[^/@]*)*@"),
+    re.compile(r"(?<=//)[^/@\s:]*:(?!\d+/)[^@\s]*@"),
+    re.compile(r"[^\s/\\@:'\"(=]+:[^\s/@]*@"),
+)
+#: Begins what stands for the query of a redacted URL.
+_STAND_IN = "redacted:"
+_QUERY = re.compile(r"\?(?=[^\s'\"<>),;])[^ \t\r\n\"]*")
+#: A URL in a text, without the punctuation that follows it.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|\\\\)\S*?(?=[:,;.)'\"]*(?:\s|$))")
+#: A path at the beginning of a word, and not the end of a URL.
+_PATH = re.compile(r"(?<![^\s'\"(=])[/\\]+[^\s'\")]+")
 #: Most links match, and need no parsing.
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 #: ``../`` any number of times, then names that begin with a letter or digit: no name is a dot.
@@ -19,15 +37,86 @@ _PLAIN_PATH = re.compile(
 )
 
 
-def masked(url: str) -> str:
-    """Return `url` with ``***`` for the credentials, for logs and responses."""
-    return re.sub(r"(?<=//)[^/@]*(?:@[^/@]*)*@", "***@", url)
+def masked(text: str) -> str:
+    """Return `text` with ``***`` for credentials and for the query of each URL in it, for the log."""
+    if "@" in text:
+        for pattern in _CREDENTIALS:
+            text = pattern.sub("***@", text)
+    return _QUERY.sub("?***", text) if "?" in text else text
+
+
+def shown(url: str) -> str:
+    """Return `url` in ASCII without credentials, query and fragment, for the log.
+
+    Raises nothing, also where `url` is no URL.
+    """
+    return quote(masked(without_query(url)), safe="!$&'()*+,/:;=@[]~%")
+
+
+def host_of(url: str) -> str:
+    """Return scheme, host and port of `url`, which are all that clients see of it.
+
+    Raises nothing, also where `url` is no URL.
+    """
+    try:
+        scheme, host, _ = origin(url)
+    except ValueError:
+        host = None
+    if not host:
+        return "(a URL without a host)"
+    netloc = urlsplit(url).netloc.rpartition("@")[2]
+    return quote(f"{scheme}://{netloc}", safe=":/[]")
+
+
+def hosts_only(text: str) -> str:
+    """Return `text` with the host for each URL in it, and ``/...`` for each path, for clients."""
+    text = _URL.sub(lambda match: host_of(match[0]), text)
+    return _PATH.sub("/...", text)
+
+
+def shares_directory(url: str, page: str) -> bool:
+    """Return whether `url` has a directory of `page` in its path, other than ``simple``.
+
+    The path of a private index may have a token in it.
+    """
+    directories = {unquote(each) for each in urlsplit(page).path.rstrip("/").split("/")[1:-1]}
+    found = {unquote(each) for each in urlsplit(url).path.split("/")[1:]}
+    return not found.isdisjoint(directories - {"", "simple", "+simple"})
+
+
+def with_suffix(url: str, suffix: str) -> str:
+    """Return `url` with `suffix` at the end of its path, before a query, which may be empty."""
+    path, mark, query = url.partition("?")
+    return path + suffix + mark + query
+
+
+def redacted(url: str) -> str:
+    """Return `url` with the digest of all of it for its query, which can be a signature."""
+    path, mark, _ = url.partition("?")
+    return f"{path}?{_STAND_IN}{url_digest(url)}" if mark else url
+
+
+def is_redacted(url: str) -> bool:
+    """Return whether `url` comes from `redacted`, and so cannot be requested."""
+    return url.partition("?")[2].startswith(_STAND_IN)
+
+
+def url_digest(url: str) -> str:
+    """Return the sha256 of `url` in hex, also of a redacted one."""
+    _, mark, digest = url.partition(f"?{_STAND_IN}")
+    return digest if mark else hashlib.sha256(url.encode()).hexdigest()
+
+
+def without_query(url: str) -> str:
+    """Return `url` without query and fragment."""
+    return url.partition("#")[0].partition("?")[0]
 
 
 def without_credentials(url: str) -> str:
-    """Return `url` without credentials: the same index for every user of it."""
+    """Return `url` without credentials, query and fragment: the same index for every user of it."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    netloc = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=netloc, query="", fragment="").geturl()
 
 
 def origin(url: str) -> Origin:

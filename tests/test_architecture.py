@@ -21,8 +21,8 @@ FLOORS: list[set[str]] = [
     {"cache"},
     {"upstream", "storage", "server"},
     {"simple", "config", "telemetry"},
-    {"runtime", "errors", "model", "urls"},
-    {"__init__"},
+    {"runtime", "errors", "model"},
+    {"urls", "__init__"},
 ]
 
 #: By folder: the folders that it imports, and its third-party packages.
@@ -30,7 +30,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"commands"}, {"gevent"}),
     "wsgi": ({"config", "errors", "telemetry", "urls", "web"}, {"gevent"}),
-    "gunicorn": ({"config", "errors", "server"}, {"gevent", "gunicorn"}),
+    "gunicorn": ({"config", "errors", "server", "urls"}, {"gevent", "gunicorn"}),
     "commands": (
         {"cache", "config", "errors", "model", "server", "simple", "storage", "telemetry",
          "urls", "warm", "web", "__init__"},
@@ -38,7 +38,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     ),
     "web": (
         {"cache", "config", "errors", "model", "runtime", "server", "simple", "telemetry",
-         "__init__"},
+         "urls", "__init__"},
         {"backports", "falcon", "gevent", "orjson"},
     ),
     "warm": (
@@ -63,8 +63,8 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
     "config": ({"errors", "urls"}, {"tomli"}),
     "telemetry": ({"model", "runtime", "urls", "__init__"}, {"gevent", "orjson", "prometheus_client"}),
     "runtime": (set(), {"gevent"}),
-    "errors": (set(), set()),
-    "model": (set(), set()),
+    "errors": ({"urls"}, set()),
+    "model": ({"urls"}, set()),
     "urls": (set(), set()),
 }  # fmt: skip
 

@@ -52,3 +52,41 @@ def test_a_shared_error_is_the_same_but_for_its_outcome():
     assert (type(other), str(other)) == (UpstreamRefused, str(error))
     assert vars(other) == {**vars(error), "outcome": "COALESCED"}
     assert (error.outcome, other.outcome) == (UpstreamError.outcome, "COALESCED")
+
+
+URL = "https://user:pa55@index.example.org/t0ken/simple/demo/?sig=51gn"
+SECRETS = ("pa55", "t0ken", "51gn")
+REFUSED = UpstreamRefused(URL, 500)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        REFUSED,
+        errors.UpstreamGarbled(URL, f"redirects to {URL}", detail=URL),
+        errors.UpstreamUnreachable(URL, "down", 3, detail="t0ken"),
+        errors.UpstreamWithoutRanges(URL),
+        errors.ProjectNotFound("demo", URL),
+        errors.DownloadInterrupted("demo.whl", REFUSED),
+        errors.DownloadInterrupted("demo.whl", str(REFUSED)),
+        errors.DownloadInterrupted("demo.whl", OSError(5, "EIO", "/t0ken")),
+        errors.DownloadInterrupted("demo.whl", ValueError("t0ken")),
+        errors.WheelUnreadable("demo.whl", REFUSED),
+        errors.NotStored(f"cannot read {URL}"),
+    ],
+)
+def test_clients_see_no_secret_of_a_url(error: PytailError):
+    assert not any(secret in error.for_clients for secret in SECRETS)
+
+
+def test_neither_text_of_an_error_has_credentials_or_a_query():
+    for text in (str(REFUSED), repr(REFUSED), str(errors.ProjectNotFound("demo", URL))):
+        assert "pa55" not in text
+        assert "51gn" not in text
+
+
+def test_the_log_has_the_path_and_clients_have_the_host():
+    error = errors.UpstreamUnreachable(URL, "no route", detail="[Errno 113]")
+    shown = "https://***@index.example.org/t0ken/simple/demo/"
+    assert str(error) == f"upstream {shown}: no route ([Errno 113])"
+    assert error.for_clients == "upstream https://index.example.org: no route"

@@ -76,12 +76,20 @@ def test_requests_are_in_gunicorns_access_log(tmp_path: Path, index: FakeIndex, 
         "--access-logfile",
         "-",
         "--access-logformat",
-        "%(r)s %(s)s %(a)s %({accept}i)s",
+        "%(r)s %(s)s %(a)s %({accept}i)s %(q)s %(u)s %(f)s %({authorization}i)s",
     )
     with under_gunicorn(tmp_path / "cache", index.url, gunicorn_log, *options) as running:
-        running.client.get("/simple/demo/?x", Accept=JSON, User_Agent="someone/1")
+        running.client.get(
+            "/simple/demo/?token=S3cr3t",
+            Accept=JSON,
+            User_Agent="someone/1",
+            Authorization="Basic UzNjcjN0OlMzY3IzdA==",
+            Referer="http://S3cr3t@example.org/?S3cr3t",
+        )
     # It is written after the response.
-    assert f"GET /simple/demo/?x HTTP/1.1 200 someone/1 {JSON}" in running.output()
+    assert f"GET /simple/demo/ HTTP/1.1 200 someone/1 {JSON}" in running.output()
+    assert "S3cr3t" not in running.output()
+    assert "UzNjcjN0" not in running.output()
 
 
 @pytest.mark.parametrize("kind", ["gevent", "pytail.gunicorn.Worker"])

@@ -112,3 +112,86 @@ def test_a_filename_is_the_last_component_decoded_once(url: str, filename: str):
 )
 def test_no_value_of_json_raises(value: object):
     urls.http_url(value, BASE)
+
+
+SECRET = "https://user:pa55@index.example.org:8443/t0ken/simple/?sig=51gn#fr4g"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET /a?sig=51gn HTTP/1.1", "GET /a?*** HTTP/1.1"),
+        ('"GET /a?sig=51gn"', '"GET /a?***"'),
+        ("user:pa55@index.example.org", "***@index.example.org"),
+        ("https://user:pa/55@index.example.org/a", "https://***@index.example.org/a"),
+        ("https://index.example.org:8443/@scope/a", "https://index.example.org:8443/@scope/a"),
+        ("did you mean --bind?", "did you mean --bind?"),
+        ("what? (why?)", "what? (why?)"),
+    ],
+)
+def test_masked_texts_have_neither_credentials_nor_queries(text: str, shown: str):
+    assert urls.masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (SECRET, "https://***@index.example.org:8443/t0ken/simple/"),
+        ("https://index.example.org/a b\u3000é", "https://index.example.org/a%20b%E3%80%80%C3%A9"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_url_is_shown_in_ascii_without_credentials_query_and_fragment(url: str, shown: str):
+    assert urls.shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (SECRET, "https://index.example.org:8443"),
+        ("http://[::1]:80/a", "http://[::1]:80"),
+        ("https://[::1/a", "(a URL without a host)"),
+        ("https://index.example.org:x/a", "(a URL without a host)"),
+        ("/t0ken", "(a URL without a host)"),
+        ("https:\\\\user@index.example.org\\a", "(a URL without a host)"),
+    ],
+)
+def test_clients_see_the_host_of_a_url(url: str, host: str):
+    assert urls.host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"upstream {SECRET}: no", "upstream https://index.example.org:8443: no"),
+        ("redirects to '/t0ken/a'", "redirects to '/...'"),
+        ("accept application/json, text/html", "accept application/json, text/html"),
+        ("demo-1.0.whl: sent md5 1, not 2", "demo-1.0.whl: sent md5 1, not 2"),
+    ],
+)
+def test_a_text_for_clients_has_the_hosts_of_its_urls_alone(text: str, shown: str):
+    assert urls.hosts_only(text) == shown
+
+
+@quickly
+@given(st.text("ab/?#@: %\\[]=é\u3000", max_size=20))
+def test_no_text_makes_the_functions_for_outputs_fail(text: str):
+    for url in (text, f"https://{text}", f"https://user:{text}@index.example.org/"):
+        for show in (urls.masked, urls.shown, urls.host_of, urls.hosts_only):
+            assert isinstance(show(url), str)
+
+
+def test_a_redacted_url_has_a_digest_for_its_query():
+    url = "https://files.example.org/a/demo.whl?sig=51gn"
+    redacted = urls.redacted(url)
+    assert urls.is_redacted(redacted)
+    assert not urls.is_redacted(url)
+    assert "51gn" not in redacted
+    assert urls.url_digest(redacted) == urls.url_digest(url)
+    assert urls.without_query(redacted) == urls.without_query(url)
+    assert urls.redacted("https://files.example.org/a") == "https://files.example.org/a"
+
+
+def test_a_suffix_is_added_to_the_path_of_a_url():
+    assert urls.with_suffix("https://h/a.whl?b=c", ".asc") == "https://h/a.whl.asc?b=c"
+    assert urls.with_suffix("https://h/a.whl", ".asc") == "https://h/a.whl.asc"

@@ -17,6 +17,7 @@ from pytail.cache.files import Files
 from pytail.cache.filters import PageFilter, PromisedCoreMetadata, StoredFilesOnly
 from pytail.cache.freshness import PAGE_WAIT, FreshnessPolicy
 from pytail.cache.index import Index
+from pytail.cache.links import LinkMemory, Links
 from pytail.cache.lookup import FileLookup
 from pytail.cache.revalidate import Revalidator
 from pytail.config.settings import Settings
@@ -95,14 +96,39 @@ class Cache:
         wait = settings.client_wait_secs if wait is None else wait
         policy = policy_of(settings, wait)
         pages, root = upstream.pages, upstream.pages.root
-        revalidator = Revalidator(catalog, pages, policy, clock)
+        memory = LinkMemory()
+        revalidator = Revalidator(catalog, pages, policy, clock, memory.note_page)
+        links = Links(memory, catalog, revalidator, root, clock)
         index = Index(catalog, revalidator, root, policy, clock, filters)
         freshness = FileFreshness(
-            catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait
+            catalog,
+            upstream.files,
+            clock,
+            ttl=policy.ttl,
+            wait=policy.revalidate_wait,
+            links=links,
         )
-        lookup = FileLookup(index, catalog, store, root, clock, promised, freshness=freshness)
-        metadata = CoreMetadata(catalog, store, upstream.files, wait)
-        files = Files(catalog, store, upstream.files, metadata, quota, wait, freshness=freshness)
+        lookup = FileLookup(
+            index,
+            catalog,
+            store,
+            root,
+            clock,
+            promised,
+            freshness=freshness,
+            moved=memory,
+        )
+        metadata = CoreMetadata(catalog, store, upstream.files, wait, links)
+        files = Files(
+            catalog,
+            store,
+            upstream.files,
+            metadata,
+            quota,
+            wait,
+            freshness=freshness,
+            links=links,
+        )
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
     def close(self) -> None:

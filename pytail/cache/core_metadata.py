@@ -19,13 +19,13 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from pytail.cache.lazy_wheel import END_SIZE, Reading
+from pytail.cache.links import GIVEN, LINK_ERRORS, FileLinks
 from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
     FileGone,
     PytailError,
     UpstreamBusy,
-    UpstreamError,
     UpstreamGarbled,
     UpstreamNotConnected,
     UpstreamOffline,
@@ -42,7 +42,6 @@ from pytail.storage.digests import FileVerifier
 from pytail.storage.store import Store, StoredFile
 from pytail.upstream.files import FileClient, Piece
 from pytail.upstream.resume import ResumingSource
-from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
 
@@ -92,11 +91,16 @@ class CoreMetadata:
     """Reads core metadata and signatures from upstream, and core metadata out of wheels."""
 
     def __init__(
-        self, catalog: Catalog, store: Store, upstream: FileClient, wait: float = 9.0
+        self,
+        catalog: Catalog,
+        store: Store,
+        upstream: FileClient,
+        wait: float = 9.0,
+        links: FileLinks = GIVEN,
     ) -> None:
         """A client waits `wait` seconds; upstream's own metadata may take half of them."""
         self._catalog, self._store, self._upstream = catalog, store, upstream
-        self._own_wait = wait / 2
+        self._links, self._own_wait = links, wait / 2
         #: By key, the failures of upstream's own metadata that the wheel had.
         self._failures: dict[str, _Failure] = {}
 
@@ -114,7 +118,7 @@ class CoreMetadata:
         if failure is None:
             try:
                 return MetadataSource(*self._in_time(sidecar)).at(start)
-            except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted) as error:
+            except (*LINK_ERRORS, DigestMismatch, DownloadInterrupted) as error:
                 failure = time.monotonic(), error.with_traceback(None)
         data = self._instead(wheel, failure[1])
         # Only now: where the wheel fails too, upstream's own is asked for again.
@@ -132,11 +136,11 @@ class CoreMetadata:
     def _in_time(self, sidecar: File) -> tuple[bytes, Validators | None]:
         """Return as `_from_index`, while the client has time left for the wheel."""
         reason = f"no core metadata within {self._own_wait:g} seconds"
-        with time_limit(self._own_wait, UpstreamUnreachable(masked(sidecar.url), reason)):
+        with time_limit(self._own_wait, UpstreamUnreachable(sidecar.url, reason)):
             data, validators = self._from_index(sidecar)
         # A digest tells core metadata from a login page; else its fields do.
         if not sidecar.hashes and not _REQUIRED_FIELD.match(data[:_SMALL]):
-            raise UpstreamGarbled(masked(sidecar.url), "sends no core metadata")
+            raise UpstreamGarbled(sidecar.url, "sends no core metadata")
         return data, validators
 
     def _from_index(self, sidecar: File) -> tuple[bytes, Validators | None]:
@@ -144,7 +148,7 @@ class CoreMetadata:
         if not sidecar.url:
             raise FileGone(sidecar.filename)
         try:
-            source = ResumingSource.open(self._upstream, sidecar)
+            source = ResumingSource.open(self._upstream, sidecar, follow=self._links.follow)
         except UpstreamRefused as error:
             raise _gone(sidecar, error) from error
         chunks, left = [], LARGEST_SIDECAR
@@ -179,7 +183,7 @@ class CoreMetadata:
                 raise error from unreadable
             self._withdraw(wheel, unreadable)
             raise
-        except (UpstreamError, FileGone) as failure:
+        except LINK_ERRORS as failure:
             if isinstance(error, DigestMismatch):
                 # The promise is wrong for sure. Without it, clients read the wheel themselves.
                 self._withdraw(wheel, error)
@@ -213,10 +217,10 @@ class CoreMetadata:
         try:
             return self._read_ranges(wheel)
         except UpstreamWithoutRanges as failure:
-            raise WheelUnreadable(wheel.filename, str(failure)) from failure
+            raise WheelUnreadable(wheel.filename, failure) from failure
         except UpstreamRefused as failure:
             if failure.status in (416, 501):
-                raise WheelUnreadable(wheel.filename, str(failure)) from failure
+                raise WheelUnreadable(wheel.filename, failure) from failure
             raise _gone(wheel, failure) from failure
 
     def _read_ranges(self, wheel: File) -> bytes:
@@ -239,12 +243,16 @@ class CoreMetadata:
 
     def _piece(self, wheel: File, start: int, stop: int) -> Piece:
         try:
-            return self._upstream.read_range(wheel.url, start, stop)
+            return self._links.follow(
+                wheel, lambda url: self._upstream.read_range(url, start, stop)
+            )
         except UpstreamRefused as error:
             if error.status != 416 or start == 0:
                 raise
             # The wheel ends before `start`.
-            return self._upstream.read_range(wheel.url, 0, END_SIZE)
+            return self._links.follow(
+                wheel, lambda url: self._upstream.read_range(url, 0, END_SIZE)
+            )
 
 
 def _read_stored(opened: StoredFile, filename: str) -> bytes:

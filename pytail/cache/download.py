@@ -19,11 +19,16 @@ from typing import Protocol
 from gevent.event import Event
 
 from pytail.cache.passthrough import WITHHELD, PassThrough
-from pytail.errors import DownloadInterrupted, NotStored, PytailError, UpstreamUnreachable
+from pytail.errors import (
+    DigestMismatch,
+    DownloadInterrupted,
+    NotStored,
+    PytailError,
+    UpstreamUnreachable,
+)
 from pytail.model import File
 from pytail.runtime.timeouts import time_limit
 from pytail.storage.partial import PartialFile
-from pytail.urls import masked
 
 
 class DownloadState(enum.IntEnum):
@@ -160,6 +165,11 @@ class Download:
         """Whether all bytes are there and right."""
         return DownloadState.VERIFIED <= self.state < DownloadState.FAILED
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether upstream sent other bytes than those of the file."""
+        return isinstance(self._error, DigestMismatch)
+
     # What the feeder tells.
 
     def attach(self, partial: PartialFile) -> None:
@@ -265,14 +275,14 @@ class Download:
         try:
             data = os.pread(self.descriptor, size, position)
         except OSError as error:
-            raise DownloadInterrupted(self.file.filename, str(error)) from error
+            raise DownloadInterrupted(self.file.filename, error) from error
         if size and not data:
             raise DownloadInterrupted(self.file.filename, "the partial file was truncated")
         return data
 
     def _wait_for(self, state: DownloadState, seconds: float) -> None:
         reason = f"no response within {seconds:g} seconds; the request continues"
-        with time_limit(seconds, UpstreamUnreachable(masked(self.file.url), reason)):
+        with time_limit(seconds, UpstreamUnreachable(self.file.url, reason)):
             while self.state < state:
                 self._changed.wait()
 
@@ -286,7 +296,7 @@ class Download:
         if isinstance(self._error, NotStored):
             raise self._error
         if self._error is not None:
-            reason = str(self._error) or repr(self._error)
+            reason = self._error if str(self._error) else repr(self._error)
             raise DownloadInterrupted(self.file.filename, reason) from self._error
 
     def _released(self) -> int:

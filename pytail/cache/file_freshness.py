@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pytail.errors import UpstreamError
+from pytail.cache.links import GIVEN, LINK_ERRORS, FileLinks
 from pytail.model import File, Validators
 from pytail.runtime.singleflight import SingleFlight, StillRunning
 from pytail.storage.catalog import Catalog, FileCheck
@@ -55,13 +55,14 @@ class FileFreshness:
         *,
         ttl: float,
         wait: float,
+        links: FileLinks = GIVEN,
     ) -> None:
         """`ttl` is that of pages. A client waits `wait` seconds for upstream, then gets the stored file.
 
         `clock` returns seconds since the epoch.
         """
         self._catalog, self._upstream = catalog, upstream
-        self._ttl, self._wait, self._clock = ttl, wait, clock
+        self._ttl, self._wait, self._clock, self._links = ttl, wait, clock, links
         self._requests: SingleFlight[bool] = SingleFlight()
         #: By key, the validators of a download in progress.
         self._downloading: dict[str, Validators] = {}
@@ -93,7 +94,7 @@ class FileFreshness:
                 return self._requests.run((file.key, status.st_mtime), ask, self._wait)
         except StillRunning:
             log.info("%s: serving the stored file, upstream has not confirmed it yet", file.key)
-        except UpstreamError as error:
+        except LINK_ERRORS as error:
             self._note(self._failed_at, file.key, self._clock())
             log.warning("%s: serving the stored file, cannot revalidate it: %s", file.key, error)
         return True
@@ -139,7 +140,7 @@ class FileFreshness:
         known = Validators(size=status.st_size)
         if check is not None and is_known:
             known = replace(known, etag=check.etag, last_modified=check.last_modified)
-        found = self._upstream.revalidate(file.url, known)
+        found = self._links.follow(file, lambda url: self._upstream.revalidate(url, known))
         if found is None:
             found = known
         elif not (_is_same(known, found) if is_known else _is_unchanged(status, found)):

@@ -22,6 +22,7 @@ from pytail.cache.core_metadata import CoreMetadata
 from pytail.cache.download import Download, DownloadState
 from pytail.cache.fetch import Feeder
 from pytail.cache.file_freshness import FileFreshness
+from pytail.cache.links import GIVEN, LINK_ERRORS, FileLinks, is_missing
 from pytail.cache.passthrough import PassThrough, client_wait, pass_through
 from pytail.errors import (
     DigestMismatch,
@@ -30,7 +31,6 @@ from pytail.errors import (
     FileGone,
     NotStored,
     PytailError,
-    UpstreamError,
     UpstreamRefused,
     UpstreamWithoutRanges,
 )
@@ -89,11 +89,12 @@ class Files:
         wait: float = CLIENT_WAIT,
         *,
         freshness: FileFreshness,
+        links: FileLinks = GIVEN,
     ) -> None:
         """`wait` is how many seconds a client waits for the first byte of a file."""
         self._catalog, self._freshness = catalog, freshness
         self._store, self._upstream, self._metadata = store, upstream, metadata
-        self._quota, self._wait = quota, wait
+        self._quota, self._wait, self._links = quota, wait, links
         self._downloads: dict[str, Download] = {}
         self._verifying: SingleFlight[bool] = SingleFlight()
         # Threads of their own: a slow disk must not keep pages from being parsed.
@@ -130,7 +131,7 @@ class Files:
                 continue
             except NotStored:
                 break
-            except (UpstreamError, FileGone, DigestMismatch, DownloadInterrupted):
+            except (*LINK_ERRORS, DigestMismatch, DownloadInterrupted):
                 # A stored file that upstream has replaced is better than none.
                 stored = None if file.has_digest else self._store.open(file)
                 if stored is None:
@@ -222,13 +223,13 @@ class Files:
             return download.size
         if file.is_sidecar:
             return self._sidecar_size(file)
-        if file.size:
-            return file.size
+        if file.size or not file.url:
+            return file.size or None
         try:
             with client_wait(self._wait, file):
                 # A length of 0 is that of the response to HEAD, not that of a file.
-                return (self._upstream.size(file.url) if file.url else None) or None
-        except UpstreamError as error:
+                return self._links.follow(file, self._upstream.size, is_missing) or None
+        except LINK_ERRORS as error:
             # Many file hosts refuse HEAD and answer GET.
             log.debug("upstream gives no size of %s: %s", file.key, error)
             return None
@@ -302,6 +303,8 @@ class Files:
 
         def run() -> None:
             feeder.run(end)
+            if download.is_wrong:
+                self._links.distrust(file)
             is_stored = download.state is DownloadState.STORED
             stored_at = self._store.stored_at(file) if is_stored else None
             self._freshness.note_end(file, stored_at, download.received)
@@ -328,7 +331,7 @@ class Files:
                     file, lambda at, etag: self._source(file, at, etag), position, verifier=verifier
                 )
         except (PytailError, OSError) as error:
-            raise DownloadInterrupted(file.filename, str(error)) from error
+            raise DownloadInterrupted(file.filename, error) from error
 
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
         """Return the bytes of `file` from `start` on."""
@@ -336,7 +339,11 @@ class Files:
             return self._metadata.source(file, start)
         if not file.url:
             raise FileGone(file.filename)
-        return _or_gone(file, lambda: ResumingSource.open(self._upstream, file, start, etag))
+
+        def ask() -> Source:
+            return ResumingSource.open(self._upstream, file, start, etag, follow=self._links.follow)
+
+        return _or_gone(file, ask)
 
     def _is_lost(self, file: File) -> bool:
         """Return whether `file` is to be requested beside a download that hangs.
@@ -362,7 +369,12 @@ class Files:
 
         def ask() -> Source:
             return ResumingSource.open_range(
-                self._upstream, file, wanted.start, wanted.stop, wanted.size
+                self._upstream,
+                file,
+                wanted.start,
+                wanted.stop,
+                wanted.size,
+                follow=self._links.follow,
             )
 
         try:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pytail.cache.file_freshness import FileFreshness, Freshness
 from pytail.cache.filters import PromisedCoreMetadata
 from pytail.cache.index import REFRESH_INTERVAL, Index
+from pytail.cache.links import LinkMemory
 from pytail.errors import FileNotListed, ProjectNotFound, UpstreamError, UpstreamUnreachable
 from pytail.model import (
     METADATA_SUFFIX,
@@ -44,11 +45,15 @@ class FileLookup:
         promised: PromisedCoreMetadata | None = None,
         *,
         freshness: FileFreshness,
+        moved: LinkMemory | None = None,
     ) -> None:
-        """`root` is that of upstream; `clock` returns seconds since the epoch. Without `promised`, only upstream promises."""
+        """`root` is that of upstream; `clock` returns seconds since the epoch.
+
+        Without `promised`, only upstream promises. `moved` has the directories of files whose links moved.
+        """
         self._index, self._catalog, self._store = index, catalog, store
         self._root, self._clock, self._promised = root, clock, promised
-        self._freshness = freshness
+        self._freshness, self._moved = freshness, LinkMemory() if moved is None else moved
 
     def file(self, directory: str, filename: str) -> File:
         """Return the file whose URL has that `directory` and `filename`.
@@ -119,9 +124,11 @@ class FileLookup:
 
         `main` is the wheel or sdist that the sidecar `filename` belongs to, or `filename` itself.
         """
-        listed = self._catalog.file(directory, main, self._root.key)
-        if listed is not None:
-            return listed
+        present = self._moved.directory(f"{directory}/{main}")
+        for each in (directory, present):
+            listed = each and self._catalog.file(each, main, self._root.key)
+            if listed:
+                return listed
         projects = names.projects_of(main)
         entries = [self._catalog.entry(project) for project in projects]
         if any(entry is not None and entry.status == "quarantined" for entry in entries):

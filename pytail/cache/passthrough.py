@@ -17,7 +17,6 @@ from pytail.model import File, Source
 from pytail.runtime.timeouts import time_limit
 from pytail.storage.archives import Structure
 from pytail.storage.digests import FileVerifier
-from pytail.urls import masked
 
 log = logging.getLogger("pytail.cache")
 
@@ -54,7 +53,7 @@ class PassThrough:
                 self._receive()
         except PytailError as error:
             log.error("response with %s interrupted: %s", self._file.key, error)
-            raise DownloadInterrupted(self._file.filename, str(error)) from error
+            raise DownloadInterrupted(self._file.filename, error) from error
         released = max(0, min(size, self._released()))
         chunk, self._received = self._received[:released], self._received[released:]
         return chunk
@@ -120,4 +119,4 @@ def pass_through(
 def client_wait(seconds: float, file: File) -> contextlib.AbstractContextManager[None]:
     """Raise UpstreamUnreachable from the block after `seconds`, the time that clients wait."""
     reason = f"no response within {seconds:g} seconds"
-    return time_limit(seconds, UpstreamUnreachable(masked(file.url), reason))
+    return time_limit(seconds, UpstreamUnreachable(file.url, reason))

@@ -23,6 +23,7 @@ from pytail.errors import (
 )
 from pytail.model import Outcome, PageVersion, ProjectPage
 from pytail.runtime.singleflight import SingleFlight, StillRunning
+from pytail.runtime.threads import off_loop
 from pytail.storage.catalog import Catalog, Entry
 from pytail.telemetry.access import UpstreamWait, for_client
 from pytail.upstream.pages import FetchedPage, PageClient, UnchangedPage
@@ -47,10 +48,11 @@ class Revalidator:
         upstream: PageClient,
         policy: FreshnessPolicy,
         clock: Callable[[], float],
+        note_page: Callable[[ProjectPage], None] = lambda _: None,
     ) -> None:
-        """`clock` returns seconds since the epoch."""
+        """`clock` returns seconds since the epoch; `note_page` is called with each new page."""
         self._catalog, self._upstream = catalog, upstream
-        self._policy, self._clock = policy, clock
+        self._policy, self._clock, self._note_page = policy, clock, note_page
         self._requests: SingleFlight[PageResult] = SingleFlight()
         #: Requests that the first client no longer waits for.
         self._unattended: set[Hashable] = set()
@@ -128,6 +130,7 @@ class Revalidator:
             # Another process may have written a newer page in the meantime.
             latest = known_entry(self._catalog, project, self._upstream.root)
             if isinstance(fetched, FetchedPage):
+                self._note_page(fetched.page)
                 latest = latest if latest is not None and latest.found else known
                 return self._found(project, latest, fetched)
             if isinstance(fetched, UnchangedPage):
@@ -153,7 +156,7 @@ class Revalidator:
             reason = "sent a blank page where it listed files before"
             raise UpstreamGarbled(self._upstream.page_url(project), reason)
         page = self._catalog.with_core_metadata(fetched.page)
-        if known.found and self._catalog.has_page(page, known.upstream):
+        if known.found and self._catalog.has_page(_redacted(page), known.upstream):
             result = self._unchanged(known, fetched.version, "unchanged, in other bytes")
             return replace(result, page=page)
         if page is not fetched.page:
@@ -201,7 +204,7 @@ class Revalidator:
             revision=revision or fetched.version.fingerprint,
             status=fetched.page.status,
         )
-        self._catalog.remember(entry, fetched.page)
+        self._catalog.remember(entry, _redacted(fetched.page))
         reason = f"a new page of {len(fetched.page.files)} files"
         return replace(self._result(entry, Outcome.MISS, reason), page=fetched.page)
 
@@ -211,6 +214,13 @@ class Revalidator:
 
     def _result(self, entry: Entry, outcome: Outcome, reason: str) -> PageResult:
         return self._policy.result(entry, self._clock(), outcome, reason)
+
+
+def _redacted(page: ProjectPage) -> ProjectPage:
+    """Return `page` as the catalog stores it: without the queries of links."""
+    if not any("?" in file.url for file in page.files):
+        return page
+    return off_loop(page.redacted)
 
 
 def known_entry(catalog: Catalog, project: str, root: IndexRoot) -> Entry | None:

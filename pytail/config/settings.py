@@ -14,6 +14,7 @@ from typing import Any
 from pytail.config import values
 from pytail.config.values import Bind, Proxies
 from pytail.errors import SettingError
+from pytail.urls import masked
 
 #: The public index. No other module names it.
 PUBLIC_INDEX = "https://pypi.org"
@@ -178,9 +179,14 @@ class Settings:
                 try:
                     parsed[field.name] = field.metadata["parse"](value)
                 except ValueError as error:
-                    shown = _BEFORE_LAST_AT.sub(r"\1***@", value) if "url" in field.name else value
+                    shown = _shown(value) if "url" in field.name else value
                     raise SettingError(spell(field.name), shown, str(error)) from None
         return cls(**parsed)
+
+
+def _shown(url: str) -> str:
+    """Return a text that is to be a URL, without credentials and query."""
+    return masked(_BEFORE_LAST_AT.sub(r"\1***@", url))
 
 
 def variable(name: str) -> str:

@@ -142,10 +142,13 @@ def serial(value: object) -> int | None:
 def provenance(value: object, base: str) -> str | None:
     """Return the absolute https URL of a provenance document, else None.
 
-    `base` is the URL of the page, against which a relative URL is resolved.
+    `base` is the URL of the page, against which a relative URL is resolved. A URL with a directory of
+    the index in its path is left out too: that may be a token.
     """
     url = urls.http_url(value, base)
-    return url if url is not None and url.startswith("https:") else None
+    if url is None or not url.startswith("https:") or urls.shares_directory(url, base):
+        return None
+    return url
 
 
 def unique(files: Iterable[File]) -> tuple[File, ...]:

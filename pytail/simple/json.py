@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ _PAGE_KEYS = frozenset(
 )
 #: The key of PEP 714, the key before it (PEP 658), and a common misspelling of that.
 _METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
+#: A URL within a string, or a relative one that is the string.
+_URL = re.compile(rb'(?://|\\\\\\\\)[\w%\[]|"(?:\.{0,2}/|\?)[\w%.]')
 _FILE_KEYS = frozenset(
     {"filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked"}
     | {*_METADATA_KEYS, "data-core-metadata", "gpg-sig", "provenance"}
@@ -123,10 +126,11 @@ def _other(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
 def _can_send(key: str, value: object) -> bool:
     try:
         # Two levels deeper, as in a page: orjson decodes deeper nesting than it encodes.
-        orjson.dumps([[{key: value}]])
+        sent = orjson.dumps([[{key: value}]])
     except orjson.JSONEncodeError:
         return False
-    return True
+    # A URL of upstream can have secrets in it.
+    return _URL.search(sent) is None
 
 
 def render(page: ProjectPage, href: Callable[[File], str]) -> bytes:

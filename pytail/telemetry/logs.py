@@ -1,6 +1,6 @@
 """Writes the log to standard error, as text or as JSON.
 
-Each line has the credentials of URLs masked. There can be thousands of access lines a second, so the
+Each line has the credentials and the queries of URLs masked. There can be thousands of access lines a second, so the
 handler writes them in batches. It writes each other line immediately, after the batch before it.
 """
 
@@ -84,15 +84,16 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = self._common(record.created, record.levelno, record.name, current_id())
-        line["message"] = record.getMessage()
+        line["message"] = _safe(record.getMessage())
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return _safe(orjson.dumps(line).decode())
+            line["traceback"] = _safe(self.formatException(record.exc_info))
+        return orjson.dumps(line).decode()
 
     def line(self, moment: float, level: int, record: AccessRecord) -> str:
         """Return the line of `record`, which ended at `moment` in seconds since the epoch."""
         line = self._common(moment, level, log.name, record.id) | record.as_dict()
-        return _safe(orjson.dumps(line).decode())
+        line["path"] = _safe(line["path"])
+        return orjson.dumps(line).decode()
 
     def _common(
         self, moment: float, level: int, name: str, request_id: str | None
@@ -120,7 +121,7 @@ class _Clock:
 
 
 def _safe(line: str) -> str:
-    return masked(line) if "@" in line else line
+    return masked(line) if "@" in line or "?" in line else line
 
 
 class BatchingHandler(logging.StreamHandler):  # type: ignore[type-arg]

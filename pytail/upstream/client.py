@@ -16,18 +16,12 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import gevent
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import (
-    ConnectTimeoutError,
     DecodeError,
     HTTPError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    SSLError,
 )
 
 from pytail import urls
@@ -50,8 +44,9 @@ from pytail.upstream.circuit_breaker import Attempt, Cause, CircuitBreakers, Cir
 from pytail.upstream.headers import content_length, location, retry_after
 from pytail.upstream.limiter import MOST_HANGING, Limiter, LimiterFull, Slot
 from pytail.upstream.networks import AddressRefused
+from pytail.upstream.reasons import detail_of, reason_of, unreachable
 from pytail.upstream.transport import Transport
-from pytail.urls import masked, origin
+from pytail.urls import origin, shown
 
 log = logging.getLogger("pytail.upstream")
 
@@ -122,7 +117,7 @@ class Client:
         UpstreamBusy after 8 seconds.
         """
         if self._is_offline:
-            raise UpstreamOffline(masked(url))
+            raise UpstreamOffline(url)
         self.require(url, method)
         limiter = self.limiters[kind]
         with _busy_errors(url, limiter):
@@ -168,7 +163,7 @@ class Client:
                 return response, url
             discard(response)
             url = _followed(target, url)
-        raise UpstreamGarbled(masked(url), f"redirects more than {_MOST_REDIRECTS} times")
+        raise UpstreamGarbled(url, f"redirects more than {_MOST_REDIRECTS} times")
 
     def read_body(
         self,
@@ -212,18 +207,18 @@ class Client:
                     break
                 if self._clock() > deadline:
                     reason = f"the body is not complete after {longest:g} seconds"
-                    raise UpstreamUnreachable(masked(url), reason)
+                    raise UpstreamUnreachable(url, reason)
         except DecodeError as error:
-            raise UpstreamGarbled(masked(url), reason_of(error)) from error
+            raise UpstreamGarbled(url, reason_of(error), detail=detail_of(error)) from error
         except (HTTPError, OSError) as error:
-            raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+            raise unreachable(url, error) from error
         return b"".join(chunks)
 
     def refusal(self, response: BaseHTTPResponse, url: str) -> UpstreamRefused:
         """Return the error for the status of `response` from `url`."""
         status, is_missing = response.status, response.status in self.missing_statuses
         after = retry_after(response.headers)
-        return UpstreamRefused(masked(url), status, after, is_missing=is_missing)
+        return UpstreamRefused(url, status, after, is_missing=is_missing)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -254,13 +249,12 @@ class Client:
                 lambda: self._transport.request(method, url, headers), BaseHTTPResponse.close
             )
         except AddressRefused as error:
-            raise UpstreamAddressRefused(_shown(url), error.network.value) from error
+            raise UpstreamAddressRefused(url, error.network.value) from error
         except (HTTPError, OSError) as error:
-            kind = UpstreamNotConnected if is_not_connected(error) else UpstreamUnreachable
-            raise kind(masked(url), reason_of(error)) from error
+            raise unreachable(url, error) from error
         seconds = self._clock() - started
         self.metrics.observe_upstream(seconds)
-        log.debug("%s %s: %d in %.0f ms", method, masked(url), response.status, seconds * 1000)
+        log.debug("%s %s: %d in %.0f ms", method, shown(url), response.status, seconds * 1000)
         return response
 
 
@@ -323,24 +317,14 @@ def discard(response: BaseHTTPResponse) -> None:
     response.close()
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the message of `error` in one line of up to 300 characters, without credentials."""
-    text = " ".join(masked(str(error)).split())
-    return text[:300] or type(error).__name__
-
-
 def _followed(location: str, url: str) -> str:
     """Return the URL that `location` means in a response from `url`. Raises UpstreamGarbled."""
     target = urls.http_url(location, url)
     if target is None or (url.startswith("https:") and not target.startswith("https:")):
-        raise UpstreamGarbled(masked(url), f"redirects to {masked(location)[:200]!r}")
+        raise UpstreamGarbled(
+            url, "redirects to a URL that is not followed", detail=shown(location)[:200]
+        )
     return target
-
-
-def _shown(url: str) -> str:
-    """Return scheme, host and port of `url`: path and query may hold secrets of upstream."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _cause_of(error: UpstreamError) -> Cause | None:
@@ -355,17 +339,6 @@ def _cause_of(error: UpstreamError) -> Cause | None:
     return Cause.CONNECTION if isinstance(error, UpstreamNotConnected) else Cause.HOST
 
 
-def is_not_connected(error: BaseException) -> bool:
-    """Return whether `error` is of the connection: name resolution, TCP, TLS or the proxy."""
-    if isinstance(error, ProtocolError):
-        # urllib3 wraps the OSError of http.client for a proxy that refuses CONNECT.
-        return "Tunnel connection failed" in str(error)
-    # An OSError that urllib3 has not wrapped comes from making the connection, except for the
-    # TimeoutError of `Transport.request`.
-    kinds = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError)
-    return isinstance(error, kinds) or not isinstance(error, (HTTPError, TimeoutError))
-
-
 @contextlib.contextmanager
 def _circuit_errors(url: str) -> Iterator[None]:
     try:
@@ -374,7 +347,7 @@ def _circuit_errors(url: str) -> Iterator[None]:
         seconds = math.ceil(circuit.seconds)
         failures = f"{circuit.failures} failures in a row: {circuit.reason}"
         reason = f"circuit breaker is open for {seconds} seconds, after {failures}"
-        raise UpstreamCircuitOpen(masked(url), reason, seconds) from None
+        raise UpstreamCircuitOpen(url, reason, seconds) from None
 
 
 @contextlib.contextmanager
@@ -382,4 +355,4 @@ def _busy_errors(url: str, limiter: Limiter) -> Iterator[None]:
     try:
         yield
     except LimiterFull:
-        raise UpstreamBusy(masked(url), limiter.limit) from None
+        raise UpstreamBusy(url, limiter.limit) from None

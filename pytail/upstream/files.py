@@ -10,13 +10,12 @@ from urllib3.exceptions import HTTPError
 from pytail.errors import (
     UpstreamGarbled,
     UpstreamRefused,
-    UpstreamUnreachable,
     UpstreamWithoutRanges,
 )
 from pytail.model import Validators
 from pytail.telemetry.access import UpstreamWait
 from pytail.telemetry.metrics import Metrics
-from pytail.upstream.client import RANGE, Client, Exchange, discard, reason_of
+from pytail.upstream.client import RANGE, Client, Exchange, discard
 from pytail.upstream.headers import (
     content_length,
     content_range,
@@ -24,7 +23,7 @@ from pytail.upstream.headers import (
     strong_etag,
     validators,
 )
-from pytail.urls import masked
+from pytail.upstream.reasons import unreachable
 
 #: Digests and sizes are those of the bytes without content coding.
 _HEADERS = {"Accept-Encoding": "identity"}
@@ -59,7 +58,7 @@ class UpstreamFile:
         exchange: Exchange,
     ) -> None:
         """`close` closes `exchange`."""
-        self._response, self._url, self._metrics = response, masked(url), metrics
+        self._response, self._url, self._metrics = response, url, metrics
         self._exchange = exchange
         #: Offset in the file of the first byte; -1 where a partial response does not say.
         self.start = 0
@@ -88,7 +87,7 @@ class UpstreamFile:
             )
         except (HTTPError, OSError) as error:
             self._metrics.count_upstream_error("cut")
-            raise UpstreamUnreachable(self._url, reason_of(error)) from error
+            raise unreachable(self._url, error) from error
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end and the pool has it again."""
@@ -140,11 +139,11 @@ class FileClient:
                 response = self._request_range(exchange, start, stop, size)
             except UpstreamRefused as error:
                 if error.status in (416, 501):
-                    raise UpstreamWithoutRanges(masked(url)) from error
+                    raise UpstreamWithoutRanges(url) from error
                 raise
             if response.status == 200:
                 discard(response)
-                raise UpstreamWithoutRanges(masked(url))
+                raise UpstreamWithoutRanges(url)
             return self._opened(exchange, response)
 
     def read_range(self, url: str, start: int, stop: int) -> Piece:
@@ -164,14 +163,14 @@ class FileClient:
                     return self._read_whole(exchange, response)
                 found = content_range(response.headers)
                 if found is None or found[0] != start or found[1] != min(stop, found[2]):
-                    raise UpstreamGarbled(masked(url), "sends another range than asked for")
+                    raise UpstreamGarbled(url, "sends another range than asked for")
                 data = self._client.read_body(exchange, response, url, self._max_range_bytes)
             finally:
                 response.close()
             length = found[1] - start
             if data is None or len(data) != length:
                 sent = f"over {self._max_range_bytes}" if data is None else len(data)
-                raise UpstreamGarbled(masked(url), f"sent {sent} bytes, not {length}")
+                raise UpstreamGarbled(url, f"sent {sent} bytes, not {length}")
             return Piece(start, data, found[2])
 
     def size(self, url: str) -> int | None:
@@ -210,11 +209,11 @@ class FileClient:
                     return None
                 first = exchange.wait(lambda: response.read1(1, decode_content=False))
             except (HTTPError, OSError) as error:
-                raise UpstreamUnreachable(masked(url), reason_of(error)) from error
+                raise unreachable(url, error) from error
             finally:
                 response.close()
             if first in (b"<", b"{", b""):
-                raise UpstreamGarbled(masked(url), "sends no distribution")
+                raise UpstreamGarbled(url, "sends no distribution")
             return validators(response.headers)
 
     def is_lost(self, url: str, age: float) -> bool:
@@ -246,9 +245,9 @@ class FileClient:
         if length is None or length <= _SMALL_FILE:
             data = self._client.read_body(exchange, response, url, _SMALL_FILE)
         if data is None:
-            raise UpstreamWithoutRanges(masked(url))
+            raise UpstreamWithoutRanges(url)
         if length not in (None, len(data)):
-            raise UpstreamGarbled(masked(url), f"sent {len(data)} bytes, not {length}")
+            raise UpstreamGarbled(url, f"sent {len(data)} bytes, not {length}")
         return Piece(0, data, len(data))
 
     def _request_whole(self, exchange: Exchange) -> BaseHTTPResponse:
@@ -277,7 +276,7 @@ class FileClient:
         is_checked = size is not None and response.status == 206
         if is_checked and content_range(response.headers) != (start, stop, size):
             response.close()
-            raise UpstreamGarbled(masked(url), "sends another range than asked for")
+            raise UpstreamGarbled(url, "sends another range than asked for")
         return response
 
     def _opened(self, exchange: Exchange, response: BaseHTTPResponse) -> UpstreamFile:

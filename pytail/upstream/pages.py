@@ -30,7 +30,6 @@ from pytail.upstream.headers import (
     validators,
 )
 from pytail.upstream.root import IndexRoot, Root
-from pytail.urls import masked
 
 #: JSON first: HTML lacks size, upload-time and versions.
 ACCEPT = (
@@ -165,7 +164,7 @@ class PageClient:
                     exchange, response, final_url, self._max_page_bytes, decode=decode
                 )
                 if data is None:
-                    raise UpstreamGarbled(masked(final_url), self._too_large)
+                    raise UpstreamGarbled(final_url, self._too_large)
         finally:
             discard(response)
         if data is None:
@@ -194,7 +193,7 @@ class PageClient:
         except NoProjectPage:
             return PageState.MISSING
         except PageUnreadable as error:
-            raise UpstreamGarbled(masked(received.url), str(error)) from error
+            raise UpstreamGarbled(received.url, str(error)) from error
 
     def _find(self, exchange: Exchange, project: str, known: PageVersion | None) -> Fetched:
         """Return the page of `project`, and find the root by that. Raises an UpstreamError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeAlias
 
 import gevent
 
@@ -19,10 +20,17 @@ from pytail.upstream.files import FileClient, UpstreamFile
 
 log = logging.getLogger("pytail.upstream")
 
+#: Calls a request with the link that a file has now, and returns its result.
+Follow: TypeAlias = Callable[[File, Callable[[str], UpstreamFile]], UpstreamFile]
+
 #: Seconds before each further request; the count starts again with each byte read.
 PAUSES = (0.1, 0.5, 1.0, 2.0, 2.0, 3.0)
 #: Statuses below 500 after which the same request may succeed: timeout, too early, too many.
 _TRANSIENT = frozenset({408, 425, 429})
+
+
+def _directly(file: File, ask: Callable[[str], UpstreamFile]) -> UpstreamFile:
+    return ask(file.url)
 
 
 class ResumingSource:
@@ -53,31 +61,44 @@ class ResumingSource:
 
     @classmethod
     def open(
-        cls, files: FileClient, file: File, start: int = 0, etag: str | None = None
+        cls,
+        files: FileClient,
+        file: File,
+        start: int = 0,
+        etag: str | None = None,
+        *,
+        follow: Follow = _directly,
     ) -> ResumingSource:
         """Open `file` from `start` on, with the strong `etag` (None: any).
 
-        Raises an UpstreamError.
+        Raises an UpstreamError, or what `follow` raises.
         """
 
         def request(position: int, etag: str | None) -> UpstreamFile:
             # Small files share the slots of pages, so that large ones do not delay them.
             kind = "page" if file.is_sidecar else "file"
-            return files.open(file.url, position, etag=etag, kind=kind)
+            return follow(file, lambda url: files.open(url, position, etag=etag, kind=kind))
 
         return cls(file, request, start, None, etag)
 
     @classmethod
     def open_range(
-        cls, files: FileClient, file: File, start: int, stop: int, size: int
+        cls,
+        files: FileClient,
+        file: File,
+        start: int,
+        stop: int,
+        size: int,
+        *,
+        follow: Follow = _directly,
     ) -> ResumingSource:
         """Open the bytes from `start` to before `stop` of `file`, of `size` bytes in all.
 
-        Raises UpstreamWithoutRanges or another UpstreamError.
+        Raises UpstreamWithoutRanges, another UpstreamError, or what `follow` raises.
         """
 
         def request(position: int, _: str | None) -> UpstreamFile:
-            return files.open_range(file.url, position, stop, size)
+            return follow(file, lambda url: files.open_range(url, position, stop, size))
 
         return cls(file, request, start, stop)
 

@@ -128,7 +128,7 @@ def _routes(settings: Settings, cache: Cache, pages: RenderedPages) -> dict[str,
 
     return {
         "/+health": HealthResource(),
-        "/+status": StatusResource(cache.metrics, lambda: cache.upstream.pages.root.key),
+        "/+status": StatusResource(cache.metrics, cache.upstream.pages.root.base_url),
         "/+metrics": MetricsResource(cache.metrics),
         "/": RedirectResource("simple/"),
         "/simple": RedirectResource("simple/"),

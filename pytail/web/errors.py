@@ -19,7 +19,7 @@ log = logging.getLogger("pytail.web")
 #:
 #: No 504, which pip does not retry. No 401, 403 and 410, at which uv stops looking. No 404 for a
 #: failure of upstream, after which a client could ask another index.
-STATUSES: dict[type[Exception], str] = {
+STATUSES: dict[type[errors.PytailError], str] = {
     errors.ProjectNotFound: falcon.HTTP_404,
     errors.ProjectNameInvalid: falcon.HTTP_404,
     errors.FileNotListed: falcon.HTTP_404,
@@ -55,7 +55,7 @@ def on_error(req: falcon.Request, resp: falcon.Response, error: Exception, param
     """Answer with the status and the text of `error`; an error without a status is a 500."""
     if isinstance(error, falcon.HTTPError):
         _send_http_error(req, resp, error)
-    elif (status := _status_of(error)) is not None:
+    elif isinstance(error, errors.PytailError) and (status := _status_of(error)) is not None:
         _send_known_error(req, resp, error, status)
     else:
         log.error("%s %s failed", req.method, req.path, exc_info=error)
@@ -79,7 +79,7 @@ def send_problem(req: falcon.Request, resp: falcon.Response, status: str, detail
         resp.data = orjson.dumps(problem)
 
 
-def _status_of(error: Exception) -> str | None:
+def _status_of(error: errors.PytailError) -> str | None:
     if isinstance(error, errors.UpstreamRefused):
         asks_to_wait = error.status >= 500 and error.retry_after is not None
         if error.status == 429 or asks_to_wait:
@@ -97,11 +97,10 @@ def _send_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.H
 
 
 def _send_known_error(
-    req: falcon.Request, resp: falcon.Response, error: Exception, status: str
+    req: falcon.Request, resp: falcon.Response, error: errors.PytailError, status: str
 ) -> None:
-    send_problem(req, resp, status, f"{error}{_TRY_AGAIN if status > '500' else ''}")
-    if isinstance(error, errors.PytailError):
-        resp.set_header("X-Cache", error.outcome)
+    send_problem(req, resp, status, f"{error.for_clients}{_TRY_AGAIN if status > '500' else ''}")
+    resp.set_header("X-Cache", error.outcome)
     if isinstance(error, errors.ProjectNotFound):
         resp.set_header("Age", str(int(error.age)))
     if status == falcon.HTTP_503:

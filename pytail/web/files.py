@@ -309,7 +309,7 @@ class FileBody:
             if isinstance(error, PytailError):
                 raise
             self._at_fault()
-            raise DownloadInterrupted(self._filename, str(error)) from error
+            raise DownloadInterrupted(self._filename, error) from error
         if self._left is not None:
             if not chunk:
                 # Content-Length is sent: only a closed connection tells the client of the error.

@@ -6,7 +6,6 @@ They send no request to upstream, write nothing to the catalog and do not list t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import falcon
 import orjson
@@ -15,6 +14,7 @@ from pytail import __version__
 from pytail.cache.cache import Cache
 from pytail.model import Outcome
 from pytail.telemetry.metrics import KINDS, MEDIA_TYPE, Metrics, Snapshot
+from pytail.urls import host_of
 
 #: Outcomes of responses without a fetch from upstream for that request alone.
 _HITS = {outcome.value for outcome in Outcome} - {Outcome.MISS.value, Outcome.PASS.value}
@@ -32,9 +32,9 @@ class HealthResource:
 class StatusResource:
     """``/+status``: counters and gauges as JSON, summed over all workers."""
 
-    def __init__(self, metrics: Metrics, upstream: Callable[[], str]) -> None:
-        """`upstream` returns the name of upstream, which changes when its root is found."""
-        self._metrics, self._upstream = metrics, upstream
+    def __init__(self, metrics: Metrics, upstream_url: str) -> None:
+        # Clients may read the status: the path of upstream may be a secret.
+        self._metrics, self._upstream = metrics, host_of(upstream_url)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         snapshot = self._metrics.snapshot()
@@ -45,7 +45,7 @@ class StatusResource:
             {
                 "version": __version__,
                 "uptime_secs": round(time.time() - snapshot.total("pytail_start_time_seconds"), 1),
-                "upstream": _upstream_status(snapshot, self._upstream()),
+                "upstream": _upstream_status(snapshot, self._upstream),
                 "held": _store_status(snapshot) if self._metrics.is_store_known else None,
                 "evicted_files": int(snapshot.total("pytail_evictions_total")),
                 "arriving_files": int(snapshot.total("pytail_arriving_files")),

@@ -12,6 +12,7 @@ import pytest
 
 from tests.commands.conftest import Commands, Installation
 from tests.support.fakeindex import Dist, FakeIndex, reply, sdist, wheel
+from tests.support.moving import Moving
 from tests.support.running import embedded
 from tests.support.sending import Sending
 from tests.support.watching import until
@@ -49,6 +50,18 @@ def test_the_newest_version_is_fetched_and_served_without_upstream(
     with embedded(commands.cache, index.url, tmp_path / "log") as running:
         assert len(running.client.json("demo")["files"]) == 3
         assert running.client.get(newest.served).data == newest.data
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_files_whose_links_moved_are_fetched(
+    installation: Installation, index: FakeIndex, *, is_signed: bool
+):
+    moving = Moving(index, demo := wheel("demo"), is_signed=is_signed)
+    installation.client.json("demo")
+    moving.move()
+    out = installation.run("warm", "demo")
+    assert (out.returncode, out.stderr) == (0, "")
+    assert installation.client.get(demo.served).headers["X-Cache"] == "HIT"
 
 
 def test_stored_files_are_not_fetched_again(commands: Commands, index: FakeIndex):

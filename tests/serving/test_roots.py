@@ -209,13 +209,6 @@ def test_a_stale_page_is_served_while_upstream_is_down_after_a_restart(
         assert (answer.headers["X-Cache"], answer.data) == ("STALE", data)
 
 
-def test_the_status_names_the_root(tmp_path: Path, flat: FakeIndex, clock: Clock):
-    with following(tmp_path, flat, "/whl/cu128", clock) as pytail:
-        assert pytail.get("/+status").json()["upstream"]["url"] == f"{flat.url}/whl/cu128"
-        assert pytail.get("/simple/demo/").status == 200
-        assert pytail.get("/+status").json()["upstream"]["url"] == f"{flat.url}/whl/cu128/"
-
-
 def test_a_declared_status_is_a_missing_project_or_file(
     tmp_path: Path, index: FakeIndex, clock: Clock
 ):

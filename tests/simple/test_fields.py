@@ -292,6 +292,23 @@ def test_of_entries_with_one_filename_and_no_digest_the_first_remains():
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "foo.provenance", "../../../integrity/foo", "https://index.example.org/t0ken/foo",
+        "https://cdn.example.org/%740ken/foo",
+    ],
+)  # fmt: skip
+def test_provenance_below_the_path_of_a_private_index_is_dropped(value: str):
+    assert fields.provenance(value, "https://index.example.org/t0ken/python/simple/foo/") is None
+
+
+def test_provenance_beside_a_private_index_is_kept():
+    page = "https://index.example.org/t0ken/simple/foo/"
+    url = "https://index.example.org/integrity/foo?a=1"
+    assert fields.provenance(url, page) == url
+
+
+@pytest.mark.parametrize(
     ("filenames", "versions"),
     [
         ([], ()),

@@ -495,11 +495,13 @@ def test_the_project_list_has_a_serial_where_upstream_has_one():
 
 # Both ways
 
+#: Without the characters of a URL, which is dropped.
+words = st.characters(codec="utf-8", exclude_characters="/?\\")
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(st.characters(codec="utf-8"))
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(words)
     | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3),
+    | st.dictionaries(st.text(words, max_size=5), inner, max_size=3),
     max_leaves=5,
 )  # fmt: skip
 unknown = st.dictionaries(st.sampled_from(["x-a", "x-b", "_c"]), json_values, max_size=2)
@@ -542,3 +544,16 @@ def _parse_or_refuse(data: bytes) -> None:
         return
     # A parsed page can be rendered, and parses to the same page.
     assert json.parse(json.render(page, lambda file: file.url), URL, "foo") == page
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://index.example.org/t0ken/x", "see //index.example.org", "/t0ken/x", "../x", "?t0ken",
+        ["a", {"b": "http://user@index.example.org"}], {"//index.example.org": 1}, "\\\\index\\t0ken",
+    ],
+)  # fmt: skip
+def test_an_unknown_key_with_a_url_is_dropped(value: object):
+    page = parsed(entry(**{"x-a": value, "x-b": "text/html"}), **{"x-c": value, "x-d": [1]})
+    assert page.files[0].other == {"x-b": "text/html"}
+    assert page.other == {"x-d": [1]}

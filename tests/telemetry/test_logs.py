@@ -194,3 +194,18 @@ def test_a_full_pool_of_connections_is_not_logged():
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, env=clean_environ(), check=True)
     assert (out.stdout, "pool" in out.stderr) == ("done\n", False)
+
+
+def test_no_line_has_a_query(log: logging.Logger, out: Written):
+    log.info("asked https://index.example.org/a?sig=51gn")
+    log.error("it failed", exc_info=ValueError("https://index.example.org/a?sig=51gn"))
+    logs.access(record_of("/simple/x?sig=51gn"))
+    logging.getLogger("pytail.access").handlers[0].flush()
+    assert "51gn" not in out.getvalue()
+    assert out.getvalue().count("?***") == 3
+
+
+@json_only
+def test_a_masked_line_is_json(log: logging.Logger, out: Written):
+    log.info('//"a?b="c@d //')
+    assert json.loads(out.getvalue())["level"] == "info"

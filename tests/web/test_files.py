@@ -66,10 +66,10 @@ def test_a_truncated_file_is_an_error(opened: StoredFile, tmp_path: Path):
 
 
 def test_reading_bytes_of_upstream_counts_as_waiting_for_it():
-    source = MetadataSource(b"abcdef", 2)
+    source = MetadataSource(b"abcdef", None).at(2)
     stream = PassThrough(File(filename="file", url="", directory=""), source, None, 6)
     record = AccessRecord("GET", "/", "id")
-    begin(record, "127.0.0.1")
+    begin(record)
     try:
         body = FileBody("file", OpenedFile(stream, 6, Outcome.PASS), 4, lambda: None)
         body.start()
@@ -82,7 +82,7 @@ def test_reading_bytes_of_upstream_counts_as_waiting_for_it():
 
 def test_a_stored_file_counts_no_waiting_and_can_be_copied(opened: StoredFile):
     record = AccessRecord("GET", "/", "id")
-    begin(record, "127.0.0.1")
+    begin(record)
     try:
         body = started(opened, 10, 20)
         assert body.copy() is None
