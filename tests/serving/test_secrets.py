@@ -108,6 +108,11 @@ def test_the_secrets_reach_upstream_and_the_file_is_served(tmp_path: Path):
 def test_a_client_sees_the_host_of_upstream(tmp_path: Path):
     index = SecretIndex(NAMED, "404")
     with index.running() as url, serving(tmp_path, url) as pytail:
-        shown = f"the upstream index {index.origin} has no project 'demo'"
+        shown = f"upstream {index.origin}: is no index: asked .../simple/ (no such project)"
         assert pytail.get("/simple/demo/").json()["detail"].startswith(shown)
+        index.page = "page"
+        assert pytail.get("/simple/demo/").status == 200
+        index.page = "404"
+        shown = f"the upstream index {index.origin} has no project 'other'"
+        assert pytail.get("/simple/other/").json()["detail"].startswith(shown)
         assert pytail.get("/+status").json()["upstream"]["url"] == index.origin
