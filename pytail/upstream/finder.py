@@ -50,7 +50,8 @@ class RootFinder(Generic[Answer]):
     def first(self, ask: Callable[[Root], Answer], search: Search, wait: Wait) -> Answer:
         """Return the answer of `ask`, which asks for the page of one project, at the root that is found.
 
-        `search` finds the root by `root_by_lists`. `wait` waits for the search of another request. Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
+        `search` finds the root by `root_by_lists`. `wait` waits for the search of another request.
+        Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
         """
         answers: dict[Root, Answer | UpstreamError] = {}
         for root in self._root.candidates:
