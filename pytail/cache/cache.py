@@ -101,33 +101,14 @@ class Cache:
         links = Links(memory, catalog, revalidator, root, clock)
         index = Index(catalog, revalidator, root, policy, clock, filters)
         freshness = FileFreshness(
-            catalog,
-            upstream.files,
-            clock,
-            ttl=policy.ttl,
-            wait=policy.revalidate_wait,
-            links=links,
+            catalog, upstream.files, clock, ttl=policy.ttl, wait=policy.revalidate_wait, links=links
         )
         lookup = FileLookup(
-            index,
-            catalog,
-            store,
-            root,
-            clock,
-            promised,
-            freshness=freshness,
-            moved=memory,
+            index, catalog, store, root, clock, promised, freshness=freshness, moved=memory
         )
         metadata = CoreMetadata(catalog, store, upstream.files, wait, links)
         files = Files(
-            catalog,
-            store,
-            upstream.files,
-            metadata,
-            quota,
-            wait,
-            freshness=freshness,
-            links=links,
+            catalog, store, upstream.files, metadata, quota, wait, freshness=freshness, links=links
         )
         return cls(metrics, upstream, store, catalog, quota, index, lookup, files)
 
