@@ -152,10 +152,14 @@ class LinkMemory:
         return self._directories.get(key)
 
     def page_of(self, project: str, fetch: Callable[[], ProjectPage | None]) -> ProjectPage | None:
-        """Return the page that upstream sends while `fetch` runs, also one that is not stored."""
+        """Return the page that upstream sends while `fetch` runs, also one that is not stored.
+
+        Else return the result of `fetch`.
+        """
         self._awaited[project] = None
         try:
-            return fetch() or self._awaited[project]
+            fetched = fetch()
+            return self._awaited[project] or fetched
         finally:
             del self._awaited[project]
 

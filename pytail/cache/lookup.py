@@ -85,8 +85,7 @@ class FileLookup:
         """Return a function that tells whether `file` is still listed, stored and of equal age.
 
         Ages are compared in whole seconds. Return None for a file that the catalog does not list,
-        such as core metadata, and
-        for one without a digest, which gets stale.
+        such as core metadata, and for one without a digest, which gets stale.
         """
         directory, name, seconds = file.directory, file.filename, int(self.age(stored_at))
         catalog, store, key = self._catalog, self._store, self._root.key

@@ -75,7 +75,7 @@ class Revalidator:
     def fetch(self, project: str) -> PageResult:
         """Ask upstream for the whole page of `project`, whether it is known or not.
 
-        Raises an UpstreamError.
+        The result has the page, unless upstream does not have the project. Raises an UpstreamError.
         """
         return self._shared((project, "whole"), project, None, self._policy.wait)
 
@@ -149,9 +149,10 @@ class Revalidator:
         """Decide between `known` and `fetched`."""
         if known is None:
             return self._new(project, fetched)
-        if self._is_lagging(fetched.page, known):
+        stored = self._catalog.page(project) if self._is_lagging(fetched.page, known) else None
+        if stored is not None:
             reason = f"upstream went back from serial {known.last_serial}"
-            return self._unchanged(known, known.page_version, reason)
+            return replace(self._unchanged(known, known.page_version, reason), page=stored)
         if fetched.is_blank and self._lists_files(known):
             reason = "sent a blank page where it listed files before"
             raise UpstreamGarbled(self._upstream.page_url(project), reason)

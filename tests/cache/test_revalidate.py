@@ -297,6 +297,19 @@ def test_an_equal_serial_or_a_304_restarts_that_day(cache, index, clock, between
         assert cache.files() == ["demo-1.0.tar.gz"]
 
 
+def test_a_lower_serial_is_better_than_a_page_that_the_catalog_has_lost(cache, index, tmp_path):
+    index.answers[PAGE] = numbered(7, sdist("demo"))
+    assert cache.files() == ["demo-1.0.tar.gz"]
+    index.answers[PAGE] = numbered(6, sdist("demo", "0.9"))
+    assert [file.filename for file in cache.revalidator.fetch("demo").page.files] == [
+        "demo-1.0.tar.gz"
+    ]
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite3")) as catalog, catalog:
+        catalog.execute("UPDATE part SET lines = '\n{'")
+    for _ in range(2):
+        assert cache.files() == ["demo-0.9.tar.gz"]
+
+
 def test_a_late_page_does_not_replace_a_newer_one_of_another_process(make_cache, index):
     late = Gated(json.dumps({"files": [], "meta": {"_last-serial": 6}}).encode(), Content_Type=JSON)
     one, other = make_cache(), make_cache()
