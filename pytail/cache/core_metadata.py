@@ -57,8 +57,11 @@ _SMALL = 64 * 1024
 _AVOIDED_FOR = 60.0
 #: Failures to remember for that.
 _MAX_FAILURES = 4000
-#: One of the fields that core metadata cannot lack, within the header (Core Metadata Specifications).
-_REQUIRED_FIELD = re.compile(rb"(?:[^\r\n]+\r?\n)*?(?:Metadata-Version|Name)[ \t]*:", re.IGNORECASE)
+#: One of the fields that core metadata cannot lack, after lines of other fields (RFC 5322, section 2.2).
+_REQUIRED_FIELD = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:(?:[!-9;-~]+[ \t]*:|[ \t]+[^\s<])[^\r\n]*\r?\n)*?(?:Metadata-Version|Name)[ \t]*:",
+    re.IGNORECASE,
+)
 
 
 class MetadataSource:

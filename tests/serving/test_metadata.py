@@ -224,7 +224,7 @@ def test_metadata_that_upstream_keeps_refusing_is_read_from_each_wheel(
 @pytest.mark.parametrize("promised", [True, None])
 @pytest.mark.parametrize(
     "page",
-    [b"", b"<!DOCTYPE html><p>Log in: now</p>", b'{"detail": "no"}', b"Error: not now", b"\n\nMetadata-Version: 2"],
+    [b"", b"<!DOCTYPE html><p>Log in: now</p>", b'{"detail": "no"}', b"Error: not now", b"\n\nMetadata-Version: 2", b"<form>\nName: <input>\n"],
 )  # fmt: skip
 def test_a_login_page_is_no_core_metadata(
     tmp_path: Path, clock: Clock, index: FakeIndex, page: bytes, promised: bool | None
