@@ -219,6 +219,15 @@ class File:
         """
         return self.has_digest and self._is_by_digest
 
+    def redacted(self) -> File:
+        """Return the same file without the query of its link, which can be a signature.
+
+        A file with a sha256 then stays equal where only the signature changes.
+        """
+        # The URL of other files may be in a former directory.
+        url = redacted(self.url, whole="sha256" not in self.hashes)
+        return self if url == self.url else replace(self, url=url)
+
     @property
     def _is_by_digest(self) -> bool:
         return not self.directory.startswith(_BY_URL)
@@ -290,8 +299,7 @@ class ProjectPage:
 
     def redacted(self) -> ProjectPage:
         """Return the same page without the queries of its links, which can be signatures."""
-        files = (replace(file, url=redacted(file.url)) for file in self.files)
-        return replace(self, files=tuple(files))
+        return replace(self, files=tuple(file.redacted() for file in self.files))
 
     @property
     def is_quarantined(self) -> bool:

@@ -90,10 +90,13 @@ def with_suffix(url: str, suffix: str) -> str:
     return path + suffix + mark + query
 
 
-def redacted(url: str) -> str:
-    """Return `url` with the digest of all of it for its query, which can be a signature."""
+def redacted(url: str, *, whole: bool = True) -> str:
+    """Return `url` with a digest for its query, which can be a signature.
+
+    The digest is of the `whole` URL, or else of the rest.
+    """
     path, mark, _ = url.partition("?")
-    return f"{path}?{_STAND_IN}{url_digest(url)}" if mark else url
+    return f"{path}?{_STAND_IN}{url_digest(url if whole else path)}" if mark else url
 
 
 def is_redacted(url: str) -> bool:

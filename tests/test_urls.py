@@ -190,6 +190,9 @@ def test_a_redacted_url_has_a_digest_for_its_query():
     assert urls.url_digest(redacted) == urls.url_digest(url)
     assert urls.without_query(redacted) == urls.without_query(url)
     assert urls.redacted("https://files.example.org/a") == "https://files.example.org/a"
+    assert urls.redacted(redacted) == redacted
+    assert urls.redacted(url, whole=False) == urls.redacted(f"{url}2", whole=False) != redacted
+    assert urls.is_redacted(urls.redacted(url, whole=False))
 
 
 def test_a_suffix_is_added_to_the_path_of_a_url():

@@ -47,11 +47,11 @@ def directories(file: File) -> list[str]:
     return [file.directory, *former_directories(file)]
 
 
-def with_present_directory(file: File) -> File:
-    """Return a `file` of schema 4 or older with the directory that `directory_of` gives now."""
-    if not file.directory.startswith("_url/"):
-        return file
-    return replace(file, directory=directory_of(file.hashes, file.url, file.size))
+def as_present(file: File) -> File:
+    """Return a `file` of an earlier schema with the directory that it has now, and without a query."""
+    if file.directory.startswith("_url/"):
+        file = replace(file, directory=directory_of(file.hashes, file.url, file.size))
+    return file.redacted()
 
 
 def files(lines: bytes) -> Iterator[File]:

@@ -204,8 +204,12 @@ _SELECT_ROWS = (
     " core_metadata, gpg_sig, provenance, other FROM file WHERE project = ? ORDER BY position"
 )
 _SELECT_LINES = "SELECT CAST(lines AS BLOB) FROM part WHERE project = ? ORDER BY number"
-#: The projects with a file whose directory is made of its URL, which up to schema 4 was the whole URL.
-_SELECT_BY_URL = "SELECT DISTINCT project FROM part WHERE instr(CAST(lines AS BLOB), ?)"
+#: The projects with a file whose directory is made of its URL, which up to schema 4 was the whole URL, or
+#: whose URL may have a query, which schema 6 does not store.
+_SELECT_BY_URL = (
+    "SELECT DISTINCT project FROM part"
+    " WHERE instr(CAST(lines AS BLOB), ?) OR instr(CAST(lines AS BLOB), ?)"
+)
 
 
 def prepare(path: Path, damage: tuple[Identity | None, str] | None = None) -> None:
@@ -402,7 +406,7 @@ def _sign(database: peewee.SqliteDatabase) -> None:
 
 
 def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
-    """Bring the files of each project into packs, under their present directories.
+    """Bring the files of each project into packs, under their present directories, without queries.
 
     Each page is to be fetched whole the next time, because an earlier pytail did not keep all of it.
 
@@ -410,6 +414,8 @@ def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
     Then the next start continues the migration.
     """
     log.info("migrating the catalog %s to schema %d", path, SCHEMA_VERSION)
+    # Else the bytes of deleted rows stay in the file, with the queries of links in them.
+    database.execute_sql("PRAGMA secure_delete = on")
     _add_columns(database)
     if has_rows := database.table_exists("file"):
         # Schema 2 and 3 had one row for each file.
@@ -419,9 +425,9 @@ def _migrate(database: peewee.SqliteDatabase, path: Path) -> None:
         for (project,) in list(not_moved.tuples().execute(database)):
             with database.atomic():
                 _move_files(database, project)
-    for (project,) in database.execute_sql(_SELECT_BY_URL, (b'"_url/',)).fetchall():
+    for (project,) in database.execute_sql(_SELECT_BY_URL, (b'"_url/', b"?")).fetchall():
         with database.atomic():
-            _move_directories(database, project)
+            _update_files(database, project)
     with database.atomic():
         if has_rows:
             database.execute_sql("DROP TABLE file")
@@ -438,20 +444,36 @@ def _add_columns(database: peewee.SqliteDatabase) -> None:
         database.execute_sql("UPDATE project SET etag = NULL")
 
 
-def _move_directories(database: peewee.SqliteDatabase, project: str) -> None:
-    """Replace the directories of schema 4 in the packs of `project`; its page gets a new revision."""
-    packs = database.execute_sql(_SELECT_LINES, (project,)).fetchall()
-    for model in (FilePack, MisnamedFile, ReadyPage):
-        model.delete().where(model.project == project).execute(database)
+def _update_files(database: peewee.SqliteDatabase, project: str) -> None:
+    """Replace the directories of schema 4, and the queries of links, in the packs of `project`.
+
+    A page with other directories gets a new revision.
+    """
     is_same = Project.name == project
+    packs = database.execute_sql(_SELECT_LINES, (project,)).fetchall()
     try:
         files = [file for (lines,) in packs for file in packing.files(lines)]
-        present = list(map(packing.with_present_directory, files))
+        present = list(map(packing.as_present, files))
     except ValueError:
+        _delete_rows(database, project, FilePack, MisnamedFile, ReadyPage)
         Project.delete().where(is_same).execute(database)
-    else:
-        put_files(database, project, present)
+        return
+    if present == files:
+        return
+    _delete_rows(database, project, FilePack, MisnamedFile)
+    put_files(database, project, present)
+    if [file.directory for file in files] != [file.directory for file in present]:
+        _delete_rows(database, project, ReadyPage)
         Project.update(revision=secrets.token_hex(16)).where(is_same).execute(database)
+
+
+def _delete_rows(
+    database: peewee.SqliteDatabase,
+    project: str,
+    *models: type[FilePack | MisnamedFile | ReadyPage],
+) -> None:
+    for model in models:
+        model.delete().where(model.project == project).execute(database)
 
 
 def _move_files(database: peewee.SqliteDatabase, project: str) -> None:

@@ -123,6 +123,10 @@ SAME_PAGE = {
     "a comment at the start": (unchanged(f"<!-- 1 -->{LINKS}"), unchanged(f"<!-- 22 -->{LINKS}")),
     "spaces": (unchanged(LINKS), unchanged(LINKS.replace("<a", "\n  <a"))),
     "other markup": (unchanged(LINKS), unchanged(f"<h1>{time.time()}</h1>{LINKS}</html>")),
+    "other signatures": tuple(
+        unchanged(f"<a href='demo-1.0.zip?{sig}#sha256={'ab' * 32}'>x</a>")
+        for sig in ("s=1", "s=2")
+    ),
     "another form": (
         unchanged(json.dumps({"files": ENTRIES}), JSON),
         unchanged(json.dumps({"name": "demo", "files": ENTRIES}, indent=1), "application/json"),

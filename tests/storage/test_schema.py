@@ -280,6 +280,7 @@ def as_schema(version, path, *pages):
     """Change the catalog at `path` into one of an earlier schema that lists `pages`."""
     dump = orjson.dumps
     with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("PRAGMA secure_delete = on")
         older.execute("ALTER TABLE project DROP COLUMN last_modified")
         older.execute("ALTER TABLE project DROP COLUMN fingerprint")
         older.execute("DROP TABLE wheelmetadata")
@@ -333,8 +334,9 @@ def test_a_migration_keeps_projects_files_sizes_and_ready_pages(path, version, c
     with contextlib.closing(Catalog(path)) as migrated:
         assert migrated.entry("demo") == OLDER_ENTRY
         assert migrated.entry("demo").page_version is None  # item 108
-        assert migrated.page("demo") == FULL_PAGE
-        assert migrated.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM) == FULL_FILE
+        assert migrated.page("demo") == FULL_PAGE.redacted()
+        found = migrated.file(FULL_FILE.directory, FULL_FILE.filename, UPSTREAM)
+        assert found == FULL_FILE.redacted()
         assert migrated.page("large") == page("large", 1000)
         assert migrated.entry("gone") == entry("gone", found=False)
         assert migrated.verified_size("abc/x") == 7
@@ -378,6 +380,24 @@ def test_a_migration_gives_files_without_sha256_their_present_directory(path, ve
             for directory in (old.directory, present.directory):
                 assert migrated.file(directory, old.filename, UPSTREAM) == present
     assert set_aside(path) == []
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_a_migration_leaves_no_query_of_a_link_in_the_file(path, version):
+    urls = [f"https://files.example.org/{number}.zip?sig=s3cret{number}" for number in range(900)]
+    files = tuple(
+        dataclasses.replace(FULL_FILE, url=url, filename=f"demo-{number}.zip")
+        for number, url in enumerate(urls)
+    )
+    signed = dataclasses.replace(FULL_PAGE, files=files)
+    with contextlib.closing(Catalog(path)) as older:
+        older.remember(FULL_ENTRY, signed)
+    as_schema(version, path, signed)
+    Catalog(path).close()
+    assert b"s3cret" not in path.read_bytes()
+    with contextlib.closing(Catalog(path)) as migrated:
+        assert migrated.page("demo") == signed.redacted()
+        assert migrated.entry("demo").revision == FULL_ENTRY.revision
 
 
 def test_a_migration_that_a_lock_prevented_is_done_at_the_next_start(path, short_busy_timeout):
