@@ -290,7 +290,7 @@ class Catalog:
         """Record the digest of the core metadata of `wheel`; None: the wheel has no core metadata.
 
         The pages that list the wheel get a new revision. A digest holds for their successors too, see
-        `with_core_metadata`.
+        `with_core_metadata`; None holds until the page is fetched again.
         """
         found = {"sha256": sha256} if sha256 is not None else False
         if found == wheel.core_metadata:
@@ -306,9 +306,12 @@ class Catalog:
                 if sha256 is not None and wheel.has_digest:
                     row = WheelMetadata.replace(project=project, key=wheel.key, sha256=sha256)  # type: ignore[no-untyped-call]
                     row.execute(database)
-                is_same = Project.name == project
-                revision = secrets.token_hex(16)
-                Project.update(revision=revision).where(is_same).execute(database)
+                changes: dict[str, str | None] = {"revision": secrets.token_hex(16)}
+                if sha256 is None:
+                    # The page is read anew when it is next fetched: only upstream may have been in
+                    # trouble.
+                    changes["fingerprint"] = None
+                Project.update(**changes).where(Project.name == project).execute(database)
                 _delete_ready(database, ReadyPage.project == project)
 
         self._database.write(change)

@@ -151,8 +151,10 @@ def test_a_purge_by_another_process_does_not_stall(tmp_path: Path, large_pages: 
         for project in ["hugejson", *(f"p{number}" for number in range(100))]:
             (file, *_) = client.json(project)["files"]
             assert client.get(file_path(file)).status == (404 if project == "hugejson" else 200)
+        # A file that is gone upstream makes pytail ask for its page again.
+        before = large_pages.page_count("hugejson")
         command = [sys.executable, "-m", "pytail", "purge", "--all", "--yes"]
         command += ["--cache-dir", str(tmp_path / "cache")]
         subprocess.run(command, check=True, capture_output=True, env=clean_environ())
         assert len(client.json("hugejson")["files"]) == FILES
-        assert large_pages.page_count("hugejson") == 2
+        assert large_pages.page_count("hugejson") == before + 1

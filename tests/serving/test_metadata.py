@@ -342,6 +342,21 @@ def test_metadata_of_a_wrong_digest_is_not_listed_where_the_wheel_cannot_be_read
     assert pytail.get(path_of(dist)).status == 404
 
 
+def test_metadata_that_could_not_be_read_is_promised_again_by_an_unchanged_page(
+    tmp_path: Path, clock: Clock, index: FakeIndex
+):
+    dist = wheel("demo", payload=LARGE)
+    index.add(dist)
+    login = reply(b"<!DOCTYPE html><p>Log in: now</p>", "text/html")
+    index.answers.update({dist.path: login, f"{dist.path}.metadata": login})
+    with serving(tmp_path, index.url, clock) as pytail:
+        assert pytail.get(path_of(dist)).status == 502
+        assert pytail.json("demo")["files"][0]["core-metadata"] is False
+        del index.answers[dist.path], index.answers[f"{dist.path}.metadata"]
+        clock.now += 11
+        assert pytail.get(path_of(dist)).data == dist.metadata
+
+
 @pytest.mark.parametrize("has_length", [True, False])
 def test_metadata_of_400_megabytes_costs_neither_memory_nor_the_event_loop(
     pytail: Client, index: FakeIndex, has_length: bool

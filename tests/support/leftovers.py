@@ -29,8 +29,8 @@ class Held:
         """Note each limiter and each greenlet that is made from now on."""
         limiters, make = self._limiters, Limiter.__init__
 
-        def noted(limiter: Limiter, *arguments: Any) -> None:
-            make(limiter, *arguments)
+        def noted(limiter: Limiter, *arguments: Any, **more: Any) -> None:
+            make(limiter, *arguments, **more)
             limiters.add(limiter)
 
         patch.setattr(Limiter, "__init__", noted)
