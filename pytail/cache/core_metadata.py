@@ -2,7 +2,7 @@
 
 Resolvers fail where a page promises core metadata and the response is an error. So where upstream's
 own metadata is absent, refused, late or not what the page says, pytail reads it out of the stored wheel,
-or out of a few ranges of the wheel upstream. Afterwards, the page promises the digest of that metadata,
+or out of a few ranges of the wheel upstream, or downloads the wheel where there are no ranges. Afterwards, the page promises the digest of that metadata,
 or no metadata where the wheel is unreadable. Upstream's own is not asked for again for a minute.
 """
 
@@ -24,6 +24,7 @@ from pytail.errors import (
     DigestMismatch,
     DownloadInterrupted,
     FileGone,
+    NotStored,
     PytailError,
     UpstreamBusy,
     UpstreamGarbled,
@@ -107,8 +108,10 @@ class CoreMetadata:
         #: By key, the failures of upstream's own metadata that the wheel had.
         self._failures: dict[str, _Failure] = {}
 
-    def source(self, sidecar: File, start: int = 0) -> MetadataSource:
-        """Return the bytes of `sidecar` from `start` on.
+    def source(
+        self, sidecar: File, start: int = 0, *, download: Callable[[File], object]
+    ) -> MetadataSource:
+        """Return the bytes of `sidecar` from `start` on; `download` stores a wheel.
 
         Core metadata from upstream has the digest that its page promises. Metadata out of a wheel can
         have another one; then the catalog promises that from now on. Raises FileGone,
@@ -123,7 +126,7 @@ class CoreMetadata:
                 return MetadataSource(*self._in_time(sidecar)).at(start)
             except (*LINK_ERRORS, DigestMismatch, DownloadInterrupted) as error:
                 failure = time.monotonic(), error.with_traceback(None)
-        data = self._instead(wheel, failure[1])
+        data = self._instead(wheel, failure[1], download)
         # Only now: where the wheel fails too, upstream's own is asked for again.
         if len(self._failures) >= _MAX_FAILURES:
             self._failures.clear()
@@ -168,7 +171,9 @@ class CoreMetadata:
         verifier.verify(sidecar.size if sidecar.size is not None else source.size)
         return data, source.validators
 
-    def _instead(self, wheel: File, error: PytailError) -> bytes:
+    def _instead(
+        self, wheel: File, error: PytailError, download: Callable[[File], object]
+    ) -> bytes:
         """Return the core metadata out of `wheel`, because of the `error` of upstream's own.
 
         Raises `error` where the wheel cannot be asked for either.
@@ -179,7 +184,7 @@ class CoreMetadata:
                 if not wheel.url or _is_no_answer(error):
                     # Another request to the same host would end in the same way.
                     raise error
-                data = self._from_upstream(wheel)
+                data = self._from_upstream(wheel, download)
         except WheelUnreadable as unreadable:
             if isinstance(error, UpstreamUnreachable):
                 # Upstream's own metadata may be right, and is asked for again.
@@ -215,16 +220,24 @@ class CoreMetadata:
                 )
                 return None
 
-    def _from_upstream(self, wheel: File) -> bytes:
-        """Return the core metadata out of ranges of the wheel upstream."""
+    def _from_upstream(self, wheel: File, download: Callable[[File], object]) -> bytes:
+        """Return the core metadata out of ranges of the wheel upstream, or else out of all of it."""
         try:
             return self._read_ranges(wheel)
-        except UpstreamWithoutRanges as failure:
-            raise WheelUnreadable(wheel.filename, failure) from failure
+        except UpstreamWithoutRanges:
+            pass
         except UpstreamRefused as failure:
-            if failure.status in (416, 501):
-                raise WheelUnreadable(wheel.filename, failure) from failure
-            raise _gone(wheel, failure) from failure
+            if failure.status not in (416, 501):
+                raise _gone(wheel, failure) from failure
+        # Without core metadata, a client would request the whole wheel too.
+        try:
+            download(wheel)
+        except (NotStored, DigestMismatch, DownloadInterrupted) as failure:
+            raise WheelUnreadable(wheel.filename, failure) from failure
+        data = self._from_store(wheel)
+        if data is None:
+            raise WheelUnreadable(wheel.filename, "the wheel cannot be stored")
+        return data
 
     def _read_ranges(self, wheel: File) -> bytes:
         # The size on the page may be wrong or missing; each range tells the right one.

@@ -336,7 +336,9 @@ class Files:
     def _source(self, file: File, start: int = 0, etag: str | None = None) -> Source:
         """Return the bytes of `file` from `start` on."""
         if file.is_sidecar:
-            return self._metadata.source(file, start)
+            return self._metadata.source(
+                file, start, download=lambda wheel: self.fetch(wheel, lambda _: None)
+            )
         if not file.url:
             raise FileGone(file.filename)
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,33 @@ def test_a_small_wheel_is_read_whole_from_an_upstream_without_ranges(
     assert pytail.get(path_of(dist)).data == dist.metadata
 
 
+@pytest.mark.parametrize("status", ["200 OK", "416 No", "501 No"])
+def test_a_large_wheel_is_stored_from_an_upstream_without_ranges(
+    pytail: Client, index: FakeIndex, large: Dist, status: str
+):
+    whole, refusal = (
+        reply(data, None, code) for data, code in ((large.data, "200 OK"), (b"", status))
+    )
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        is_refused = "HTTP_RANGE" in environ and status != "200 OK"
+        return (refusal if is_refused else whole)(environ, start_response)
+
+    index.answers[large.path] = answer
+    assert pytail.get(path_of(large)).data == large.metadata
+    assert pytail.get(large.served).headers["X-Cache"] == "HIT"
+    assert "core-metadata" in pytail.json("demo")["files"][0]
+
+
 def test_metadata_that_cannot_be_read_is_no_longer_listed(
     pytail: Client, index: FakeIndex, large: Dist
 ):
-    index.answers[large.path] = reply(large.data, "application/octet-stream")
+    # Without ranges, the wheel is stored first, but these bytes are not of its digest.
+    index.answers[large.path] = reply(large.data[:-9] + b"otherwise", "application/octet-stream")
     assert "core-metadata" in pytail.json("demo")["files"][0]
     answer = pytail.get(path_of(large))
     assert answer.status == 502
-    assert "does not support range requests" in answer.json()["detail"]
+    assert "cannot read the core metadata of" in answer.json()["detail"]
     assert pytail.json("demo")["files"][0]["core-metadata"] is False  # item 57
     assert pytail.get(path_of(large)).status == 404
 
