@@ -36,6 +36,7 @@ from pytail.model import (
     is_directory_of,
 )
 from pytail.runtime.singleflight import SingleFlight
+from pytail.runtime.threads import give_way
 from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.telemetry.access import for_client
@@ -52,6 +53,8 @@ INTERVAL = 10.0
 _MOVED = frozenset({400, 401, 403, 404, 410})
 #: Maximum number of links in memory; one takes about 600 bytes.
 _MAX_LINKS = 20_000
+#: Links of a page that are remembered before other greenlets run; they take 0.7 ms.
+_LINKS_AT_ONCE = 1000
 #: Projects whose last request is remembered, and files whose link gave wrong bytes.
 _MAX_PROJECTS = 1000
 
@@ -122,13 +125,15 @@ class LinkMemory:
     def note_page(self, page: ProjectPage) -> None:
         """Remember the links of `page` with a query; all its links where it was asked for them."""
         is_awaited = page.name in self._awaited
-        for file in page.files:
+        if is_awaited:
+            self._awaited[page.name] = page
+        for number, file in enumerate(page.files):
+            if number % _LINKS_AT_ONCE == _LINKS_AT_ONCE - 1:
+                give_way()
             if is_awaited or "?" in file.url:
                 self.note(file.key, file.url)
             elif self._links:
                 self._links.pop(file.key, None)
-        if is_awaited:
-            self._awaited[page.name] = page
 
     def note(self, key: str, url: str) -> None:
         """Remember the link of the file of that key."""
