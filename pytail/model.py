@@ -220,13 +220,8 @@ class File:
         return self.has_digest and self._is_by_digest
 
     def redacted(self) -> File:
-        """Return the same file without the query of its link, which can be a signature.
-
-        A file with a sha256 then stays equal where only the signature changes.
-        """
-        # The URL of other files may be in a former directory.
-        url = redacted(self.url, whole="sha256" not in self.hashes)
-        return self if url == self.url else replace(self, url=url)
+        """Return the same file without the query of its link, which can be a signature."""
+        return replace(self, url=redacted(self.url)) if "?" in self.url else self
 
     @property
     def _is_by_digest(self) -> bool:

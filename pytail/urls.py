@@ -24,6 +24,7 @@ _CREDENTIALS = (
 )
 #: Begins what stands for the query of a redacted URL.
 _STAND_IN = "redacted:"
+_DIGEST = re.compile(rb"(?<=\?)redacted:[0-9a-f]{64}")
 _QUERY = re.compile(r"\?(?=[^\s'\"<>),;])[^ \t\r\n\"]*")
 #: A URL in a text, without the punctuation that follows it.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|\\\\)\S*?(?=[:,;.)'\"]*(?:\s|$))")
@@ -90,13 +91,15 @@ def with_suffix(url: str, suffix: str) -> str:
     return path + suffix + mark + query
 
 
-def redacted(url: str, *, whole: bool = True) -> str:
-    """Return `url` with a digest for its query, which can be a signature.
-
-    The digest is of the `whole` URL, or else of the rest.
-    """
+def redacted(url: str) -> str:
+    """Return `url` with the digest of all of it for its query, which can be a signature."""
     path, mark, _ = url.partition("?")
-    return f"{path}?{_STAND_IN}{url_digest(url if whole else path)}" if mark else url
+    return f"{path}?{_STAND_IN}{url_digest(url)}" if mark else url
+
+
+def without_digests(text: bytes) -> bytes:
+    """Return `text` without the digests that stand for queries in the URLs in it."""
+    return _DIGEST.sub(_STAND_IN.encode(), text)
 
 
 def is_redacted(url: str) -> bool:

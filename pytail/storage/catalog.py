@@ -240,7 +240,10 @@ class Catalog:
         self._database.write(change)
 
     def has_page(self, page: ProjectPage, upstream: str) -> bool:
-        """Return whether the catalog has an equal page of that project and `upstream`."""
+        """Return whether the catalog has an equal page of that project and `upstream`.
+
+        The queries of links do not count, because they can be signatures.
+        """
 
         def query(database: peewee.SqliteDatabase) -> bool:
             is_same = (Project.name == page.name) & (Project.upstream == upstream)
@@ -250,9 +253,9 @@ class Catalog:
                 if known is None or not _columns(page).items() <= known.items():
                     return False
                 rows = database.execute_sql(_SELECT_LINES, (page.name,)).fetchall()
-            packs = itertools.zip_longest(rows, packing.packs(page.files), fillvalue=(None, None))
+            packs = itertools.zip_longest(rows, packing.packs(page.files), fillvalue=(b"", b""))
             # Most pages that changed differ in the first or in the last pack.
-            return all(row[0] == pack[1] for row, pack in packs)
+            return all(packing.are_same(row[0], pack[1]) for row, pack in packs)
 
         return self._database.read(query) or False
 

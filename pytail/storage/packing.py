@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from pytail.model import File, directory_of, former_directories, is_directory_of
+from pytail.urls import without_digests
 
 #: Files of a pack. More files make a page faster to write, fewer make a file faster to find.
 _FILES = 200
@@ -52,6 +53,11 @@ def as_present(file: File) -> File:
     if file.directory.startswith("_url/"):
         file = replace(file, directory=directory_of(file.hashes, file.url, file.size))
     return file.redacted()
+
+
+def are_same(lines: bytes, others: bytes) -> bool:
+    """Return whether two packs list the same files, by links with any queries."""
+    return lines == others or without_digests(lines) == without_digests(others)
 
 
 def files(lines: bytes) -> Iterator[File]:

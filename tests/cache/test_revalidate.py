@@ -124,7 +124,9 @@ SAME_PAGE = {
     "spaces": (unchanged(LINKS), unchanged(LINKS.replace("<a", "\n  <a"))),
     "other markup": (unchanged(LINKS), unchanged(f"<h1>{time.time()}</h1>{LINKS}</html>")),
     "other signatures": tuple(
-        unchanged(f"<a href='demo-1.0.zip?{sig}#sha256={'ab' * 32}'>x</a>")
+        unchanged(
+            f"<a href='demo-1.0.zip?{sig}#sha256={'ab' * 32}'>x</a><a href=demo-2.0.zip?{sig}>y</a>"
+        )
         for sig in ("s=1", "s=2")
     ),
     "another form": (
