@@ -55,7 +55,7 @@ PLAN: dict[str, tuple[set[str], set[str]]] = {
         {"gevent", "urllib3"},
     ),
     "storage": (
-        {"errors", "model", "runtime", "simple", "__init__"},
+        {"errors", "model", "runtime", "simple", "__init__", "urls"},
         {"gevent", "orjson", "peewee"},
     ),
     "server": ({"config", "errors", "runtime", "telemetry"}, {"gevent"}),
