@@ -44,7 +44,7 @@ try:
 
     application = create_app(_settings)
 except SettingError as error:
-    _refuse(str(error))
+    _refuse(masked(str(error)))
 log = logging.getLogger("pytail.wsgi")
 for _warning in _configuration.warnings:
     log.warning("%s", _warning)

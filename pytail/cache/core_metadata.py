@@ -43,6 +43,7 @@ from pytail.storage.digests import FileVerifier
 from pytail.storage.store import Store, StoredFile
 from pytail.upstream.files import FileClient, Piece
 from pytail.upstream.resume import ResumingSource
+from pytail.urls import origin
 
 log = logging.getLogger("pytail.cache")
 
@@ -181,7 +182,7 @@ class CoreMetadata:
         try:
             data = self._from_store(wheel)
             if data is None:
-                if not wheel.url or _is_no_answer(error):
+                if not wheel.url or _is_no_answer(error, wheel.url):
                     # Another request to the same host would end in the same way.
                     raise error
                 data = self._from_upstream(wheel, download)
@@ -280,9 +281,12 @@ def _read_stored(opened: StoredFile, filename: str) -> bytes:
     return reading.metadata
 
 
-def _is_no_answer(error: PytailError) -> bool:
-    """Return whether no request at all can be sent to upstream."""
-    return isinstance(error, (UpstreamNotConnected, UpstreamBusy, UpstreamOffline))
+def _is_no_answer(error: PytailError, url: str) -> bool:
+    """Return whether `error` shows that no request can be sent to `url`."""
+    if isinstance(error, UpstreamNotConnected):
+        # The page, which was asked for a new link, may be at another host.
+        return origin(error.url) == origin(url)
+    return isinstance(error, (UpstreamBusy, UpstreamOffline))
 
 
 def _gone(file: File, error: UpstreamRefused) -> PytailError:

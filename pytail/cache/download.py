@@ -167,8 +167,8 @@ class Download:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether upstream sent other bytes than those of the file."""
-        return isinstance(self._error, DigestMismatch)
+        """Whether upstream sent other bytes than those of the file, or none."""
+        return isinstance(self._error, (DigestMismatch, DownloadInterrupted))
 
     # What the feeder tells.
 

@@ -26,6 +26,7 @@ from pytail.errors import (
     UpstreamOffline,
     UpstreamRefused,
     UpstreamUnreachable,
+    UpstreamWithoutRanges,
 )
 from pytail.model import (
     METADATA_SUFFIX,
@@ -41,7 +42,7 @@ from pytail.simple import names
 from pytail.storage.catalog import Catalog
 from pytail.telemetry.access import for_client
 from pytail.upstream.root import IndexRoot
-from pytail.urls import is_redacted, origin, with_suffix
+from pytail.urls import is_redacted, origin, with_suffix, without_query
 
 log = logging.getLogger("pytail.cache")
 
@@ -49,8 +50,9 @@ Result = TypeVar("Result")
 
 #: Minimum seconds between two requests for the page of a project because of its links.
 INTERVAL = 10.0
-#: Statuses of a link that expired or moved. 400 and 401: signatures of some hosts, when they expire.
-_MOVED = frozenset({400, 401, 403, 404, 410})
+#: Statuses that say nothing about a link: of ranges, and of too many requests. With any other error, an
+#: empty cache would ask for the page too.
+_NOT_OF_LINKS = frozenset({416, 429, 501})
 #: Maximum number of links in memory; one takes about 600 bytes.
 _MAX_LINKS = 20_000
 #: Links of a page that are remembered before other greenlets run; they take 0.7 ms.
@@ -64,11 +66,10 @@ LINK_ERRORS = (UpstreamError, FileNotListed, FileGone)
 
 
 def has_moved(error: UpstreamError) -> bool:
-    """Return whether a link that failed by `error` may have moved, and not just be slow or busy."""
+    """Return whether a link that failed by `error` may have moved."""
     if isinstance(error, UpstreamRefused):
-        return error.is_missing or error.status in _MOVED
-    is_asked = not isinstance(error, (UpstreamBusy, UpstreamOffline))
-    return is_asked and isinstance(error, UpstreamUnreachable)
+        return error.status not in _NOT_OF_LINKS
+    return not isinstance(error, (UpstreamBusy, UpstreamOffline, UpstreamWithoutRanges))
 
 
 def is_missing(error: UpstreamError) -> bool:
@@ -204,7 +205,7 @@ class Links:
         link = self._memory.link(f"{file.directory}/{main}")
         url = file.url if link is None else with_suffix(link, suffix)
         if is_redacted(url):
-            return ask(self._newer(file, url, None))
+            return self._with_query(file, url, ask)
         if file.key in self._wrong:
             url = self._instead_of_wrong(file, url)
         try:
@@ -220,6 +221,22 @@ class Links:
         if len(self._wrong) >= _MAX_PROJECTS:
             self._wrong.clear()
         self._wrong.add(file.key)
+
+    def _with_query(self, file: File, url: str, ask: Callable[[str], Result]) -> Result:
+        """Return the result of `ask` for the link of `file`, of which only the redacted `url` is known.
+
+        Where the page cannot be asked for it, the link without a query may do: not every query is a
+        signature. Raises as `follow`.
+        """
+        try:
+            newer = self._newer(file, url, None)
+        except UpstreamError as trouble:
+            if not file.has_digest:
+                raise
+            with contextlib.suppress(UpstreamError):
+                return ask(without_query(url))
+            raise trouble from None
+        return ask(newer)
 
     def _instead_of_wrong(self, file: File, url: str) -> str:
         """Return another link of `file` than `url` where there is one. Raises FileNotListed."""
@@ -255,10 +272,10 @@ class Links:
         try:
             page = self._page_again(self._project(file, main))
         except UpstreamError as error:
-            if isinstance(trouble, UpstreamUnreachable):
-                raise trouble from error
-            # Upstream may list the file elsewhere, so a status of the old link proves nothing.
-            raise error from trouble
+            if trouble is None or isinstance(trouble, UpstreamRefused):
+                # Upstream may list the file elsewhere, so a status of the old link proves nothing.
+                raise error from trouble
+            raise trouble from error
         if page is None:
             raise trouble or UpstreamUnreachable(url, "the link of the file is not known", 1)
         listed = _same(page, file, main)

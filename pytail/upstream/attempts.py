@@ -24,8 +24,9 @@ log = logging.getLogger("pytail.upstream")
 #: A request that is ready to be sent.
 Call: TypeAlias = Callable[[], BaseHTTPResponse]
 
-#: Seconds without a response after which a reused connection may be dead.
-_SILENCE = 1.0
+#: Seconds without a response after which a reused connection may be dead: of most hosts, and of slow
+#: ones. A new connection must give the response while the client still waits.
+_SILENCE, _LONGEST_SILENCE = 1.0, 4.0
 #: Seconds for which the slowest response of a host counts.
 _REMEMBERED = 60.0
 #: Most requests of a host that are sent again at a time because a reused connection is silent.
@@ -103,7 +104,8 @@ class Host:
         host must not get each request twice.
         """
         is_recent = time.monotonic() - self._slowest_at < _REMEMBERED
-        return max(_SILENCE, 2 * self._slowest if is_recent else 0.0)
+        patience = 2 * self._slowest if is_recent else 0.0
+        return min(max(_SILENCE, patience), _LONGEST_SILENCE)
 
     def _note(self, seconds: float) -> None:
         now = time.monotonic()

@@ -48,7 +48,8 @@ _READ_ONLY = (
     " upload to the upstream index"
 )
 _INTERNAL_ERROR = "internal error: the log of pytail has the traceback; report the error"
-_TRY_AGAIN = "; cached pages and files are still served, try again later"
+_STILL_SERVED = "; cached pages and files are still served"
+_TRY_AGAIN = ", try again later"
 
 
 def on_error(req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
@@ -99,13 +100,20 @@ def _send_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.H
 def _send_known_error(
     req: falcon.Request, resp: falcon.Response, error: errors.PytailError, status: str
 ) -> None:
-    send_problem(req, resp, status, f"{error.for_clients}{_TRY_AGAIN if status > '500' else ''}")
+    send_problem(req, resp, status, error.for_clients + (_outlook(error) if status > "500" else ""))
     resp.set_header("X-Cache", error.outcome)
     if isinstance(error, errors.ProjectNotFound):
         resp.set_header("Age", str(int(error.age)))
     if status == falcon.HTTP_503:
         retry_after = getattr(error, "retry_after", None)
         resp.set_header("Retry-After", str(retry_after or RETRY_AFTER))
+
+
+def _outlook(error: errors.PytailError) -> str:
+    """Return what a client can expect in spite of `error`."""
+    # Only the operator can permit an address.
+    is_lasting = isinstance(error, errors.UpstreamAddressRefused)
+    return _STILL_SERVED if is_lasting else _STILL_SERVED + _TRY_AGAIN
 
 
 def _prefers_html(req: falcon.Request) -> bool:

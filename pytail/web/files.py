@@ -252,7 +252,11 @@ class FileBody:
 
     def start(self) -> None:
         """Read the first bytes of a stream without a descriptor. Raises the errors of `read`."""
-        if self.sendable() is None:
+        if self._length == 0:
+            # Without bytes to wait for, a download may not be verified yet.
+            with self._waiting():
+                self._stream.read(1)
+        elif self.sendable() is None:
             self._ready = self._read()
 
     def sendable(self) -> tuple[int, int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def test_a_proxy_whose_url_cannot_be_used_is_refused_without_its_secret(
     options = ("--cache-dir", str(tmp_path), "--bind", "127.0.0.1:1")
     out = call_main(*options, **{variable: wrong})
     assert out.returncode == 2
+    assert printed(out) == []
+
+
+def test_gunicorn_refuses_a_setting_without_its_secret(tmp_path: Path):
+    worker = "from gevent import monkey; monkey.patch_all(); import pytail.wsgi"
+    environ = {
+        "HTTP_PROXY": f"http://proxy.example.org/?{NAMED.query}",
+        "PYTAIL_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", worker]
+    out = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert "pytail: HTTP_PROXY" in out.stderr
     assert printed(out) == []
 
 

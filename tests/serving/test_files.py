@@ -227,6 +227,19 @@ def test_a_wrong_file_is_never_a_complete_response_and_never_stored(
     assert pytail.get(demo.served).data == demo.data
 
 
+@pytest.mark.parametrize("limit", [0, 100_000])
+def test_an_empty_response_is_no_complete_file(
+    index: FakeIndex, demo: Dist, tmp_path: Path, limit: int
+):
+    index.add(demo)
+    index.answers[demo.path] = reply(b"", "application/octet-stream")
+    with serving(tmp_path, index.url, cache_max_size=limit) as pytail:
+        answer = pytail.get(demo.served)
+        assert (answer.status, answer.headers["Cache-Control"]) == (502, "no-store")
+        del index.answers[demo.path]
+        assert pytail.get(demo.served).data == demo.data
+
+
 def test_an_interrupted_download_interrupts_the_response(
     pytail: Client,
     index: FakeIndex,
@@ -470,6 +483,8 @@ def test_a_private_address_that_upstream_names_is_502_with_the_remedy(
         assert answer.status == 502
         assert "169.254.169.254" in answer.json()["detail"]
         assert "--allow-private-redirects" in answer.json()["detail"]
+        # The operator can mend that, time cannot.
+        assert "try again later" not in answer.json()["detail"]
         assert b"S3cr3t" not in answer.data
     assert pytail.get("/simple/demo/").status == 200
 

@@ -15,12 +15,30 @@ import pytest
 from gevent import spawn
 
 from pytail.upstream import resume
-from tests.support.fakeindex import JSON, WSGI, Dist, FakeIndex, reply, sdist, wheel
+from tests.support.fakeindex import (
+    JSON,
+    WSGI,
+    Dist,
+    FakeIndex,
+    reply,
+    sdist,
+    wheel,
+)
 from tests.support.moving import Moving
-from tests.support.running import Client, Clock, file_path, free_port, serving, under_gunicorn
+from tests.support.running import (
+    Client,
+    Clock,
+    file_path,
+    free_port,
+    serving,
+    under_gunicorn,
+)
 
 PAYLOAD = os.urandom(3_000_000)
-STATUSES = ["400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone"]
+STATUSES = [
+    "302 Found", "400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone",
+    "451 Unavailable For Legal Reasons", "500 Internal Server Error", "503 Service Unavailable",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -228,10 +246,45 @@ def test_a_link_whose_host_is_gone_is_replaced(pytail: Client, moving: Moving, d
     assert pytail.get(demo.served).data == demo.data
 
 
-def test_a_link_that_gave_wrong_bytes_is_asked_for_before_its_next_use(
+@pytest.mark.parametrize("location", ["ftp://files.example.org/", "http://169.254.169.254/", "."])
+def test_a_link_whose_redirect_is_not_followed_is_replaced(
+    pytail: Client, moving: Moving, demo: Dist, location: str
+):
+    moving.refusal = reply(b"", None, "302 Found", Location=location)
+    pytail.json("demo")
+    moving.move()
+    assert pytail.get(demo.served).data == demo.data
+
+
+def test_a_new_link_to_a_private_address_is_refused_with_the_remedy(
     pytail: Client, moving: Moving, demo: Dist
 ):
-    moving.refusal = reply(b"<html>Log in</html>" * 200, "text/html")
+    pytail.json("demo")
+    moving.move("http://169.254.169.254")
+    for _ in range(2):
+        answer = pytail.get(demo.served)
+        assert answer.status == 502
+        assert "--allow-private-redirects" in answer.json()["detail"]
+
+
+def test_core_metadata_comes_from_the_wheel_while_the_host_of_the_page_is_down(
+    pytail: Client, index: FakeIndex, demo: Dist
+):
+    with FakeIndex() as files:
+        moving = Moving(index, demo)
+        files.answers = index.answers
+        moving.move(files.url)
+        index.answers[f"{moving.link(demo)}.metadata"] = refused_by("403 Forbidden")
+        pytail.json("demo")
+        index.stop()
+        assert pytail.get(f"{demo.served}.metadata").data == demo.metadata
+
+
+@pytest.mark.parametrize("body", [b"<html>Log in</html>" * 200, b"short", b""])
+def test_a_link_that_gave_wrong_bytes_is_asked_for_before_its_next_use(
+    pytail: Client, moving: Moving, demo: Dist, body: bytes
+):
+    moving.refusal = reply(body, "text/html")
     pytail.json("demo")
     moving.move()
     with contextlib.suppress(HTTPException):
@@ -250,6 +303,33 @@ def test_a_signature_is_not_in_the_catalog_and_is_asked_for_after_a_restart(
         assert pytail.get(demo.served).data == demo.data
     assert moving.index.page_count("demo") == 2
     assert b"sig=" not in b"".join(path.read_bytes() for path in tmp_path.glob("index.sqlite3*"))
+
+
+def test_a_query_that_is_no_signature_is_not_needed_while_the_page_fails(
+    tmp_path: Path, index: FakeIndex, demo: Dist
+):
+    demo.extra["url"] = f"../..{demo.path}?download=1"
+    index.add(demo)
+    with serving(tmp_path, index.url) as pytail:
+        pytail.json("demo")
+    index.answers["/simple/demo/"] = reply(b"", None, "503 Service Unavailable")
+    with serving(tmp_path, index.url) as pytail:
+        assert pytail.get(demo.served).data == demo.data
+
+
+def test_a_signature_that_is_not_known_is_503_while_the_page_fails(
+    tmp_path: Path, index: FakeIndex, demo: Dist
+):
+    moving = Moving(index, demo, is_signed=True)
+    with serving(tmp_path, index.url) as pytail:
+        pytail.json("demo")
+    index.answers["/simple/demo/"] = reply(b"", None, "429 Too Many Requests")
+    with serving(tmp_path, index.url) as pytail:
+        assert pytail.get(demo.served).status == 503
+        del index.answers["/simple/demo/"]
+    with serving(tmp_path, index.url) as pytail:
+        assert pytail.get(demo.served).data == demo.data
+    assert moving.number == 1
 
 
 def test_each_worker_finds_the_new_link(tmp_path: Path, moving: Moving, demo: Dist):

@@ -17,7 +17,10 @@ from tests.support.fakeindex import FakeIndex, reply, sdist, wheel
 from tests.support.moving import Moving
 from tests.support.running import Client, Clock, free_port, serving
 
-STATUSES = ("400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone")
+STATUSES = (
+    "302 Found", "400 Bad Request", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone",
+    "500 Internal Server Error", "503 Service Unavailable",
+)  # fmt: skip
 LATER = 11
 DISTS = (wheel("demo"), sdist("demo", "2.0"), wheel("demo", "3.0"))
 PATHS = [*(dist.served for dist in DISTS), f"{DISTS[0].served}.metadata"]

@@ -17,6 +17,7 @@ from gevent.server import StreamServer
 
 from pytail.cache.cache import Upstream
 from pytail.errors import UpstreamUnreachable
+from pytail.upstream import attempts
 from pytail.upstream.connections import IDLE
 from tests.support.fakeindex import JSON, RawConnection, RawServer
 from tests.support.leftovers import sockets
@@ -306,6 +307,30 @@ def test_a_slow_server_is_not_asked_twice():
             fetched(upstream)
         assert len(asked) == 3
         assert server.connections == 1
+
+
+def test_a_dead_connection_to_a_slow_server_is_replaced_while_the_client_waits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(attempts, "_LONGEST_SILENCE", 0.2)
+    over = Event()
+
+    def script(connection: RawConnection) -> None:
+        is_first = server.connections == 1
+        while connection.request():
+            if is_first:
+                gevent.sleep(1.5)
+            send_page(connection)
+            if is_first:
+                # The second request on this connection gets no response.
+                over.wait()
+
+    with RawServer(script) as server, following(server.url) as upstream:
+        fetched(upstream)
+        second = gevent.spawn(fetched, upstream)
+        until(lambda: server.connections == 2, seconds=2)
+        assert second.get().page.name == "demo"
+        over.set()
 
 
 def test_a_slow_server_is_waited_for_where_it_accepts_no_further_connection():
