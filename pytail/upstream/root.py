@@ -81,7 +81,9 @@ class IndexRoot:
         """The root, None while it is not found. Waits for the catalog while it is not found."""
         if self._found is None:
             key = self._recall([root.key for root in self.candidates])
-            self._found = next((root for root in self.candidates if root.key == key), None)
+            recalled = next((root for root in self.candidates if root.key == key), None)
+            # Meanwhile another greenlet may have found the root, and the catalog not have it yet.
+            self._found = self._found or recalled
         return self._found
 
     @property
