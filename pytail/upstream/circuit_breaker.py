@@ -51,8 +51,10 @@ class Cause(enum.Enum):
 
     #: The connection to the host.
     CONNECTION = "connection"
-    #: The host, where more objects fail.
+    #: The host, where more objects fail: it sent no response, or a part of one.
     HOST = "host"
+    #: As HOST, by a response: connections work.
+    RESPONSE = "response"
     #: Nothing: the host answers as it means to.
     OBJECT = "object"
 
@@ -117,7 +119,14 @@ class _Host(_Circuit):
             self.connections = 0
             if len(self.objects) < OBJECTS:
                 self.objects.add(url)
-        return self.connections >= FAILURES or len(self.objects) >= OBJECTS or self.pause > 0
+        if self.connections >= FAILURES or len(self.objects) >= OBJECTS:
+            return True
+        # One object that always fails must not keep a host paused that was down before.
+        return self.pause > 0 and cause is not Cause.RESPONSE
+
+    def resume(self, now: float) -> None:
+        """Let requests pass again, without a success."""
+        self.pause, self.probe_at, self.changed_at = 0.0, 0.0, now
 
 
 class CircuitBreakers:
@@ -203,6 +212,8 @@ class CircuitBreakers:
         state.reason = reason
         if state.count(cause, attempt.object[0]):
             state.open(self._clock())
+        elif state.pause:
+            state.resume(self._clock())
 
 
 class Attempt:
