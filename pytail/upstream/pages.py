@@ -170,7 +170,8 @@ class PageClient:
         if data is None:
             assert known is not None, "only a conditional request is answered without a page"
             return self._ask(exchange, root, project, PageVersion(known.fingerprint))
-        return self._read(_Received(response.headers, data, final_url, project, is_moved), known)
+        received = _Received(response.headers, data, final_url, project, root.is_named, is_moved)
+        return self._read(received, known)
 
     def _read(self, received: _Received, known: PageVersion | None) -> Fetched:
         """Return the page that was received, unless it is the `known` one. Raises UpstreamGarbled."""
@@ -198,8 +199,15 @@ class PageClient:
     def _find(self, exchange: Exchange, project: str, known: PageVersion | None) -> Fetched:
         """Return the page of `project`, and find the root by that. Raises an UpstreamError."""
         ask, ask_for_list = partial(self._ask, exchange), partial(self._list, exchange)
+
+        def beside(root: Root) -> Fetched:
+            # With a slot of its own, since the other one may be lent. Nothing is charged for it.
+            with self._client.exchange(root.page_url(project), "page") as another:
+                return self._ask(another, root, project, known)
+
         return self._finder.first(
             lambda root: ask(root, project, known),
+            beside,
             lambda: root_by_lists(self.root.candidates, ask, ask_for_list),
             exchange.wait,
         )
@@ -232,6 +240,8 @@ class _Received:
     #: After redirects.
     url: str
     project: str
+    #: Whether it was requested below a root with a name that only roots have.
+    is_of_named: bool
     #: Whether there were redirects.
     is_moved: bool
 
@@ -271,7 +281,7 @@ class _Received:
         if kind in _OWN_TYPES or b"pypi:repository-version" in body:
             return True
         links = body.count(b"href") + body.count(b"HREF")
-        return bool(page.files) and links <= _MAX_LINKS * len(page.files)
+        return bool(page.files) and (self.is_of_named or links <= _MAX_LINKS * len(page.files))
 
     @property
     def _is_delimited(self) -> bool:
