@@ -283,6 +283,15 @@ class Exchange:
         """Give the slot back."""
         self._slot.close()
 
+    @contextlib.contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """Charge nothing in the block to the hosts that it asks."""
+        attempt, self.attempt = self.attempt, None
+        try:
+            yield
+        finally:
+            self.attempt = attempt
+
     def go_to(self, url: str) -> None:
         """Charge what follows to the host of `url`. Raises CircuitOpen."""
         if self.attempt is not None:

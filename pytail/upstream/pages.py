@@ -198,19 +198,24 @@ class PageClient:
 
     def _find(self, exchange: Exchange, project: str, known: PageVersion | None) -> Fetched:
         """Return the page of `project`, and find the root by that. Raises an UpstreamError."""
-        ask, ask_for_list = partial(self._ask, exchange), partial(self._list, exchange)
+        likeliest = self.root.candidates[0]
+
+        def ask(root: Root) -> Fetched:
+            # Only the likeliest root stands for the object. Others may be paths that always fail.
+            with contextlib.nullcontext() if root is likeliest else exchange.uncharged():
+                return self._ask(exchange, root, project, known)
 
         def beside(root: Root) -> Fetched:
-            # With a slot of its own, since the other one may be lent. Nothing is charged for it.
+            # With a slot of its own, since the other one may be lent.
             with self._client.exchange(root.page_url(project), "page") as another:
                 return self._ask(another, root, project, known)
 
-        return self._finder.first(
-            lambda root: ask(root, project, known),
-            beside,
-            lambda: root_by_lists(self.root.candidates, ask, ask_for_list),
-            exchange.wait,
-        )
+        def search() -> Root | None:
+            with exchange.uncharged():
+                asks = partial(self._ask, exchange), partial(self._list, exchange)
+                return root_by_lists(self.root.candidates, *asks)
+
+        return self._finder.first(ask, beside, search, exchange.wait)
 
     def _list(self, exchange: Exchange, root: Root) -> ProjectList | None:
         """Return the beginning of the list of projects at `root`; None where there is no list.
