@@ -228,9 +228,22 @@ def test_a_probe_without_a_response_keeps_a_host_paused(upstream: Upstream, caus
 
 def test_ten_objects_that_fail_keep_their_host_paused(upstream: Upstream):
     upstream.fail_objects(OBJECTS)
+    for _ in range(5):
+        upstream.clock.now += LAST_PAUSE
+        upstream.fail("/probe", Cause.RESPONSE)
+        assert upstream.pause() == FIRST_PAUSE
+
+
+def test_an_object_that_always_fails_does_not_take_each_probe(upstream: Upstream):
+    upstream.fail_objects(OBJECTS)
+    for _ in range(FAILURES):
+        upstream.clock.now += LAST_PAUSE
+        upstream.fail("/broken", Cause.RESPONSE)
     upstream.clock.now += FIRST_PAUSE
-    upstream.fail("/probe", Cause.RESPONSE)
-    assert upstream.pause() == 2 * FIRST_PAUSE
+    upstream.fail("/broken", Cause.RESPONSE)
+    upstream.clock.now += FIRST_PAUSE
+    assert upstream.pause("/broken") > 0
+    assert upstream.pause("/good") == 0
 
 
 def test_pauses_grow_to_two_and_a_half_seconds(upstream: Upstream):
