@@ -43,6 +43,10 @@ class HasProof(Protocol):
     def is_proof(self) -> bool:
         """Whether only an index sends such a response."""
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files, as pages for people can be too."""
+
 
 Answer = TypeVar("Answer", bound=HasProof)
 Search: TypeAlias = Callable[[], Root | None]
@@ -100,8 +104,8 @@ class RootFinder(Generic[Answer]):
         def go_round(ask: Callable[[Root], Answer]) -> Root:
             while left:
                 root = left.popleft()
-                answer = answers[root] = _answer(ask, root)
-                if not isinstance(answer, UpstreamError) and answer.is_proof:
+                answers[root] = _answer(ask, root)
+                if _is_proof(answers[root]):
                     return root
             raise _Unproven
 
@@ -132,6 +136,9 @@ class RootFinder(Generic[Answer]):
             if isinstance(first, UpstreamError):
                 raise first from None
             raise
+        if found is None:
+            # Some indexes have pages with menus, and nothing here speaks for another root.
+            found = next((root for root, answer in answers.items() if _has_files(answer)), None)
         if found is None:
             raise UpstreamNotIndex(self._root.base_url, _tried(answers))
         self._root.find(found)
@@ -169,18 +176,23 @@ def root_by_lists(
         if listed.is_certain and root.is_named:
             return root
         # The pages may be elsewhere: devpi lists the projects of `INDEX/+simple/` at `INDEX/` too.
-        if any(_proves(ask, root, project) for project in listed.projects):
-            return root
-        if listed.is_certain:
+        has_files = False
+        for project in listed.projects:
+            answer = _asked(ask, root, project)
+            if _is_proof(answer):
+                return root
+            has_files = has_files or _has_files(answer)
+        if listed.is_certain or has_files:
             likely = likely or root
     if failure is not None:
         raise failure
     return likely
 
 
-def _proves(ask: Callable[[Root, str], HasProof], root: Root, project: str) -> bool:
-    answer = _answer(lambda root: ask(root, project), root)
-    return not isinstance(answer, UpstreamError) and answer.is_proof
+def _asked(
+    ask: Callable[[Root, str], HasProof], root: Root, project: str
+) -> HasProof | UpstreamError:
+    return _answer(lambda root: ask(root, project), root)
 
 
 def _answer(ask: Callable[[Root], Answer], root: Root) -> Answer | UpstreamError:
@@ -189,6 +201,14 @@ def _answer(ask: Callable[[Root], Answer], root: Root) -> Answer | UpstreamError
         return ask(root)
     except UpstreamError as error:
         return error
+
+
+def _is_proof(answer: HasProof | UpstreamError) -> bool:
+    return not isinstance(answer, UpstreamError) and answer.is_proof
+
+
+def _has_files(answer: HasProof | UpstreamError) -> bool:
+    return not isinstance(answer, UpstreamError) and answer.has_files
 
 
 def _is_trouble(answer: object) -> bool:

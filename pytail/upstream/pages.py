@@ -65,6 +65,11 @@ class PageState(enum.Enum):
         """Whether only an index sends such a response: no."""
         return False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files: no."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
@@ -77,6 +82,11 @@ class FetchedPage:
     #: Whether only an index sends such a page: not an empty one, nor one for people.
     is_proof: bool = True
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files."""
+        return bool(self.page.files)
+
 
 @dataclass(frozen=True, slots=True)
 class UnchangedPage:
@@ -86,6 +96,7 @@ class UnchangedPage:
     version: PageVersion
     #: Only an index has a page that is known.
     is_proof: bool = True
+    has_files: bool = True
 
 
 Fetched: TypeAlias = FetchedPage | UnchangedPage | PageState

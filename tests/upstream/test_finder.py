@@ -331,6 +331,33 @@ def test_a_page_with_a_menu_is_proof_below_a_name_that_only_roots_have(url: str)
         assert upstream.pages.root.known.url == index.url + root
 
 
+@pytest.mark.parametrize("has_list", [True, False])
+def test_pages_with_a_menu_are_followed_where_nothing_speaks_for_another_root(
+    flat: FakeIndex, has_list: bool
+):
+    menu = [f"/help/{number}" for number in range(9)]
+    body = html_page(*menu, "/files/demo-1.0.tar.gz")
+    flat.answers["/whl/cu128/demo/"] = reply(body, "text/html")
+    index = html_page(*menu, "demo/") if has_list else b"<html><body>Welcome</body></html>"
+    flat.answers["/whl/cu128/"] = reply(index, "text/html")
+    projects = ["nope", "demo"] if has_list else ["demo", "nope"]
+    with at(flat, "/whl/cu128") as upstream:
+        found = {project: fetched(upstream, project=project) for project in projects}
+        assert len(found["demo"].page.files) == 1
+        assert found["nope"] is PageState.MISSING
+
+
+def test_a_page_for_people_is_no_root_while_the_list_of_the_index_fails(index: FakeIndex):
+    menu = [f"/help/{number}" for number in range(9)]
+    index.answers["/"] = reply(html_page(*menu, "demo/"), "text/html")
+    index.answers["/demo/"] = reply(html_page(*menu, "/files/demo-1.0.tar.gz"), "text/html")
+    index.answers["/simple/"] = reply(b"", None, "503 Busy")
+    with at(index) as upstream:
+        with pytest.raises(UpstreamRefused):
+            fetched(upstream)
+        assert upstream.pages.root.known is None
+
+
 def test_a_page_may_link_sidecars_too(flat: FakeIndex):
     name = "demo-1.0.tar.gz"
     body = html_page(*(name + suffix for suffix in ("", ".asc", ".sha256", ".md5")))
