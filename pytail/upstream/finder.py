@@ -123,15 +123,16 @@ class RootFinder(Generic[Answer]):
         Raises an UpstreamError.
         """
         first = answers[self._root.candidates[0]]
-        # Meanwhile, the page of another project may have proven a root.
-        if (known := self._root.known) is not None:
+        # Meanwhile, the page of another project may have proven a root. The catalog is not asked: it may
+        # be closed while a request goes on.
+        if (known := self._root.found) is not None:
             return known
         if isinstance(first, UpstreamError) and all(map(_is_trouble, answers.values())):
             # The host fails, and would fail for each list too.
             raise first
         try:
             # As above, also a root that has no list.
-            found = self._shared(search, wait) or self._root.known
+            found = self._shared(search, wait) or self._root.found
         except UpstreamError:
             if isinstance(first, UpstreamError):
                 raise first from None

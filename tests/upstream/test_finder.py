@@ -267,7 +267,7 @@ def test_paths_beside_the_root_that_fail_hide_no_missing_project_and_are_not_cha
     with at(flat, "/whl/cu128") as upstream:
         for name in names:
             # As the first project of each process.
-            upstream.pages.root._found = None
+            upstream.pages.root.found = None
             assert fetched(upstream, project=name) is PageState.MISSING
         assert not upstream.client.is_circuit_open(flat.url)
 
