@@ -34,6 +34,7 @@ from pytail.storage.digests import FileVerifier
 from pytail.storage.partial import PartialFile, PartialState
 from pytail.storage.quota import Quota
 from pytail.storage.store import Store
+from pytail.telemetry.access import for_client
 
 log = logging.getLogger("pytail.cache")
 
@@ -316,7 +317,8 @@ def read_ahead(
     generator before `source`.
     """
     chunks: Queue[bytes | BaseException] = Queue(_AHEAD)
-    reader = gevent.spawn(_read_into, chunks, source)
+    # A transfer that breaks off takes another slot, which is the client's too.
+    reader = gevent.spawn(for_client(lambda: _read_into(chunks, source)))
     try:
         last: bytes | BaseException = b"more"
         while last and isinstance(last, bytes):

@@ -8,7 +8,8 @@ row: one object that always fails stops no other. A good response resets the cou
 While a circuit breaker is open, a request raises `CircuitOpen` without waiting. After a pause it is
 half-open: one request may pass, and the next one after the next pause, also where the first one
 hangs. The pauses grow from 0.5 to 2.5 seconds, so that a host is used again within three seconds of
-its recovery.
+its recovery. Those of a host that responds do not grow: one object that always fails would take each
+request of the host.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class Cause(enum.Enum):
 
     #: The connection to the host.
     CONNECTION = "connection"
-    #: The host, where more objects fail.
+    #: The host, where more objects fail: it sent no response, or a part of one.
     HOST = "host"
+    #: As HOST, by a response: connections work.
+    RESPONSE = "response"
     #: Nothing: the host answers as it means to.
     OBJECT = "object"
 
@@ -109,7 +112,7 @@ class _Host(_Circuit):
         self.objects.clear()
 
     def count(self, cause: Cause, url: str) -> bool:
-        """Count a failure of the object at `url`, and return whether the circuit breaker opens."""
+        """Count a failure of the object at `url`, and return whether there are too many."""
         self.failures += 1
         if cause is Cause.CONNECTION:
             self.connections += 1
@@ -117,7 +120,12 @@ class _Host(_Circuit):
             self.connections = 0
             if len(self.objects) < OBJECTS:
                 self.objects.add(url)
-        return self.connections >= FAILURES or len(self.objects) >= OBJECTS or self.pause > 0
+        return self.connections >= FAILURES or len(self.objects) >= OBJECTS
+
+    def resume(self, now: float) -> None:
+        """Let requests pass again where none may, without a success."""
+        if self.pause:
+            self.pause, self.probe_at, self.changed_at = 0.0, 0.0, now
 
 
 class CircuitBreakers:
@@ -201,7 +209,11 @@ class CircuitBreakers:
         if attempt.began < state.changed_at:
             return
         state.reason = reason
-        if state.count(cause, attempt.object[0]):
+        is_failing = state.count(cause, attempt.object[0])
+        if cause is Cause.RESPONSE:
+            # An object that always fails, and has its own pauses, must not take each probe of the host.
+            state.resume(self._clock())
+        if is_failing or state.pause:
             state.open(self._clock())
 
 

@@ -283,6 +283,15 @@ class Exchange:
         """Give the slot back."""
         self._slot.close()
 
+    @contextlib.contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """Charge nothing in the block to the hosts that it asks."""
+        attempt, self.attempt = self.attempt, None
+        try:
+            yield
+        finally:
+            self.attempt = attempt
+
     def go_to(self, url: str) -> None:
         """Charge what follows to the host of `url`. Raises CircuitOpen."""
         if self.attempt is not None:
@@ -333,7 +342,7 @@ def _cause_of(error: UpstreamError) -> Cause | None:
         if error.status == 429 or (error.status >= 500 and error.retry_after is not None):
             # A host that asks for fewer requests, or for later ones, is well.
             return Cause.OBJECT
-        return Cause.HOST if error.status >= 500 else None
+        return Cause.RESPONSE if error.status >= 500 else None
     if isinstance(error, UpstreamGarbled):
         return None if isinstance(error, UpstreamWithoutRanges) else Cause.OBJECT
     return Cause.CONNECTION if isinstance(error, UpstreamNotConnected) else Cause.HOST

@@ -4,14 +4,19 @@ A root is proven by a project page below it. The page that a client asks for pro
 finding out costs no request of its own. Where no possible root has that page, the project may be
 missing. Then the projects that the roots list are tried.
 
+A path that hangs beside the root delays the page by seconds only: meanwhile the other roots are asked.
+
 Nothing is remembered but a proven root. So an upstream that is down or sends login pages is asked
 again by the next request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeAlias, TypeGuard, TypeVar
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from pytail.errors import (
     UpstreamError,
@@ -20,10 +25,15 @@ from pytail.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from pytail.runtime.race import first_result
 from pytail.runtime.singleflight import SingleFlight
 from pytail.simple.listing import ProjectList
 from pytail.telemetry.access import for_client
 from pytail.upstream.root import IndexRoot, Root
+
+#: Seconds without an answer of one root after which the next one is asked too. Three roots are asked
+#: within the 9 seconds that a client waits, and a slow one has time to answer.
+_PATIENCE = 2.0
 
 
 class HasProof(Protocol):
@@ -33,11 +43,19 @@ class HasProof(Protocol):
     def is_proof(self) -> bool:
         """Whether only an index sends such a response."""
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files, as pages for people can be too."""
+
 
 Answer = TypeVar("Answer", bound=HasProof)
 Search: TypeAlias = Callable[[], Root | None]
 #: Calls a function and returns its result.
 Wait: TypeAlias = Callable[[Search], Root | None]
+
+
+class _Unproven(Exception):
+    """No page that was asked for proves a root."""
 
 
 class RootFinder(Generic[Answer]):
@@ -47,25 +65,55 @@ class RootFinder(Generic[Answer]):
         self._root = root
         self._searches: SingleFlight[Root | None] = SingleFlight()
 
-    def first(self, ask: Callable[[Root], Answer], search: Search, wait: Wait) -> Answer:
+    def first(
+        self,
+        ask: Callable[[Root], Answer],
+        beside: Callable[[Root], Answer],
+        search: Search,
+        wait: Wait,
+    ) -> Answer:
         """Return the answer of `ask`, which asks for the page of one project, at the root that is found.
 
-        `search` finds the root by `root_by_lists`. `wait` waits for the search of another request.
-        Raises UpstreamNotIndex where no possible root is one, or another UpstreamError.
+        `beside` asks as `ask` does, while that waits. `search` finds the root by `root_by_lists`.
+        `wait` waits for the search of another request. Raises UpstreamNotIndex where no possible root
+        is one, or another UpstreamError.
         """
         answers: dict[Root, Answer | UpstreamError] = {}
-        for root in self._root.candidates:
-            answer = answers[root] = _answer(ask, root)
-            if isinstance(answer, UpstreamUnreachable) and len(answers) == 1:
-                # The host is down. Later, when it has answered, one path may be what hangs.
-                raise answer
-            if not isinstance(answer, UpstreamError) and answer.is_proof:
-                self._root.find(root)
-                return answer
+        with contextlib.suppress(_Unproven):
+            root = first_result(self._rounds(answers, ask, beside), _PATIENCE, lambda _: None)
+            self._root.find(root)
+            return answers[root]  # type: ignore[return-value]
+        answers = {root: answers[root] for root in self._root.candidates}
         answer = answers[self._search(answers, search, wait)]
         if isinstance(answer, UpstreamError):
             raise answer
         return answer
+
+    def _rounds(
+        self,
+        answers: dict[Root, Answer | UpstreamError],
+        ask: Callable[[Root], Answer],
+        beside: Callable[[Root], Answer],
+    ) -> Iterator[Callable[[], Root]]:
+        """Yield functions that ask the roots not asked yet, and return the one that is proven.
+
+        Each notes its `answers`, and raises _Unproven at the end.
+        """
+        left = deque(self._root.candidates)
+
+        def go_round(ask: Callable[[Root], Answer]) -> Root:
+            while left:
+                root = left.popleft()
+                answers[root] = _answer(ask, root)
+                if _is_proof(answers[root]):
+                    return root
+            raise _Unproven
+
+        # Before the first round: what asks for further ones is a greenlet without a client.
+        another = for_client(partial(go_round, beside))
+        yield partial(go_round, ask)
+        while left:
+            yield another
 
     def _search(
         self, answers: dict[Root, Answer | UpstreamError], search: Search, wait: Wait
@@ -75,17 +123,23 @@ class RootFinder(Generic[Answer]):
         Raises an UpstreamError.
         """
         first = answers[self._root.candidates[0]]
-        if _is_failure(first):
-            # Most likely the host fails, and would fail for each list too.
+        # Meanwhile, the page of another project may have proven a root. The catalog is not asked: it may
+        # be closed while a request goes on.
+        if (known := self._root.found) is not None:
+            return known
+        if isinstance(first, UpstreamError) and all(map(_is_trouble, answers.values())):
+            # The host fails, and would fail for each list too.
             raise first
         try:
-            found = self._shared(search, wait)
-            # Meanwhile, the page of another project may have proven a root that has no list.
-            found = found or self._root.known
+            # As above, also a root that has no list.
+            found = self._shared(search, wait) or self._root.found
         except UpstreamError:
             if isinstance(first, UpstreamError):
                 raise first from None
             raise
+        if found is None:
+            # Some indexes have pages with menus, and nothing here speaks for another root.
+            found = next((root for root, answer in answers.items() if _has_files(answer)), None)
         if found is None:
             raise UpstreamNotIndex(self._root.base_url, _tried(answers))
         self._root.find(found)
@@ -123,18 +177,23 @@ def root_by_lists(
         if listed.is_certain and root.is_named:
             return root
         # The pages may be elsewhere: devpi lists the projects of `INDEX/+simple/` at `INDEX/` too.
-        if any(_proves(ask, root, project) for project in listed.projects):
-            return root
-        if listed.is_certain:
+        has_files = False
+        for project in listed.projects:
+            answer = _asked(ask, root, project)
+            if _is_proof(answer):
+                return root
+            has_files = has_files or _has_files(answer)
+        if listed.is_certain or has_files:
             likely = likely or root
     if failure is not None:
         raise failure
     return likely
 
 
-def _proves(ask: Callable[[Root, str], HasProof], root: Root, project: str) -> bool:
-    answer = _answer(lambda root: ask(root, project), root)
-    return not isinstance(answer, UpstreamError) and answer.is_proof
+def _asked(
+    ask: Callable[[Root, str], HasProof], root: Root, project: str
+) -> HasProof | UpstreamError:
+    return _answer(lambda root: ask(root, project), root)
 
 
 def _answer(ask: Callable[[Root], Answer], root: Root) -> Answer | UpstreamError:
@@ -145,9 +204,19 @@ def _answer(ask: Callable[[Root], Answer], root: Root) -> Answer | UpstreamError
         return error
 
 
-def _is_failure(answer: object) -> TypeGuard[UpstreamRefused]:
+def _is_proof(answer: HasProof | UpstreamError) -> bool:
+    return not isinstance(answer, UpstreamError) and answer.is_proof
+
+
+def _has_files(answer: HasProof | UpstreamError) -> bool:
+    return not isinstance(answer, UpstreamError) and answer.has_files
+
+
+def _is_trouble(answer: object) -> bool:
     """Return whether `answer` shows a host in trouble, and nothing of the page."""
-    return isinstance(answer, UpstreamRefused) and (answer.status >= 500 or answer.status == 429)
+    if isinstance(answer, UpstreamRefused):
+        return answer.status >= 500 or answer.status == 429
+    return isinstance(answer, UpstreamUnreachable)
 
 
 def _tried(answers: dict[Root, Answer | UpstreamError]) -> str:

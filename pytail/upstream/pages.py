@@ -65,6 +65,11 @@ class PageState(enum.Enum):
         """Whether only an index sends such a response: no."""
         return False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files: no."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
@@ -77,6 +82,11 @@ class FetchedPage:
     #: Whether only an index sends such a page: not an empty one, nor one for people.
     is_proof: bool = True
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it is a page with files."""
+        return bool(self.page.files)
+
 
 @dataclass(frozen=True, slots=True)
 class UnchangedPage:
@@ -86,6 +96,7 @@ class UnchangedPage:
     version: PageVersion
     #: Only an index has a page that is known.
     is_proof: bool = True
+    has_files: bool = True
 
 
 Fetched: TypeAlias = FetchedPage | UnchangedPage | PageState
@@ -170,7 +181,8 @@ class PageClient:
         if data is None:
             assert known is not None, "only a conditional request is answered without a page"
             return self._ask(exchange, root, project, PageVersion(known.fingerprint))
-        return self._read(_Received(response.headers, data, final_url, project, is_moved), known)
+        received = _Received(response.headers, data, final_url, project, root.is_named, is_moved)
+        return self._read(received, known)
 
     def _read(self, received: _Received, known: PageVersion | None) -> Fetched:
         """Return the page that was received, unless it is the `known` one. Raises UpstreamGarbled."""
@@ -197,12 +209,24 @@ class PageClient:
 
     def _find(self, exchange: Exchange, project: str, known: PageVersion | None) -> Fetched:
         """Return the page of `project`, and find the root by that. Raises an UpstreamError."""
-        ask, ask_for_list = partial(self._ask, exchange), partial(self._list, exchange)
-        return self._finder.first(
-            lambda root: ask(root, project, known),
-            lambda: root_by_lists(self.root.candidates, ask, ask_for_list),
-            exchange.wait,
-        )
+        likeliest = self.root.candidates[0]
+
+        def ask(root: Root) -> Fetched:
+            # Only the likeliest root stands for the object. Others may be paths that always fail.
+            with contextlib.nullcontext() if root is likeliest else exchange.uncharged():
+                return self._ask(exchange, root, project, known)
+
+        def beside(root: Root) -> Fetched:
+            # With a slot of its own, since the other one may be lent.
+            with self._client.exchange(root.page_url(project), "page") as another:
+                return self._ask(another, root, project, known)
+
+        def search() -> Root | None:
+            with exchange.uncharged():
+                asks = partial(self._ask, exchange), partial(self._list, exchange)
+                return root_by_lists(self.root.candidates, *asks)
+
+        return self._finder.first(ask, beside, search, exchange.wait)
 
     def _list(self, exchange: Exchange, root: Root) -> ProjectList | None:
         """Return the beginning of the list of projects at `root`; None where there is no list.
@@ -232,6 +256,8 @@ class _Received:
     #: After redirects.
     url: str
     project: str
+    #: Whether it was requested below a root with a name that only roots have.
+    is_of_named: bool
     #: Whether there were redirects.
     is_moved: bool
 
@@ -271,7 +297,7 @@ class _Received:
         if kind in _OWN_TYPES or b"pypi:repository-version" in body:
             return True
         links = body.count(b"href") + body.count(b"HREF")
-        return bool(page.files) and links <= _MAX_LINKS * len(page.files)
+        return bool(page.files) and (self.is_of_named or links <= _MAX_LINKS * len(page.files))
 
     @property
     def _is_delimited(self) -> bool:

@@ -74,15 +74,18 @@ class IndexRoot:
         #: The likeliest first.
         self.candidates = roots_of(base_url)
         self._recall = recall
-        self._found: Root | None = None
+        #: None also where only the catalog knows the root.
+        self.found: Root | None = None
 
     @property
     def known(self) -> Root | None:
         """The root, None while it is not found. Waits for the catalog while it is not found."""
-        if self._found is None:
+        if self.found is None:
             key = self._recall([root.key for root in self.candidates])
-            self._found = next((root for root in self.candidates if root.key == key), None)
-        return self._found
+            recalled = next((root for root in self.candidates if root.key == key), None)
+            # Meanwhile another greenlet may have found the root, and the catalog not have it yet.
+            self.found = self.found or recalled
+        return self.found
 
     @property
     def likeliest(self) -> Root:
@@ -92,10 +95,10 @@ class IndexRoot:
     @property
     def key(self) -> str:
         """The key of `likeliest`, for each request."""
-        return self.likeliest.key if self._found is None else self._found.key
+        return self.likeliest.key if self.found is None else self.found.key
 
     def find(self, root: Root) -> None:
         """Note that `root` is the root, from now on."""
-        if self._found is None:
+        if self.found is None:
             log.info("found the index %s: its pages are below %s", self.base_url, root.url)
-            self._found = root
+            self.found = root

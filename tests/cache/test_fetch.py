@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from pytail.cache.fetch import read_ahead
 from pytail.errors import UpstreamUnreachable
+from pytail.telemetry.access import AccessRecord, begin, current_client
 from tests.support.watching import until
 
 
@@ -49,6 +50,22 @@ def test_the_next_chunk_is_read_while_the_consumer_is_busy():
         for _ in range(100):
             gevent.sleep(0)
         assert source.chunks_read == consumed + 2
+
+
+def test_the_chunks_are_read_for_the_client_of_the_consumer():
+    seen = []
+
+    class Noting(Chunks):
+        def read(self) -> bytes:
+            seen.append(current_client())
+            return super().read()
+
+    def consume() -> None:
+        begin(AccessRecord("GET", "/", "id", "192.0.2.1"))
+        list(read_ahead(Noting(b"a")))
+
+    gevent.spawn(consume).get()
+    assert seen == ["192.0.2.1"] * 2
 
 
 def test_an_error_is_raised_after_the_chunks_before_it():

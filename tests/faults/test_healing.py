@@ -95,6 +95,31 @@ def test_pages_are_fresh_soon_after_upstream_was_down_for_long(pytail: Client, d
     assert pytail.get("/simple/other/").status == 404
 
 
+@pytest.mark.parametrize("is_down", [True, False])
+def test_a_page_that_always_fails_delays_no_other_after_a_recovery(
+    pytail: Client, demo: FakeIndex, is_down: bool
+):
+    oops = reply(b"", "text/plain", "500 Oops")
+    if is_down:
+        demo.stop()
+    else:
+        names = ["demo", *(f"other{number}" for number in range(circuit_breaker.OBJECTS))]
+        demo.answers |= {f"/simple/{name}/": oops for name in names}
+        for name in names[1:]:
+            assert pytail.get(f"/simple/{name}/").status in (502, 503)
+    fail_for_seconds(pytail)
+    recover(demo)
+    demo.answers["/simple/broken/"] = oops
+
+    def is_fresh() -> bool:
+        # Always first, so that it is what takes each probe.
+        assert pytail.get("/simple/broken/").status in (502, 503)
+        return versions(pytail) == ["1.0", "2.0"]
+
+    _, seconds = timed(lambda: until(is_fresh, 10))
+    assert seconds < SOON
+
+
 def test_pages_are_fresh_soon_after_upstream_closed_all_connections(
     tmp_path: Path, demo: FakeIndex, clock: Clock
 ):

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.event import Event
 
 from pytail.config.values import upstream_base_url
 from tests.support.fakeindex import JSON, FakeIndex, reply, wheel
@@ -33,6 +35,10 @@ def flat() -> Iterator[FakeIndex]:
     with FakeIndex(root="/whl/cu128/") as running:
         running.add(wheel("demo"), wheel("other"))
         yield running
+
+
+def hang_for_ever(*_: object) -> object:
+    Event().wait()
 
 
 def following(tmp_path: Path, index: FakeIndex, path: str, clock: Clock, **more: object) -> object:
@@ -108,6 +114,18 @@ def test_a_root_is_found_as_soon_as_upstream_answers(
         assert pytail.get("/simple/demo/").status in (502, 503)
         flat.answers.clear()
         assert pytail.get("/simple/demo/").status == 200
+
+
+def test_paths_that_hang_beside_the_root_need_no_further_slot(
+    tmp_path: Path, flat: FakeIndex, clock: Clock
+):
+    names = [f"p{number}" for number in range(5)]
+    flat.add(*map(wheel, names))
+    flat.answers |= {f"/whl/cu128/simple/{name}/": hang_for_ever for name in names}
+    with following(tmp_path, flat, "/whl/cu128", clock, max_page_fetches=1) as pytail:
+        asked = [gevent.spawn(pytail.get, f"/simple/{name}/") for name in names]
+        assert [each.get(timeout=20).status for each in asked] == [200] * 5
+        flat.stop()
 
 
 def test_an_upstream_that_is_down_at_the_start_is_followed_later(

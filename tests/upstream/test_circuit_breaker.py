@@ -156,7 +156,7 @@ def test_three_failed_connections_in_a_row_open_that_of_a_host(upstream: Upstrea
     assert upstream.pause() == FIRST_PAUSE
 
 
-@pytest.mark.parametrize("cause", [Cause.HOST, Cause.OBJECT])
+@pytest.mark.parametrize("cause", [Cause.HOST, Cause.RESPONSE, Cause.OBJECT])
 def test_a_response_in_between_resets_the_count_of_connections(upstream: Upstream, cause: Cause):
     for number in range(3):
         upstream.disconnect(FAILURES - 1)
@@ -204,6 +204,46 @@ def test_half_open_it_lets_one_probe_through_in_each_pause(upstream: Upstream):
     upstream.answer()
     assert upstream.pause() == 0
     assert not upstream.is_open(HOST)
+
+
+def test_an_object_that_always_fails_keeps_no_host_paused_whose_connections_work(
+    upstream: Upstream,
+):
+    for number in range(3):
+        upstream.disconnect(FAILURES)
+        assert upstream.is_open(HOST)
+        upstream.clock.now += LAST_PAUSE
+        upstream.fail("/broken", Cause.RESPONSE)
+        assert not upstream.is_open(HOST)
+        assert upstream.pause(f"/{number}-good") == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.CONNECTION, Cause.HOST])
+def test_a_probe_without_a_response_keeps_a_host_paused(upstream: Upstream, cause: Cause):
+    upstream.disconnect(FAILURES)
+    upstream.clock.now += FIRST_PAUSE
+    upstream.fail("/probe", cause)
+    assert upstream.pause() == 2 * FIRST_PAUSE
+
+
+def test_ten_objects_that_fail_keep_their_host_paused(upstream: Upstream):
+    upstream.fail_objects(OBJECTS)
+    for _ in range(5):
+        upstream.clock.now += LAST_PAUSE
+        upstream.fail("/probe", Cause.RESPONSE)
+        assert upstream.pause() == FIRST_PAUSE
+
+
+def test_an_object_that_always_fails_does_not_take_each_probe(upstream: Upstream):
+    upstream.fail_objects(OBJECTS)
+    for _ in range(FAILURES):
+        upstream.clock.now += LAST_PAUSE
+        upstream.fail("/broken", Cause.RESPONSE)
+    upstream.clock.now += FIRST_PAUSE
+    upstream.fail("/broken", Cause.RESPONSE)
+    upstream.clock.now += FIRST_PAUSE
+    assert upstream.pause("/broken") > 0
+    assert upstream.pause("/good") == 0
 
 
 def test_pauses_grow_to_two_and_a_half_seconds(upstream: Upstream):

@@ -521,7 +521,7 @@ def test_an_upstream_that_never_responds_gets_two_requests():
 
     with (
         RawServer(script) as server,
-        following(server.url) as upstream,
+        following(server.url, recall=first_root) as upstream,
         pytest.raises(UpstreamUnreachable),
     ):
         fetched(upstream)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from pytail.cache.cache import Upstream
 from pytail.config.values import upstream_base_url
@@ -29,6 +30,12 @@ from tests.support.fakeindex import (
 )
 from tests.support.running import free_port
 from tests.support.upstreams import fetched, following, html_page, json_page, redirect
+from tests.support.watching import until
+
+
+def hang_for_ever(*_: object) -> object:
+    Event().wait()
+
 
 LOGIN = b"<!DOCTYPE html><html><body><form><input name='user'></form></body></html>"
 PORTAL = b'<!DOCTYPE html><html><body><a href="/login/">Log in</a></body></html>'
@@ -211,6 +218,60 @@ def test_paths_beside_the_root_may_answer_anything(flat: FakeIndex, status: str)
         assert isinstance(fetched(upstream), FetchedPage)
 
 
+@pytest.mark.parametrize("hanging", [["simple"], ["+simple"], ["simple", "+simple"]])
+def test_paths_beside_the_root_that_hang_delay_a_page_by_seconds_once(
+    flat: FakeIndex, hanging: list[str]
+):
+    flat.add(sdist("other"))
+    for name in hanging:
+        flat.answers |= dict.fromkeys(
+            (f"/whl/cu128/{name}/{rest}" for rest in ("", "demo/", "other/")), hang_for_ever
+        )
+    with at(flat, "/whl/cu128", timeout=60) as upstream:
+        # A client waits for 9 seconds.
+        with gevent.Timeout(8):
+            assert isinstance(fetched(upstream), FetchedPage)
+        flat.seen.clear()
+        fetched(upstream, project="other")
+        assert paths(flat) == ["/whl/cu128/other/"]
+        (limiter,) = (each for kind, each in upstream.client.limiters.items() if kind == "page")
+        assert limiter.in_progress == 0
+        # This ends the requests that hang.
+        flat.stop()
+
+
+def test_a_slow_root_is_found(index: FakeIndex, upstream: Upstream):
+    slow = index.answers["/simple/demo/"] = Gated(json_page("demo-1.0.tar.gz"), Content_Type=JSON)
+    asked = gevent.spawn(fetched, upstream)
+    until(lambda: index.count("/demo/") == 1, 10)
+    slow.open()
+    assert len(asked.get(timeout=10).page.files) == 1
+    assert upstream.pages.root.known.suffix == "/simple/"
+
+
+def test_a_path_that_leads_to_a_host_that_is_down_hides_no_page(flat: FakeIndex):
+    for name in ("simple", "+simple"):
+        away = redirect(f"http://127.0.0.1:{free_port()}/login")
+        flat.answers[f"/whl/cu128/{name}/demo/"] = away
+    with at(flat, "/whl/cu128") as upstream:
+        assert isinstance(fetched(upstream), FetchedPage)
+
+
+def test_paths_beside_the_root_that_fail_hide_no_missing_project_and_are_not_charged(
+    flat: FakeIndex,
+):
+    names = [f"nope{number}" for number in range(20)]
+    for name in names:
+        for above in ("simple", "+simple"):
+            flat.answers[f"/whl/cu128/{above}/{name}/"] = reply(b"", None, "500 Oops")
+    with at(flat, "/whl/cu128") as upstream:
+        for name in names:
+            # As the first project of each process.
+            upstream.pages.root.found = None
+            assert fetched(upstream, project=name) is PageState.MISSING
+        assert not upstream.client.is_circuit_open(flat.url)
+
+
 @pytest.mark.parametrize("body", [LOGIN, PORTAL, b"<html><body>Welcome</body></html>"])
 def test_a_page_for_all_paths_beside_the_root_hides_no_page(flat: FakeIndex, body: bytes):
     for name in ("simple", "+simple"):
@@ -258,6 +319,45 @@ def test_a_page_for_people_is_no_proof(index: FakeIndex, upstream: Upstream):
     assert upstream.pages.root.known.suffix == "/simple/"
 
 
+@pytest.mark.parametrize("url", ["", "/simple", "/root/pypi"])
+def test_a_page_with_a_menu_is_proof_below_a_name_that_only_roots_have(url: str):
+    root = "/root/pypi/+simple/" if "pypi" in url else "/simple/"
+    menu = [f"/help/{number}" for number in range(9)]
+    with FakeIndex(root=root) as index, at(index, url) as upstream:
+        body = html_page(*menu, "/files/demo-1.0.tar.gz")
+        index.answers[f"{root}demo/"] = reply(body, "text/html")
+        index.answers[root] = reply(html_page(*menu, "demo/"), "text/html")
+        assert len(fetched(upstream).page.files) == 1
+        assert upstream.pages.root.known.url == index.url + root
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_pages_with_a_menu_are_followed_where_nothing_speaks_for_another_root(
+    flat: FakeIndex, has_list: bool
+):
+    menu = [f"/help/{number}" for number in range(9)]
+    body = html_page(*menu, "/files/demo-1.0.tar.gz")
+    flat.answers["/whl/cu128/demo/"] = reply(body, "text/html")
+    index = html_page(*menu, "demo/") if has_list else b"<html><body>Welcome</body></html>"
+    flat.answers["/whl/cu128/"] = reply(index, "text/html")
+    projects = ["nope", "demo"] if has_list else ["demo", "nope"]
+    with at(flat, "/whl/cu128") as upstream:
+        found = {project: fetched(upstream, project=project) for project in projects}
+        assert len(found["demo"].page.files) == 1
+        assert found["nope"] is PageState.MISSING
+
+
+def test_a_page_for_people_is_no_root_while_the_list_of_the_index_fails(index: FakeIndex):
+    menu = [f"/help/{number}" for number in range(9)]
+    index.answers["/"] = reply(html_page(*menu, "demo/"), "text/html")
+    index.answers["/demo/"] = reply(html_page(*menu, "/files/demo-1.0.tar.gz"), "text/html")
+    index.answers["/simple/"] = reply(b"", None, "503 Busy")
+    with at(index) as upstream:
+        with pytest.raises(UpstreamRefused):
+            fetched(upstream)
+        assert upstream.pages.root.known is None
+
+
 def test_a_page_may_link_sidecars_too(flat: FakeIndex):
     name = "demo-1.0.tar.gz"
     body = html_page(*(name + suffix for suffix in ("", ".asc", ".sha256", ".md5")))
@@ -301,6 +401,19 @@ def test_missing_projects_share_one_search(index: FakeIndex, upstream: Upstream)
     gevent.joinall(asked, timeout=10, raise_error=True)
     assert [each.value for each in asked] == [PageState.MISSING] * 9
     assert index.count("/simple/") == 1
+
+
+def test_a_root_that_is_found_meanwhile_is_searched_by_no_list(
+    index: FakeIndex, upstream: Upstream
+):
+    index.add(sdist("demo"))
+    last = index.answers["/nope/"] = Gated(b"", Content_Type="text/plain")
+    missing = gevent.spawn(fetched, upstream, project="nope")
+    last.asked.wait()
+    fetched(upstream)
+    last.open()
+    assert missing.get(timeout=10) is PageState.MISSING
+    assert index.count("/simple/") == 0
 
 
 def test_a_project_that_hangs_delays_no_other(index: FakeIndex, upstream: Upstream):

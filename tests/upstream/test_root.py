@@ -64,3 +64,12 @@ def test_without_a_memory_the_likeliest_root_gives_the_key():
     assert root.key == f"{INDEX}/whl"
     root.find(root.candidates[-1])
     assert root.key == f"{INDEX}/whl/"
+
+
+def test_a_root_that_is_found_while_the_catalog_is_read_stays_found():
+    def recall(_: object) -> None:
+        root.find(root.candidates[-1])
+
+    root = IndexRoot(f"{INDEX}/whl", recall)
+    assert root.known is root.candidates[-1]
+    assert root.key == f"{INDEX}/whl/"
