@@ -88,6 +88,7 @@ class Database:
         if self.write_error is None and not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
             # A catalog that needs no change is not opened for writing at the start.
             self.write_error = os.strerror(errno.EACCES)
+        self._is_closed = False
         self._read_thread, self._write_thread = ThreadPool(1), ThreadPool(1)
         self._connect()
         #: Seconds that the next write waits for a lock.
@@ -206,10 +207,10 @@ class Database:
 
     def close(self) -> None:
         """Finish the queries and transactions under way, and close the connections."""
-        self._next_reopening = math.inf
+        # A late query would open a connection that nothing closes.
+        self._is_closed = True
         if self._reopening is not None:
             self._reopening.join()
-            self._next_reopening = math.inf
         self._close_all(self._inline, self._reader, self._writer)
         self._read_thread.kill()
         self._write_thread.kill()
@@ -235,8 +236,11 @@ class Database:
             lambda: off_loop(reader.close, self._read_thread),
             lambda: off_loop(writer.close, self._write_thread),
         ):
-            # A damaged file cannot always be closed without an error.
-            self._try("close", close)
+            try:
+                close()
+            except _TROUBLE as error:  # noqa: PERF203
+                # A damaged file cannot always be closed without an error.
+                self._report("close", error)
 
     def _look(self) -> None:
         """Open the file again where it was replaced, removed or emptied; looks once a second."""
@@ -260,7 +264,7 @@ class Database:
         `damage` is as for `schema.prepare`.
         """
         now = time.monotonic()
-        if now < self._next_reopening or self.write_error is not None:
+        if self._is_closed or now < self._next_reopening or self.write_error is not None:
             return
         self._next_reopening = math.inf
         self._reopening = gevent.spawn(self._run_reopening, damage)
@@ -281,6 +285,8 @@ class Database:
             self._next_reopening = time.monotonic() + pause
 
     def _try(self, what: str, work: Callable[[], Result]) -> Result | None:
+        if self._is_closed:
+            return None
         self._look()
         # While the work runs, another file can take the place of the one that it reads.
         identity = self._identity

@@ -28,7 +28,7 @@ from tests.support.storage import (
     process,
     set_aside,
 )
-from tests.support.watching import until
+from tests.support.watching import open_below, until
 
 DIRECTORY = BARE_FILE.directory
 
@@ -318,6 +318,15 @@ def test_a_row_with_an_impossible_time_is_unknown_until_it_is_written_again(path
         assert opened.recent_entry("demo") is None
         opened.remember(FULL_ENTRY, FULL_PAGE)
         assert opened.entry("demo") == FULL_ENTRY
+
+
+def test_a_closed_catalog_knows_nothing_and_opens_no_file(path):
+    with contextlib.closing(Catalog(path)) as opened:
+        opened.remember(FULL_ENTRY, FULL_PAGE)
+    assert opened.entry("demo") is None
+    assert opened.page("demo") is None
+    opened.remember(FULL_ENTRY, FULL_PAGE)
+    assert open_below(path.parent) == []
 
 
 @pytest.mark.parametrize("seconds", [2**31, 2**32, 2.0**33])
