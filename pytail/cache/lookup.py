@@ -7,7 +7,6 @@ a digest or an address that the page gave earlier means the same file.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -109,25 +108,19 @@ class FileLookup:
 
     def _find_sidecar(self, directory: str, filename: str, suffix: str) -> File:
         """Return the core metadata or signature of the listed file `filename` belongs to."""
-        main = filename.removesuffix(suffix)
-        listed = self._listed(directory, filename, main)
-        sidecar = self._sidecar(listed, suffix)
-        if sidecar is None and listed.core_metadata is False:
-            # The promise was withdrawn, perhaps for a fault that is over.
-            with contextlib.suppress(FileNotListed, UpstreamError):
-                listed = self._search(directory, main, names.projects_of(main))
-                sidecar = self._sidecar(listed, suffix)
+        listed = self._listed(directory, filename, filename.removesuffix(suffix))
+        if self._promised is not None:
+            listed = self._promised.promise(listed)
+        if listed.core_metadata is False:
+            # The page no longer promises it, but the client may have an older one. A status of 404 would
+            # be final for a fault that may be over.
+            listed = replace(listed, core_metadata=True)
+        sidecar = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
         if sidecar is not None:
             return sidecar
         if listed.filename == filename:
             return listed
         raise FileNotListed(filename)
-
-    def _sidecar(self, listed: File, suffix: str) -> File | None:
-        """Return the core metadata or signature of `listed`, None where it has none."""
-        if suffix == SIGNATURE_SUFFIX:
-            return listed.signature
-        return (listed if self._promised is None else self._promised.promise(listed)).metadata
 
     def _listed(self, directory: str, filename: str, main: str) -> File:
         """Return the file `main`, or `filename` where it is stored and no page lists `main`.

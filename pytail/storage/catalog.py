@@ -303,7 +303,7 @@ class Catalog:
             packs = _packs_with(database, wheel.directory, wheel.filename)
             for project, _, pack, lines in packs:
                 changed = packing.with_core_metadata(lines, wheel.directory, wheel.filename, found)
-                if changed is None:
+                if changed is None or changed == lines:
                     continue
                 FilePack.update(lines=changed).where(FilePack.id == pack).execute(database)
                 if sha256 is not None and wheel.has_digest:
