@@ -122,6 +122,10 @@ class CoreMetadata:
         if wheel is None:
             return MetadataSource(*self._from_index(sidecar)).at(start)
         failure = self._recent_failure(sidecar.key)
+        if wheel.core_metadata is False:
+            # Without the digest of the page, nothing tells whether upstream's own is right.
+            error = UpstreamGarbled(sidecar.url, "the page no longer promises this core metadata")
+            failure = time.monotonic(), error
         if failure is None:
             try:
                 return MetadataSource(*self._in_time(sidecar)).at(start)

@@ -111,11 +111,12 @@ class FileLookup:
         listed = self._listed(directory, filename, filename.removesuffix(suffix))
         if self._promised is not None:
             listed = self._promised.promise(listed)
-        if listed.core_metadata is False:
+        sidecar = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
+        if suffix == METADATA_SUFFIX and listed.core_metadata is False:
             # The page no longer promises it, but the client may have an older one. A status of 404 would
             # be final for a fault that may be over.
-            listed = replace(listed, core_metadata=True)
-        sidecar = listed.metadata if suffix == METADATA_SUFFIX else listed.signature
+            promised = replace(listed, core_metadata=True).metadata
+            sidecar = None if promised is None else replace(promised, wheel=listed)
         if sidecar is not None:
             return sidecar
         if listed.filename == filename:
