@@ -21,7 +21,7 @@ from pytail.upstream import attempts
 from pytail.upstream.connections import IDLE
 from tests.support.fakeindex import JSON, RawConnection, RawServer
 from tests.support.leftovers import sockets
-from tests.support.upstreams import PAGE, fetched, following, json_page
+from tests.support.upstreams import PAGE, fetched, first_root, following, json_page
 from tests.support.watching import until
 
 EARLY_HINTS = "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\nContent-Length: 9\r\n\r\n"
@@ -68,7 +68,10 @@ class Faulty:
 @contextlib.contextmanager
 def used(script: Faulty, **options: Any) -> Iterator[Upstream]:
     """Let the block use clients that have an idle connection to a server of `script`."""
-    with RawServer(script) as server, following(server.url, **options) as upstream:
+    with (
+        RawServer(script) as server,
+        following(server.url, recall=first_root, **options) as upstream,
+    ):
         fetched(upstream)
         yield upstream
 
@@ -99,7 +102,7 @@ def test_interim_responses_are_skipped_for_pages_and_files(interim: str):
             else:
                 send_file(connection)
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         assert fetched(upstream).page.name == "demo"
         url = f"{server.url}/file"
         file = upstream.files.open(url)
@@ -125,7 +128,7 @@ def test_a_switch_of_protocols_and_endless_interim_responses_are_errors(answer: 
 
     with (
         RawServer(script) as server,
-        following(server.url) as upstream,
+        following(server.url, recall=first_root) as upstream,
         pytest.raises(UpstreamUnreachable),
     ):
         fetched(upstream)
@@ -184,7 +187,7 @@ def test_a_dead_connection_is_replaced_also_for_files_and_ranges():
         )
 
     script = Faulty(silence, answer)
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         for _ in range(2):
             assert upstream.files.read_range(f"{server.url}/file", 0, 4).data == b"data"
     assert script.faults == 1
@@ -202,7 +205,7 @@ def test_many_connections_that_died_are_replaced_at_the_same_time():
         connection.request()
         connection.request()
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         for _ in range(2):
             fetches = [gevent.spawn(fetched, upstream) for _ in range(30)]
             gevent.joinall(fetches, raise_error=True)
@@ -221,7 +224,7 @@ def test_the_idle_connections_of_a_host_are_closed_with_a_dead_one():
         connection.request()
         ended.append(connection.request())
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         gevent.joinall([gevent.spawn(fetched, upstream) for _ in range(3)], raise_error=True)
         fetched(upstream)
         until(lambda: len(ended) == 3)
@@ -237,7 +240,7 @@ def test_a_new_connection_that_is_silent_is_not_replaced():
 
     with (
         RawServer(script) as server,
-        following(server.url, timeout=2) as upstream,
+        following(server.url, timeout=2, recall=first_root) as upstream,
         pytest.raises(UpstreamUnreachable, match="timed out"),
     ):
         fetched(upstream)
@@ -254,7 +257,7 @@ def test_half_a_head_on_new_connections_is_no_response(fault: Script):
 
     with (
         RawServer(script) as server,
-        following(server.url) as upstream,
+        following(server.url, recall=first_root) as upstream,
         pytest.raises(UpstreamUnreachable),
     ):
         fetched(upstream)
@@ -283,7 +286,7 @@ def test_the_response_of_a_slow_server_on_a_reused_connection_counts():
         second.append(connection)
         script(connection)
 
-    with RawServer(noted) as server, following(server.url) as upstream:
+    with RawServer(noted) as server, following(server.url, recall=first_root) as upstream:
         fetched(upstream)
         assert fetched(upstream).page.name == "demo"
         assert len(asked) == 3
@@ -302,7 +305,7 @@ def test_a_slow_server_is_not_asked_twice():
             gevent.sleep(1.2)
             send_page(connection)
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         for _ in range(3):
             fetched(upstream)
         assert len(asked) == 3
@@ -325,7 +328,7 @@ def test_a_dead_connection_to_a_slow_server_is_replaced_while_the_client_waits(
                 # The second request on this connection gets no response.
                 over.wait()
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         fetched(upstream)
         second = gevent.spawn(fetched, upstream)
         until(lambda: server.connections == 2, seconds=2)
@@ -346,7 +349,7 @@ def test_a_slow_server_is_waited_for_where_it_accepts_no_further_connection():
                 gevent.sleep(0.1)
             send_page(connection)
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         fetched(upstream)
         assert fetched(upstream).page.name == "demo"
         assert len(asked) == 2
@@ -381,7 +384,7 @@ def test_tcp_keepalive_is_on():
         while connection.request():
             send_page(connection)
 
-    with RawServer(script) as server, following(server.url) as upstream:
+    with RawServer(script) as server, following(server.url, recall=first_root) as upstream:
         fetched(upstream)
         port = int(server.url.rpartition(":")[2])
         # Remote address, state (1: established), queues, timer (2: keepalive).

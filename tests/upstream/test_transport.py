@@ -30,7 +30,7 @@ from pytail.web.app import create_app
 from tests.support.fakeindex import JSON, FakeIndex, RawServer, reply, wheel
 from tests.support.leftovers import sockets
 from tests.support.running import free_port
-from tests.support.upstreams import PAGE, fetched, following
+from tests.support.upstreams import PAGE, fetched, first_root, following
 from tests.support.watching import until
 
 
@@ -390,7 +390,7 @@ def test_a_refused_tunnel_is_requested_once():
     with RawServer(script) as proxy:
         environ = {"https_proxy": proxy.url.replace("//", "//user:secret@"), "HOME": "/x"}
         with (
-            following("https://index.example.org", environ=environ) as upstream,
+            following("https://index.example.org", environ=environ, recall=first_root) as upstream,
             pytest.raises(UpstreamUnreachable, match="407") as caught,
         ):
             fetched(upstream)
