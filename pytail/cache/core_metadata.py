@@ -2,8 +2,9 @@
 
 Resolvers fail where a page promises core metadata and the response is an error. So where upstream's
 own metadata is absent, refused, late or not what the page says, pytail reads it out of the stored wheel,
-or out of a few ranges of the wheel upstream, or downloads the wheel where there are no ranges. Afterwards, the page promises the digest of that metadata,
-or no metadata where the wheel is unreadable. Upstream's own is not asked for again for a minute.
+or out of a few ranges of the wheel upstream, or downloads the wheel where there are no ranges.
+Afterwards, the page promises the digest of that metadata, or no metadata where the wheel is unreadable.
+Upstream's own is not asked for again for a minute.
 """
 
 from __future__ import annotations

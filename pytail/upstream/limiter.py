@@ -209,12 +209,8 @@ class Slot:
         if not self._is_lent:
             return
         self._limiter.reclaim(self._client)
-        if self._is_lent:
-            self._is_lent = False
-            self._limiter.end_hanging(self._client)
-        else:
-            # Another greenlet closed the fetch meanwhile.
-            self._limiter.release(self._client)
+        # Where another greenlet closed the fetch meanwhile, the slot itself.
+        self._give_back()
 
     def close(self) -> None:
         """Give the slot back, once."""
@@ -222,6 +218,10 @@ class Slot:
             return
         self._is_closed = True
         self._timer.close()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give back the place of a fetch that hangs, or else its slot."""
         if self._is_lent:
             self._is_lent = False
             self._limiter.end_hanging(self._client)

@@ -1,6 +1,6 @@
 """The root of the upstream index: the URL right above its project pages.
 
-Clients name an index by its root, whatever the root is called. Operators also name the URL above
+Clients name an index by its root, which may have any name. Operators also name the URL above
 ``/simple/`` or ``/+simple/``. So the configured URL leaves a few roots to choose from, and
 `pytail.upstream.finder` finds out which of them has the pages.
 """

@@ -1,4 +1,4 @@
-"""No command prints credentials or a query of a URL, whatever upstream or a proxy answers."""
+"""No command prints credentials or a query of a URL, for any answer of upstream or a proxy."""
 
 from __future__ import annotations
 

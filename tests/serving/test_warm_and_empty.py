@@ -1,4 +1,4 @@
-"""With a warm cache, a file is never worse served than with an empty one, whatever upstream changed."""
+"""A warm cache serves each file at least as well as an empty one, after any change of upstream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection is made to the first address that accepts, whatever the others do."""
+"""A connection is made to the first address that accepts; the others may fail or hang."""
 
 from __future__ import annotations
 
