@@ -131,7 +131,7 @@ def test_work_can_start_anew_beside_work_that_runs():
     first = gevent.spawn(calls.run, "key", late)
     until(lambda: "key" in calls)
     assert calls.run("key", lambda: "soon", anew=True) == "soon"
-    # The first one runs on for its own caller, and nobody joins it.
+    # The first call goes on for its own caller. No other caller joins it.
     assert "key" not in calls
     assert (calls.age("key"), calls.run("key", lambda: "later")) == (0, "later")
     gate.set()

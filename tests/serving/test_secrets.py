@@ -67,7 +67,7 @@ def outputs(secrets: Secrets, page: str, file: str, form: str) -> tuple[bytes, b
         with index.running() as url, serving(Path(directory), url, clock) as pytail:
             given_ = answers_of(pytail, clock)
         with serving(Path(directory), index.secrets.base(index.origin), clock) as pytail:
-            # Nobody listens any more.
+            # No server listens on this port any more.
             given_ += answers_of(pytail, clock)
         stored = b"".join(path.read_bytes() for path in Path(directory).glob("index.sqlite3*"))
     return given_, log.getvalue().encode(), stored
